@@ -1,0 +1,102 @@
+package meter
+
+import "fmt"
+
+// Units of measurement. All are signed 64-bit integers; import is positive.
+type (
+	// Watt is active power in W.
+	Watt int64
+	// MilliWatt is active power in mW.
+	MilliWatt int64
+	// WattHour is active energy in Wh, the unit of trade and of the ledger.
+	WattHour int64
+	// MilliWattHour is active energy in mWh, the unit of registers as read.
+	MilliWattHour int64
+	// MilliAmpere is current in mA.
+	MilliAmpere int64
+	// MilliVolt is voltage in mV.
+	MilliVolt int64
+	// MilliHertz is frequency in mHz.
+	MilliHertz int64
+)
+
+// WattHours returns e in Wh, rounded towards minus infinity, so that the
+// differences of a growing register always add up to the whole.
+func (e MilliWattHour) WattHours() WattHour { return WattHour(floorDiv(int64(e), 1000)) }
+
+// Watts returns p in W, rounded towards minus infinity.
+func (p MilliWatt) Watts() Watt { return Watt(floorDiv(int64(p), 1000)) }
+
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}
+
+// Quantity names what a point measures. The order is part of the canonical
+// encoding: append only.
+type Quantity uint8
+
+// Quantities that profiles can map. The unit is part of the quantity.
+const (
+	Power         Quantity = 1 + iota // mW, active, import positive
+	Import                            // mWh, cumulative register
+	Export                            // mWh, cumulative register
+	Voltage                           // mV, line to neutral
+	Current                           // mA
+	Frequency                         // mHz
+	ApparentPower                     // mVA
+	ReactivePower                     // mvar
+	PowerFactor                       // 1/1000
+	Energy                            // mWh, sum register without direction
+	CurrentLimit                      // mA, what an EVSE was told to offer
+	Status                            // code of the device's own state table
+	Firmware                          // code
+)
+
+var quantities = [...]struct{ name, unit string }{
+	Power:         {"power", "mw"},
+	Import:        {"import", "mwh"},
+	Export:        {"export", "mwh"},
+	Voltage:       {"voltage", "mv"},
+	Current:       {"current", "ma"},
+	Frequency:     {"frequency", "mhz"},
+	ApparentPower: {"apparent_power", "mva"},
+	ReactivePower: {"reactive_power", "mvar"},
+	PowerFactor:   {"power_factor", "permille"},
+	Energy:        {"energy", "mwh"},
+	CurrentLimit:  {"current_limit", "ma"},
+	Status:        {"status", "code"},
+	Firmware:      {"firmware", "code"},
+}
+
+// Valid reports whether q is one of the quantities above.
+func (q Quantity) Valid() bool { return q >= Power && int(q) < len(quantities) }
+
+// String returns the quantity's word without unit, for example "power".
+func (q Quantity) String() string {
+	if !q.Valid() {
+		return fmt.Sprintf("quantity(%d)", uint8(q))
+	}
+	return quantities[q].name
+}
+
+// Unit returns the lower-case unit suffix of q, for example "mw".
+func (q Quantity) Unit() string {
+	if !q.Valid() {
+		return "?"
+	}
+	return quantities[q].unit
+}
+
+// ParseQuantity is the inverse of Quantity.String.
+func ParseQuantity(s string) (Quantity, error) {
+	for q := Power; int(q) < len(quantities); q++ {
+		if quantities[q].name == s {
+			return q, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown quantity %q", s)
+}
