@@ -34,8 +34,8 @@ func ParseToken(s string) (Token, error) {
 	if !ok || len(s) > 4096 {
 		return t, fmt.Errorf("not an invitation: it starts with %q and is one line", tokenPrefix)
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(body)
-	if err != nil {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(body)
+	if err != nil || strings.ContainsAny(body, "\r\n") { // the decoder would skip line breaks
 		return t, errors.New("the invitation is damaged: copy the whole line")
 	}
 	if err := Unmarshal(raw, &t); err != nil {
