@@ -1,0 +1,61 @@
+package board
+
+import (
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// Snapshot is the state of one gateway at one moment, for people and for
+// other programs. It is a value: nobody changes it after it was published.
+type Snapshot struct {
+	Gateway  string    `json:"gateway"`
+	Seq      uint64    `json:"seq"` // +1 per snapshot since start
+	Time     time.Time `json:"time"`
+	Live     bool      `json:"live"` // the control loop runs
+	Meters   []Meter   `json:"meters"`
+	Chargers []Charger `json:"chargers"`
+	Alarms   []Alarm   `json:"alarms"` // what is wrong now, oldest first
+}
+
+// Meter is the latest reading of one meter.
+type Meter struct {
+	ID      string           `json:"id"`
+	Role    string           `json:"role"`
+	Profile string           `json:"profile"`
+	Time    time.Time        `json:"time"` // of the reading; zero: none yet
+	Quality string           `json:"quality"`
+	PowerW  meter.Watt       `json:"power_w"` // import positive
+	Import  meter.WattHour   `json:"import_wh"`
+	Export  meter.WattHour   `json:"export_wh"`
+	Points  map[string]int64 `json:"points,omitempty"` // every decoded point by name
+}
+
+// Charger is the state of one connector.
+type Charger struct {
+	ID        uint8             `json:"id"`
+	Meter     string            `json:"meter"`
+	State     string            `json:"state"`   // idle, held, authorised, charging, suspended, stopping, metered
+	Why       string            `json:"why"`     // in words: why it charges or why it does not
+	Vehicle   string            `json:"vehicle"` // IEC 61851-1 state A..F, or unknown
+	Mode      string            `json:"mode"`    // off, now, surplus, market
+	Limit     meter.MilliAmpere `json:"limit_ma"`
+	Current   meter.MilliAmpere `json:"current_ma"` // highest phase
+	PowerW    meter.Watt        `json:"power_w"`
+	Relay     bool              `json:"relay_closed"`
+	Session   string            `json:"session,omitempty"` // id while one is open
+	SessionWh meter.WattHour    `json:"session_wh"`
+	MaxWh     meter.WattHour    `json:"max_wh,omitempty"` // what the hold pays for
+	Cap       chain.NanoPerWh   `json:"cap_nano_per_wh,omitempty"`
+	Fault     string            `json:"fault,omitempty"` // latched: a person must clear it
+	LastStop  string            `json:"last_stop,omitempty"`
+}
+
+// Alarm is one thing that is wrong.
+type Alarm struct {
+	Code    string    `json:"code"` // for example charger.weld, meter.stale
+	Subject string    `json:"subject"`
+	Text    string    `json:"text"`
+	Since   time.Time `json:"since"`
+}
