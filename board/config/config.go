@@ -1,0 +1,240 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// Version is the format version this program writes and reads.
+const Version = 1
+
+// Limits of a configuration.
+const (
+	MaxBytes    = 1 << 20 // longer input is refused unread
+	MaxLines    = 8
+	MaxMeters   = 64
+	MaxChargers = 8
+	maxNesting  = 16
+)
+
+// Config is one gateway's configuration. The doc tags become the comments
+// that Render writes.
+type Config struct {
+	Version  int       `yaml:"version" doc:"format of this file"`
+	Name     string    `yaml:"name" doc:"this gateway's name in the microgrid: a-z, 0-9 and -, no person's name"`
+	Board    string    `yaml:"board" doc:"the hardware it runs on; 'joulegate doctor' lists the known ones"`
+	Lines    []Line    `yaml:"lines" doc:"Modbus lines; each has exactly one of device, tcp, rtutcp"`
+	Meters   []Meter   `yaml:"meters" doc:"smart meters and inverters; exactly one has the role site"`
+	Chargers []Charger `yaml:"chargers,omitempty" doc:"charging points, each with its own session meter"`
+	Site     Site      `yaml:"site" doc:"limits of the house connection"`
+	Market   Market    `yaml:"market,omitempty" doc:"standing price limits; left out, the microgrid's tariff is the limit"`
+	P2P      P2P       `yaml:"p2p" doc:"how neighbours reach this gateway"`
+	MQTT     MQTT      `yaml:"mqtt" doc:"the installer's line"`
+	Panel    Panel     `yaml:"panel" doc:"web pages"`
+	Ledger   Ledger    `yaml:"ledger" doc:"agreement with the neighbours"`
+	Pins     Pins      `yaml:"pins,omitempty" doc:"simulated pins; only for board simulated"`
+	Timing   Timing    `yaml:"timing" doc:"times of the control loop; safety times may be shortened, not stretched"`
+}
+
+// Line is one Modbus line.
+type Line struct {
+	ID      string   `yaml:"id" doc:"name that meters and chargers refer to"`
+	Device  string   `yaml:"device,omitempty" doc:"serial device, for example /dev/ttyUSB0"`
+	TCP     string   `yaml:"tcp,omitempty" doc:"Modbus TCP, host:port"`
+	RTUTCP  string   `yaml:"rtutcp,omitempty" doc:"RTU frames over TCP, host:port"`
+	Baud    int      `yaml:"baud,omitempty" doc:"1200..115200, serial only"`
+	Framing string   `yaml:"framing,omitempty" doc:"8N1, 8E1, 8O1 or 8N2, serial only"`
+	Timeout Duration `yaml:"timeout" doc:"how long to wait for a reply"`
+}
+
+// Meter is one meter or inverter.
+type Meter struct {
+	ID       string     `yaml:"id" doc:"name in records, at most 32 characters"`
+	Line     string     `yaml:"line" doc:"id of its line"`
+	Unit     uint8      `yaml:"unit" doc:"Modbus unit, 1..247"`
+	Profile  string     `yaml:"profile" doc:"'joulegate meter profiles' lists them"`
+	Role     string     `yaml:"role" doc:"site, production, charger or connection"`
+	Interval Duration   `yaml:"interval" doc:"time between readings"`
+	MaxPower meter.Watt `yaml:"max_power_w" doc:"no plausible reading exceeds it"`
+	Invert   bool       `yaml:"invert,omitempty" doc:"the current transformers are mounted the wrong way round"`
+}
+
+// Charger is one charging point.
+type Charger struct {
+	ID         uint8             `yaml:"id" doc:"number on the connector"`
+	Meter      string            `yaml:"meter" doc:"id of its session meter, role charger"`
+	Relay      string            `yaml:"relay" doc:"output pin of the contactor"`
+	EVSE       EVSE              `yaml:"evse,omitempty" doc:"Modbus controller that offers current to the car; left out: relay only"`
+	EStop      string            `yaml:"estop,omitempty" doc:"input pin of the emergency stop; active stops"`
+	Feedback   string            `yaml:"feedback,omitempty" doc:"input pin of the contactor's auxiliary contact; active means closed"`
+	MaxCurrent meter.MilliAmpere `yaml:"max_current_ma" doc:"per phase, 6000 up to the board's rating"`
+	Phases     int               `yaml:"phases" doc:"1 or 3"`
+	Mode       string            `yaml:"mode" doc:"off, now, surplus or market"`
+}
+
+// EVSE is the charge controller on a Modbus line.
+type EVSE struct {
+	Line    string `yaml:"line" doc:"id of its line"`
+	Unit    uint8  `yaml:"unit" doc:"Modbus unit, 1..247"`
+	Profile string `yaml:"profile" doc:"simpleevse"`
+}
+
+// Fitted reports whether the charger has a charge controller.
+func (e EVSE) Fitted() bool { return e != EVSE{} }
+
+// Site holds the limits of the house connection.
+type Site struct {
+	Fuse meter.MilliAmpere `yaml:"fuse_ma" doc:"main fuse per phase; chargers keep the house below it; 0: not watched"`
+}
+
+// Market holds the standing limits.
+type Market struct {
+	SellLimit *chain.NanoPerWh `yaml:"sell_limit_nano_per_wh,omitempty" doc:"never sell below; default: feed-in"`
+	BuyLimit  *chain.NanoPerWh `yaml:"buy_limit_nano_per_wh,omitempty" doc:"never buy above; default: retail"`
+}
+
+// P2P is the microgrid's network.
+type P2P struct {
+	Listen []string `yaml:"listen" doc:"multiaddrs to listen on"`
+	MDNS   bool     `yaml:"mdns" doc:"look for neighbours on the local network"`
+}
+
+// MQTT is the installer's line.
+type MQTT struct {
+	Broker       string `yaml:"broker" doc:"tcp://host:1883 or tls://host:8883; empty: the embedded broker"`
+	Listen       string `yaml:"listen" doc:"address of the embedded broker"`
+	User         string `yaml:"user,omitempty" doc:"user name at the broker"`
+	PasswordFile string `yaml:"password_file,omitempty" doc:"file that holds the password"`
+}
+
+// Panel is the web server.
+type Panel struct {
+	Listen string `yaml:"listen" doc:"host:port; port 0 picks one"`
+}
+
+// Ledger tunes agreement.
+type Ledger struct {
+	TimeoutCommit Duration `yaml:"timeout_commit" doc:"pause after a block, to collect transactions"`
+}
+
+// Pins says where simulated pins are.
+type Pins struct {
+	Socket string `yaml:"socket" doc:"Unix socket of the simulated pins"`
+}
+
+// Timing holds the times of the control loop.
+type Timing struct {
+	Tick        Duration `yaml:"tick" doc:"period of the control loop"`
+	Watchdog    Duration `yaml:"watchdog" doc:"a loop silent for longer is stalled: every relay opens"`
+	StaleAfter  Duration `yaml:"stale_after" doc:"older readings do not count: 6 A, at most 10s"`
+	StaleOff    Duration `yaml:"stale_off" doc:"and this much later the relay opens"`
+	StopWait    Duration `yaml:"stop_wait" doc:"0 A is offered this long before an ordinary stop cuts, at most 3s"`
+	MinOff      Duration `yaml:"min_off" doc:"a relay that opened stays open this long"`
+	HoldLimit   Duration `yaml:"hold_limit" doc:"the ledger has this long to confirm a hold"`
+	StartLimit  Duration `yaml:"start_limit" doc:"a session without energy ends after this"`
+	FullAfter   Duration `yaml:"full_after" doc:"a car that takes nothing for this long is full"`
+	ResumeLimit Duration `yaml:"resume_limit" doc:"after a restart a session resumes within this or ends"`
+	OnDelay     Duration `yaml:"on_delay" doc:"surplus must last this long before charging starts"`
+	OffDelay    Duration `yaml:"off_delay" doc:"surplus may be missing this long before charging pauses"`
+	QuoteLife   Duration `yaml:"quote_life" doc:"a quote can be accepted this long"`
+}
+
+// Duration is a time.Duration that is written as Go writes it: 500ms, 1m30s.
+type Duration time.Duration
+
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}
+
+// D returns d as a time.Duration.
+func (d Duration) D() time.Duration { return time.Duration(d) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalYAML implements yaml.NodeUnmarshaler, which lets the error say
+// where it is. Negative times are refused.
+func (d *Duration) UnmarshalYAML(n ast.Node) error {
+	t := n.GetToken()
+	v, err := time.ParseDuration(t.Value)
+	if _, scalar := n.(*ast.StringNode); !scalar || err != nil || v < 0 {
+		return &yaml.SyntaxError{Token: t, Message: fmt.Sprintf("%q is not a time such as 500ms, 10s or 15m", t.Value)}
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Default returns the configuration that every field starts from.
+func Default() Config {
+	return Config{
+		Version: Version,
+		P2P:     P2P{Listen: []string{"/ip4/0.0.0.0/tcp/0"}},
+		MQTT:    MQTT{Listen: "127.0.0.1:1883"},
+		Panel:   Panel{Listen: "127.0.0.1:8080"},
+		Ledger:  Ledger{TimeoutCommit: ms(500)},
+		Timing: Timing{
+			Tick: ms(25), Watchdog: ms(1000),
+			StaleAfter: sec(10), StaleOff: sec(20), StopWait: sec(3), MinOff: sec(10),
+			HoldLimit: sec(60), StartLimit: sec(600), FullAfter: sec(300), ResumeLimit: sec(120),
+			OnDelay: sec(60), OffDelay: sec(180), QuoteLife: sec(600),
+		},
+	}
+}
+
+// Sample is what `joulegate init` writes: a gateway named name with one meter
+// on a serial line, to be edited by the installer.
+func Sample(name string) Config {
+	c := Default()
+	c.Name, c.Board = name, "generic"
+	c.Lines = []Line{{ID: "rs485", Device: "/dev/ttyUSB0"}}
+	c.Meters = []Meter{{ID: "house", Line: "rs485", Unit: 1, Profile: "eastron-sdm630", Role: "site"}}
+	c.fill()
+	return c
+}
+
+// fill sets the defaults of list entries, which Default cannot know.
+func (c *Config) fill() {
+	for i := range c.Lines {
+		l := &c.Lines[i]
+		if l.Device != "" {
+			l.Baud = or(l.Baud, 9600)
+			l.Framing = or(l.Framing, "8N1")
+		}
+		l.Timeout = or(l.Timeout, ms(500))
+	}
+	for i := range c.Meters {
+		m := &c.Meters[i]
+		m.Interval = or(m.Interval, sec(1))
+		m.MaxPower = or(m.MaxPower, 22_000)
+	}
+	for i := range c.Chargers {
+		h := &c.Chargers[i]
+		h.MaxCurrent = or(h.MaxCurrent, 16_000)
+		h.Phases = or(h.Phases, 3)
+		h.Mode = or(h.Mode, "market")
+	}
+}
+
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+func ms(n int64) Duration  { return Duration(time.Duration(n) * time.Millisecond) }
+func sec(n int64) Duration { return Duration(time.Duration(n) * time.Second) }

@@ -1,0 +1,306 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/boards"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// MinCurrent is the smallest current that can be offered to a vehicle
+// (IEC 61851-1, table A.8).
+const MinCurrent meter.MilliAmpere = 6000
+
+// Modes of a charger.
+var modes = []string{"off", "now", "surplus", "market"}
+
+type checker struct {
+	errs  Errors
+	ids   map[string]string // what an id was used for
+	units map[string]string // line/unit -> path
+	pins  map[string]string // pin -> path
+}
+
+func (c *checker) add(path, format string, args ...any) {
+	c.errs = append(c.errs, Error{Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) between(path string, v, lo, hi Duration) {
+	if v < lo || v > hi {
+		c.add(path, "%s is outside %s..%s", v, lo, hi)
+	}
+}
+
+// Validate returns everything that is wrong with c.
+func (c *Config) Validate() Errors {
+	k := &checker{ids: map[string]string{}, units: map[string]string{}, pins: map[string]string{}}
+	if c.Version != Version {
+		k.add("version", "%d, this program reads %d", c.Version, Version)
+	}
+	if !word(c.Name) {
+		k.add("name", "%q: 1 to %d of a-z, 0-9 and -", c.Name, chain.MaxName)
+	}
+	b, err := boards.Get(c.Board)
+	if err != nil {
+		k.add("board", "%v", err)
+		b.Rating = board.Rating{MaxCurrent: 32_000, Phases: 3, MaxChargers: MaxChargers} // keep the other messages meaningful
+	}
+	c.lines(k)
+	c.meters(k)
+	c.chargers(k, b)
+	c.services(k)
+	c.timing(k)
+	return k.errs
+}
+
+func (c *Config) lines(k *checker) {
+	if len(c.Lines) > MaxLines {
+		k.add("lines", "%d, at most %d", len(c.Lines), MaxLines)
+	}
+	seen := map[string]bool{}
+	where := map[string]string{}
+	for i, l := range c.Lines {
+		p := fmt.Sprintf("lines[%d]", i)
+		if !word(l.ID) || seen[l.ID] {
+			k.add(p+".id", "%q is not a word, or used twice", l.ID)
+		}
+		seen[l.ID] = true
+		var kinds []string
+		for _, e := range []struct{ key, value string }{{"device", l.Device}, {"tcp", l.TCP}, {"rtutcp", l.RTUTCP}} {
+			if e.value == "" {
+				continue
+			}
+			kinds = append(kinds, e.key)
+			if first, taken := where[e.value]; taken {
+				k.add(p+"."+e.key, "%s is already used by %s: one line has one owner", e.value, first)
+			}
+			where[e.value] = p
+			if e.key != "device" && !hostPort(e.value) {
+				k.add(p+"."+e.key, "%q is not host:port", e.value)
+			}
+		}
+		if len(kinds) != 1 {
+			k.add(p, "has %d of device, tcp, rtutcp, wants exactly one", len(kinds))
+		}
+		if l.Device != "" {
+			switch l.Baud {
+			case 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200:
+			default:
+				k.add(p+".baud", "%d is not a usual speed (1200 to 115200)", l.Baud)
+			}
+			switch l.Framing {
+			case "8N1", "8E1", "8O1", "8N2":
+			default:
+				k.add(p+".framing", "%q is not 8N1, 8E1, 8O1 or 8N2", l.Framing)
+			}
+		}
+		k.between(p+".timeout", l.Timeout, ms(20), sec(10))
+	}
+}
+
+func (c *Config) hasLine(id string) bool {
+	for _, l := range c.Lines {
+		if l.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Config) device(k *checker, p, line string, unit uint8) {
+	if !c.hasLine(line) {
+		k.add(p+".line", "there is no line %q", line)
+	}
+	if unit < 1 || unit > 247 {
+		k.add(p+".unit", "%d is outside 1..247", unit)
+	}
+	at := line + "/" + strconv.Itoa(int(unit))
+	if first, taken := k.units[at]; taken {
+		k.add(p+".unit", "unit %d on line %s is already %s", unit, line, first)
+	}
+	k.units[at] = p
+}
+
+func (c *Config) meters(k *checker) {
+	if len(c.Meters) > MaxMeters {
+		k.add("meters", "%d, at most %d", len(c.Meters), MaxMeters)
+	}
+	sites := 0
+	for i, m := range c.Meters {
+		p := fmt.Sprintf("meters[%d]", i)
+		if !word(m.ID) || k.ids[m.ID] != "" {
+			k.add(p+".id", "%q is not a word, or used twice", m.ID)
+		}
+		k.ids[m.ID] = m.Role
+		c.device(k, p, m.Line, m.Unit)
+		if m.Profile == "" {
+			k.add(p+".profile", "is required")
+		}
+		if r, err := chain.ParseRole(m.Role); err != nil {
+			k.add(p+".role", "%v", err)
+		} else if r == chain.RoleSite {
+			if sites++; sites > 1 {
+				k.add(p+".role", "a gateway has one site meter")
+			}
+		}
+		k.between(p+".interval", m.Interval, ms(100), sec(900))
+		if m.MaxPower < 1 || m.MaxPower > 1_000_000 {
+			k.add(p+".max_power_w", "%d is outside 1..1000000", m.MaxPower)
+		}
+	}
+	if sites == 0 && len(c.Meters) > 0 {
+		k.add("meters", "none has the role site: the house's own connection is what is settled")
+	}
+}
+
+func (c *Config) chargers(k *checker, b board.Board) {
+	if n := min(MaxChargers, b.Rating.MaxChargers); len(c.Chargers) > n {
+		k.add("chargers", "%d, board %s has room for %d", len(c.Chargers), c.Board, n)
+	}
+	ids, meters := map[uint8]bool{}, map[string]bool{}
+	for i, h := range c.Chargers {
+		p := fmt.Sprintf("chargers[%d]", i)
+		if h.ID == 0 || ids[h.ID] {
+			k.add(p+".id", "%d is 0 or used twice", h.ID)
+		}
+		ids[h.ID] = true
+		if role, ok := k.ids[h.Meter]; !ok || role != chain.RoleCharger.String() || meters[h.Meter] {
+			k.add(p+".meter", "%q is not a meter with role charger of its own", h.Meter)
+		}
+		meters[h.Meter] = true
+		limit := b.Rating.MaxCurrent
+		if pin, ok := k.pin(b, p+".relay", h.Relay, board.Output); ok && pin.MaxCurrent > 0 {
+			limit = min(limit, pin.MaxCurrent)
+		}
+		for _, in := range []struct{ key, pin string }{{"estop", h.EStop}, {"feedback", h.Feedback}} {
+			if in.pin != "" {
+				k.pin(b, p+"."+in.key, in.pin, board.Input)
+			}
+		}
+		if h.MaxCurrent < MinCurrent || h.MaxCurrent > limit {
+			k.add(p+".max_current_ma", "%d is outside %d..%d, the rating of board %s", h.MaxCurrent, MinCurrent, limit, c.Board)
+		}
+		if (h.Phases != 1 && h.Phases != 3) || h.Phases > b.Rating.Phases {
+			k.add(p+".phases", "%d, want 1 or 3 and at most %d on board %s", h.Phases, b.Rating.Phases, c.Board)
+		}
+		if !contains(modes, h.Mode) {
+			k.add(p+".mode", "%q is not one of %s", h.Mode, strings.Join(modes, ", "))
+		}
+		if h.EVSE.Fitted() {
+			c.device(k, p+".evse", h.EVSE.Line, h.EVSE.Unit)
+			if h.EVSE.Profile != "simpleevse" {
+				k.add(p+".evse.profile", "%q is unknown (simpleevse)", h.EVSE.Profile)
+			}
+		}
+	}
+}
+
+func (k *checker) pin(b board.Board, path, name string, dir board.Direction) (board.Pin, bool) {
+	pin, ok := b.Pin(name)
+	switch {
+	case !ok || pin.Direction != dir:
+		k.add(path, "board %s has no %s %q", b.ID, dir, name)
+		return pin, false
+	case k.pins[name] != "":
+		k.add(path, "%s is already used by %s", name, k.pins[name])
+	}
+	k.pins[name] = path
+	return pin, true
+}
+
+func (c *Config) services(k *checker) {
+	if c.Site.Fuse != 0 && (c.Site.Fuse < MinCurrent || c.Site.Fuse > 250_000) {
+		k.add("site.fuse_ma", "%d is outside 6000..250000 (0: not watched)", c.Site.Fuse)
+	}
+	if l := c.Market.SellLimit; l != nil && *l < 0 {
+		k.add("market.sell_limit_nano_per_wh", "%d is negative", *l)
+	}
+	if l := c.Market.BuyLimit; l != nil && *l < 0 {
+		k.add("market.buy_limit_nano_per_wh", "%d is negative", *l)
+	}
+	for i, a := range c.P2P.Listen {
+		if !strings.HasPrefix(a, "/") {
+			k.add(fmt.Sprintf("p2p.listen[%d]", i), "%q is not a multiaddr such as /ip4/0.0.0.0/tcp/4001", a)
+		}
+	}
+	if c.MQTT.Broker != "" {
+		scheme, rest, ok := strings.Cut(c.MQTT.Broker, "://")
+		if !ok || (scheme != "tcp" && scheme != "tls") || !hostPort(rest) {
+			k.add("mqtt.broker", "%q is not tcp://host:port or tls://host:port", c.MQTT.Broker)
+		}
+	} else if !hostPort(c.MQTT.Listen) {
+		k.add("mqtt.listen", "%q is not host:port", c.MQTT.Listen)
+	}
+	if !hostPort(c.Panel.Listen) {
+		k.add("panel.listen", "%q is not host:port", c.Panel.Listen)
+	}
+	k.between("ledger.timeout_commit", c.Ledger.TimeoutCommit, ms(50), sec(60))
+	if c.Board == "simulated" && len(c.Chargers) > 0 && c.Pins.Socket == "" {
+		k.add("pins.socket", "board simulated needs the socket of its pins")
+	}
+	if c.Board != "simulated" && c.Pins.Socket != "" {
+		k.add("pins.socket", "only board simulated has pins on a socket")
+	}
+}
+
+func (c *Config) timing(k *checker) {
+	t := c.Timing
+	const hour = Duration(time.Hour)
+	k.between("timing.tick", t.Tick, ms(5), ms(250))
+	k.between("timing.watchdog", t.Watchdog, 4*t.Tick, sec(5))
+	k.between("timing.stale_after", t.StaleAfter, ms(500), sec(10))
+	k.between("timing.stale_off", t.StaleOff, 0, sec(60))
+	k.between("timing.stop_wait", t.StopWait, ms(200), sec(3))
+	k.between("timing.min_off", t.MinOff, sec(1), hour)
+	k.between("timing.hold_limit", t.HoldLimit, sec(1), hour)
+	k.between("timing.start_limit", t.StartLimit, sec(5), 24*hour)
+	k.between("timing.full_after", t.FullAfter, sec(2), 24*hour)
+	k.between("timing.resume_limit", t.ResumeLimit, sec(1), hour)
+	k.between("timing.on_delay", t.OnDelay, 0, hour)
+	k.between("timing.off_delay", t.OffDelay, 0, hour)
+	k.between("timing.quote_life", t.QuoteLife, sec(10), 24*hour)
+}
+
+// word reports whether s is an id: it is used in topics, file names, records
+// and the fee tree, so nothing in it ever needs quoting.
+func word(s string) bool {
+	if s == "" || len(s) > chain.MaxName || s[0] == '-' {
+		return false
+	}
+	for _, r := range s {
+		if (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+func hostPort(s string) bool {
+	if _, err := netip.ParseAddrPort(s); err == nil {
+		return true
+	}
+	i := strings.LastIndexByte(s, ':')
+	if i <= 0 && i != 0 {
+		return false
+	}
+	if host := s[:i]; strings.ContainsAny(host, " /:@") || len(host) > 253 {
+		return false
+	}
+	_, err := strconv.ParseUint(s[i+1:], 10, 16)
+	return err == nil
+}
+
+func contains(list []string, s string) bool {
+	for _, e := range list {
+		if e == s {
+			return true
+		}
+	}
+	return false
+}
