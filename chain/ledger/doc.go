@@ -1,0 +1,2 @@
+// Package ledger is the deterministic state machine of a microgrid.
+package ledger

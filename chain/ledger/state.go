@@ -1,0 +1,170 @@
+package ledger
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/joulegate/joulegate/chain"
+)
+
+// State is the ordered key-value store that the ledger runs on: a Merkle tree
+// on a gateway, a map in tests. It returns no errors: an implementation whose
+// storage fails panics, because a ledger that cannot read its state must not
+// go on. Keys and values are never empty. Neither side changes a slice after
+// it has been handed over.
+//
+// An implementation need not be safe for concurrent use.
+type State interface {
+	// Get returns the value of key, or nil.
+	Get(key []byte) []byte
+	// Set stores a value.
+	Set(key, value []byte)
+	// Delete removes a key; an absent one is ignored.
+	Delete(key []byte)
+	// Iterate calls fn for every key that starts with prefix, ascending by
+	// bytes, until fn returns false. fn must not change the state.
+	Iterate(prefix []byte, fn func(key, value []byte) bool)
+}
+
+// table is a map with a sorted index that is rebuilt only when it is needed.
+// A nil value marks a key as deleted.
+type table struct {
+	values map[string][]byte
+	keys   []string // every key of values
+	sorted bool
+}
+
+func newTable() table { return table{values: map[string][]byte{}, sorted: true} }
+
+func (t *table) put(key string, value []byte) {
+	if _, ok := t.values[key]; !ok {
+		t.sorted = t.sorted && (len(t.keys) == 0 || t.keys[len(t.keys)-1] < key)
+		t.keys = append(t.keys, key)
+	}
+	t.values[key] = value
+}
+
+// withPrefix returns the keys that start with prefix, ascending.
+func (t *table) withPrefix(prefix string) []string {
+	if !t.sorted {
+		slices.Sort(t.keys)
+		t.sorted = true
+	}
+	lo := sort.SearchStrings(t.keys, prefix)
+	hi := lo + sort.Search(len(t.keys)-lo, func(i int) bool { return !strings.HasPrefix(t.keys[lo+i], prefix) })
+	return slices.Clone(t.keys[lo:hi])
+}
+
+// MapState is a State in memory, for tests and for offline work.
+type MapState struct{ Overlay }
+
+// NewMapState returns an empty state.
+func NewMapState() *MapState { return &MapState{Overlay{own: newTable()}} }
+
+// Overlay is a scratch state: it reads through to its parent and keeps writes
+// to itself until Commit hands them down. A block, a transaction and a record
+// each run on one, so that what is refused leaves no trace.
+type Overlay struct {
+	parent State // nil: bottom
+	own    table
+}
+
+// NewOverlay returns an empty overlay on parent. The parent must not change
+// while the overlay is in use.
+func NewOverlay(parent State) *Overlay { return &Overlay{parent: parent, own: newTable()} }
+
+// Get implements State.
+func (o *Overlay) Get(key []byte) []byte {
+	if v, ok := o.own.values[string(key)]; ok || o.parent == nil {
+		return v
+	}
+	return o.parent.Get(key)
+}
+
+// Set implements State.
+func (o *Overlay) Set(key, value []byte) { o.own.put(string(key), bytes.Clone(value)) }
+
+// Delete implements State.
+func (o *Overlay) Delete(key []byte) { o.own.put(string(key), nil) }
+
+// Iterate implements State.
+func (o *Overlay) Iterate(prefix []byte, fn func(key, value []byte) bool) {
+	mine := o.own.withPrefix(string(prefix))
+	// own emits this overlay's keys below limit ("" = all) and reports
+	// whether fn wants more.
+	own := func(limit string, bounded bool) bool {
+		for len(mine) > 0 && (!bounded || mine[0] < limit) {
+			k := mine[0]
+			mine = mine[1:]
+			if v := o.own.values[k]; v != nil && !fn([]byte(k), v) {
+				return false
+			}
+		}
+		return true
+	}
+	more := true
+	if o.parent != nil {
+		o.parent.Iterate(prefix, func(key, value []byte) bool {
+			if more = own(string(key), true); !more {
+				return false
+			}
+			if len(mine) > 0 && mine[0] == string(key) {
+				more = own(mine[0]+"\x00", true)
+				return more
+			}
+			more = fn(key, value)
+			return more
+		})
+	}
+	if more {
+		own("", false)
+	}
+}
+
+// Commit writes everything to the parent, ascending by key, and empties the
+// overlay.
+func (o *Overlay) Commit() {
+	for _, k := range o.own.withPrefix("") {
+		if v := o.own.values[k]; v != nil {
+			o.parent.Set([]byte(k), v)
+		} else {
+			o.parent.Delete([]byte(k))
+		}
+	}
+	o.Discard()
+}
+
+// Discard forgets every write.
+func (o *Overlay) Discard() { o.own = newTable() }
+
+// changed calls fn for every key whose value differs from the parent's,
+// ascending, with both values (nil: absent).
+func (o *Overlay) changed(fn func(key, before, after []byte)) {
+	for _, k := range o.own.withPrefix("") {
+		before, after := o.parent.Get([]byte(k)), o.own.values[k]
+		if !bytes.Equal(before, after) {
+			fn([]byte(k), before, after)
+		}
+	}
+}
+
+// StateHash returns the SHA-256 over all keys and values in order, each with
+// its length in front. It compares states of any implementation; the app hash
+// of a gateway is its tree's root instead.
+func StateHash(st State) chain.Hash {
+	h := sha256.New()
+	var n [4]byte
+	st.Iterate(nil, func(key, value []byte) bool {
+		for _, b := range [][]byte{key, value} {
+			binary.BigEndian.PutUint32(n[:], uint32(len(b)))
+			h.Write(n[:])
+			h.Write(b)
+		}
+		return true
+	})
+	return chain.Hash(h.Sum(nil))
+}

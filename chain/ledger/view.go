@@ -1,0 +1,267 @@
+package ledger
+
+import (
+	"fmt"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// Rules are the genesis rules in force.
+type Rules struct {
+	ChainID      string          `cbor:"1,keyasint" json:"chain_id"`
+	SlotSeconds  int64           `cbor:"2,keyasint" json:"slot_seconds"`
+	GraceSeconds int64           `cbor:"3,keyasint" json:"grace_seconds"`
+	Currency     string          `cbor:"4,keyasint" json:"currency"`
+	MinorDigits  int             `cbor:"5,keyasint" json:"minor_digits"`
+	Operators    []chain.Key     `cbor:"6,keyasint" json:"operators"`
+	Retail       chain.NanoPerWh `cbor:"7,keyasint" json:"retail_nano_per_wh"`  // default tariff
+	FeedIn       chain.NanoPerWh `cbor:"8,keyasint" json:"feed_in_nano_per_wh"` // default tariff
+	EarnPPM      int64           `cbor:"9,keyasint" json:"earn_ppm"`
+	RedeemPPM    int64           `cbor:"10,keyasint" json:"redeem_cap_ppm"`
+	ExpirySlots  int64           `cbor:"11,keyasint" json:"expiry_slots"`
+	Transfers    bool            `cbor:"12,keyasint" json:"transfers"`
+	StartSeconds int64           `cbor:"13,keyasint" json:"start_limit_seconds"`
+	Basis        string          `cbor:"14,keyasint" json:"basis"`
+	GenesisMs    int64           `cbor:"15,keyasint" json:"genesis_time_ms"`
+}
+
+// Status summarises the ledger.
+type Status struct {
+	ChainID      string     `json:"chain_id"`
+	Height       int64      `json:"height"`  // last block that changed the state
+	TimeMs       int64      `json:"time_ms"` // and its block time
+	Slot         chain.Slot `json:"slot"`    // next slot to clear
+	LastCleared  chain.Slot `json:"last_cleared"`
+	Members      int        `json:"members"` // active
+	Validators   int        `json:"validators"`
+	OpenSessions int        `json:"open_sessions"`
+	Minted       chain.Nano `json:"minted_nano"`
+	Burned       chain.Nano `json:"burned_nano"`
+	Credits      chain.Nano `json:"credits_nano"` // outstanding = reserve
+}
+
+// Energy holds the exact totals since genesis in Wh:
+// produced + grid_import = consumed + grid_export + loss.
+type Energy struct {
+	Produced   meter.WattHour `cbor:"1,keyasint" json:"produced_wh"`
+	Consumed   meter.WattHour `cbor:"2,keyasint" json:"consumed_wh"`
+	Traded     meter.WattHour `cbor:"3,keyasint" json:"traded_wh"`
+	GridImport meter.WattHour `cbor:"4,keyasint" json:"grid_import_wh"`
+	GridExport meter.WattHour `cbor:"5,keyasint" json:"grid_export_wh"`
+	Loss       meter.WattHour `cbor:"6,keyasint" json:"loss_wh"` // may be negative by meter timing
+}
+
+// Head is the ledger's position in a gateway's own chain.
+type Head struct {
+	Position chain.Position `cbor:"1,keyasint" json:"position"`
+	Hash     chain.Hash     `cbor:"2,keyasint" json:"hash"`
+	Height   int64          `cbor:"3,keyasint" json:"height"` // ledger height at which it was accepted
+}
+
+// MemberView is a member with its place and counters.
+type MemberView struct {
+	chain.Member
+	Node           string          `json:"node"` // parent in the fee tree; the member's own node is its name
+	Fee            chain.NanoPerWh `json:"fee"`
+	Active         bool            `json:"active"`
+	Power          int64           `json:"voting_power"` // 0: full node
+	JoinedMs       int64           `json:"joined_ms"`
+	Head           Head            `json:"head"`
+	LastSlot       chain.Slot      `json:"last_slot"`               // newest slot its site meter reported; 0: none
+	Import         meter.WattHour  `json:"import_wh"`               // site totals booked
+	Export         meter.WattHour  `json:"export_wh"`               //
+	Produced       meter.WattHour  `json:"produced_wh"`             //
+	BoughtLocal    meter.WattHour  `json:"bought_local_wh"`         // by the house itself
+	SoldLocal      meter.WattHour  `json:"sold_local_wh"`           //
+	SupplierImport meter.WattHour  `json:"supplier_billed_wh"`      // import left to the supplier's own bill
+	SupplierExport meter.WattHour  `json:"supplier_remunerated_wh"` // export left to the supplier's own bill
+}
+
+// AccountView is one account.
+type AccountView struct {
+	Account chain.Account `json:"account"`
+	Balance chain.Nano    `json:"balance_nano"`
+	Held    chain.Nano    `json:"held_nano"`
+	Credits chain.Nano    `json:"credits_nano"`
+	Lots    []LotView     `json:"lots,omitempty"`
+}
+
+// LotView is one credit lot.
+type LotView struct {
+	Seq     uint64     `json:"seq"`
+	Amount  chain.Nano `json:"amount_nano"` // left
+	Expires chain.Slot `json:"expires_slot,omitempty"`
+	Session chain.ID   `json:"session"` // that earned it
+}
+
+// SessionState is where a session stands.
+type SessionState uint8
+
+// Session states. Append only.
+const (
+	SessionHeld        SessionState = 1 + iota // money held, no energy yet
+	SessionCharging                            // begin register known
+	SessionMetered                             // last register known, waiting for its slots to clear
+	SessionClosed                              // settled, rest released
+	SessionExpired                             // no start within the limit: void, all released
+	SessionInterrupted                         // closed by rule on the last signed value, settled
+)
+
+var sessionStates = [...]string{SessionHeld: "held", SessionCharging: "charging", SessionMetered: "metered", SessionClosed: "closed", SessionExpired: "expired", SessionInterrupted: "interrupted"}
+
+func (s SessionState) String() string {
+	if s == 0 || int(s) >= len(sessionStates) {
+		return fmt.Sprintf("state(%d)", uint8(s))
+	}
+	return sessionStates[s]
+}
+
+// Open reports whether money is still held.
+func (s SessionState) Open() bool { return s >= SessionHeld && s <= SessionMetered }
+
+// MarshalText implements encoding.TextMarshaler.
+func (s SessionState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *SessionState) UnmarshalText(b []byte) error {
+	for i := SessionHeld; int(i) < len(sessionStates); i++ {
+		if sessionStates[i] == string(b) {
+			*s = i
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown session state %q", b)
+}
+
+// SessionView is one charging session as the ledger knows it.
+type SessionView struct {
+	ID             chain.ID         `cbor:"1,keyasint" json:"id"`
+	State          SessionState     `cbor:"2,keyasint" json:"state"`
+	Driver         chain.Account    `cbor:"3,keyasint" json:"driver"`
+	Gateway        chain.Key        `cbor:"4,keyasint" json:"gateway"`
+	Connector      uint8            `cbor:"5,keyasint" json:"connector"`
+	MaxWh          meter.WattHour   `cbor:"6,keyasint" json:"max_wh"`
+	Cap            chain.NanoPerWh  `cbor:"7,keyasint" json:"cap_nano_per_wh"`
+	Redeem         bool             `cbor:"8,keyasint" json:"redeem"`
+	Hold           chain.Nano       `cbor:"9,keyasint" json:"hold_nano"`
+	Captured       chain.Nano       `cbor:"10,keyasint" json:"captured_nano"`
+	Released       chain.Nano       `cbor:"11,keyasint" json:"released_nano"`
+	Wh             meter.WattHour   `cbor:"12,keyasint" json:"wh"`                   // billed or to be billed to the driver
+	PendingWh      meter.WattHour   `cbor:"13,keyasint" json:"pending_wh"`           // of Wh, in slots not cleared yet
+	LocalWh        meter.WattHour   `cbor:"14,keyasint" json:"local_wh"`             // of Wh, bought from neighbours
+	ExcessWh       meter.WattHour   `cbor:"15,keyasint" json:"excess_wh"`            // delivered beyond the hold or after the end: the site owner's
+	Paid           chain.Nano       `cbor:"16,keyasint" json:"paid_nano"`            // captured less redeemed, once settled
+	CreditEarned   chain.Nano       `cbor:"17,keyasint" json:"credit_earned_nano"`   //
+	CreditRedeemed chain.Nano       `cbor:"18,keyasint" json:"credit_redeemed_nano"` //
+	Seq            uint32           `cbor:"19,keyasint" json:"seq"`                  // of the last accepted record
+	Begin          meter.WattHour   `cbor:"20,keyasint" json:"begin_register_wh"`    //
+	Register       meter.WattHour   `cbor:"21,keyasint" json:"register_wh"`          // last trusted register; the end register once metered
+	RegisterMs     int64            `cbor:"22,keyasint" json:"register_ms"`          //
+	Reported       chain.Slot       `cbor:"23,keyasint" json:"reported_slot"`        // slots up to it are fully reported
+	OpenedHeight   int64            `cbor:"24,keyasint" json:"opened_height"`
+	OpenedMs       int64            `cbor:"25,keyasint" json:"opened_ms"`
+	LastMs         int64            `cbor:"26,keyasint" json:"last_ms"` // block time of the last record
+	ClosedHeight   int64            `cbor:"27,keyasint" json:"closed_height"`
+	ClosedMs       int64            `cbor:"28,keyasint" json:"closed_ms"`
+	Reason         chain.StopReason `cbor:"29,keyasint" json:"stop_reason"`
+	Receipt        chain.Hash       `cbor:"30,keyasint" json:"receipt"`    // SHA-256 of the OCMF payload
+	ByRule         bool             `cbor:"31,keyasint" json:"by_rule"`    // closed by the ledger, not by its gateway
+	QuoteHash      chain.Hash       `cbor:"32,keyasint" json:"quote_hash"` // SHA-256 of the signed quote bytes
+	DriverKey      chain.Key        `cbor:"33,keyasint" json:"driver_key"`
+}
+
+// FillView is one participant of a cleared slot.
+type FillView struct {
+	ID       string          `cbor:"1,keyasint" json:"id"` // market order: "buy/NAME", "sell/NAME", "car/SESSION"
+	Device   chain.Key       `cbor:"2,keyasint" json:"device"`
+	Session  chain.ID        `cbor:"3,keyasint" json:"session"` // of a car; else zero
+	Account  chain.Account   `cbor:"4,keyasint" json:"account"`
+	Side     chain.Side      `cbor:"5,keyasint" json:"side"`
+	Node     string          `cbor:"6,keyasint" json:"node"`
+	Limit    chain.NanoPerWh `cbor:"7,keyasint" json:"limit"`
+	Wh       meter.WattHour  `cbor:"8,keyasint" json:"wh"`       // offered to the market
+	Local    meter.WattHour  `cbor:"9,keyasint" json:"local_wh"` // traded with neighbours
+	Price    chain.NanoPerWh `cbor:"10,keyasint" json:"price"`   // of the local part
+	Grid     meter.WattHour  `cbor:"11,keyasint" json:"grid_wh"` // the supplier's, paid here
+	GridAt   chain.NanoPerWh `cbor:"12,keyasint" json:"grid_price"`
+	Supplier meter.WattHour  `cbor:"13,keyasint" json:"supplier_wh"` // left to the supplier's own bill
+	Amount   chain.Nano      `cbor:"14,keyasint" json:"amount_nano"` // paid (buy) or received (sell) in this ledger
+}
+
+// PriceView is the local price at a node.
+type PriceView struct {
+	Node  string          `cbor:"1,keyasint" json:"node"`
+	Price chain.NanoPerWh `cbor:"2,keyasint" json:"price"`
+}
+
+// SlotView is a cleared slot.
+type SlotView struct {
+	Slot     chain.Slot      `cbor:"1,keyasint" json:"slot"`
+	Previous chain.Slot      `cbor:"2,keyasint" json:"previous"` // cleared slot before it; 0: none
+	Height   int64           `cbor:"3,keyasint" json:"height"`
+	TimeMs   int64           `cbor:"4,keyasint" json:"time_ms"`
+	Retail   chain.NanoPerWh `cbor:"5,keyasint" json:"retail"`
+	FeedIn   chain.NanoPerWh `cbor:"6,keyasint" json:"feed_in"`
+	Reported int             `cbor:"7,keyasint" json:"reported"`       // sites in the market
+	Missing  int             `cbor:"8,keyasint" json:"missing"`        // active sites that were not
+	Energy   Energy          `cbor:"9,keyasint" json:"energy"`         // of this slot; late energy is only in the totals
+	Paid     chain.Nano      `cbor:"10,keyasint" json:"paid_nano"`     // local trades only
+	Received chain.Nano      `cbor:"11,keyasint" json:"received_nano"` //
+	Fees     chain.Nano      `cbor:"12,keyasint" json:"fees_nano"`     // = paid - received
+	Prices   []PriceView     `cbor:"13,keyasint" json:"prices"`
+	Fills    []FillView      `cbor:"-" json:"fills"` // stored one by one
+}
+
+// InvitationView is an invitation.
+type InvitationView struct {
+	chain.Invite
+	Used   bool      `json:"used"`
+	Device chain.Key `json:"device"` // that joined with it
+}
+
+// MeterView is the ledger's position in one meter's records.
+type MeterView struct {
+	Device  chain.Key      `cbor:"-" json:"device"`
+	Meter   string         `cbor:"-" json:"meter"`
+	Role    chain.Role     `cbor:"1,keyasint" json:"role"`
+	Epoch   uint32         `cbor:"2,keyasint" json:"epoch"` // of the author's chain at Page
+	Page    uint64         `cbor:"3,keyasint" json:"page"`
+	Segment uint32         `cbor:"4,keyasint" json:"segment"`
+	Slot    chain.Slot     `cbor:"5,keyasint" json:"slot"` // of the last trusted registers
+	Import  meter.WattHour `cbor:"6,keyasint" json:"import_wh"`
+	Export  meter.WattHour `cbor:"7,keyasint" json:"export_wh"`
+	AtMs    int64          `cbor:"8,keyasint" json:"at_ms"`
+	Profile chain.Hash     `cbor:"9,keyasint" json:"profile"`
+}
+
+func RulesOf(st State) Rules                                                      { panic("not yet") }
+func StatusOf(st State) Status                                                    { panic("not yet") }
+func EnergyOf(st State) Energy                                                    { panic("not yet") }
+func Members(st State) []MemberView                                               { panic("not yet") }
+func MemberOf(st State, device chain.Key) (MemberView, bool)                      { panic("not yet") }
+func Accounts(st State) []AccountView                                             { panic("not yet") }
+func AccountOf(st State, a chain.Account) AccountView                             { panic("not yet") }
+func SessionOf(st State, id chain.ID) (SessionView, bool)                         { panic("not yet") }
+func Sessions(st State, in ...SessionState) []SessionView                         { panic("not yet") }
+func OpenSession(st State, device chain.Key, connector uint8) (SessionView, bool) { panic("not yet") }
+func SlotOf(st State, s chain.Slot) (SlotView, bool)                              { panic("not yet") }
+func RecentSlots(st State, n int) []SlotView                                      { panic("not yet") }
+func TariffAt(st State, s chain.Slot) (retail, feedIn chain.NanoPerWh)            { panic("not yet") }
+func Tariffs(st State) []chain.Tariff                                             { panic("not yet") }
+func Invitations(st State) []InvitationView                                       { panic("not yet") }
+func InvitationOf(st State, key chain.Key) (InvitationView, bool)                 { panic("not yet") }
+func NextNonce(st State, signer chain.Key) uint64                                 { panic("not yet") }
+func HeadOf(st State, device chain.Key) (Head, bool)                              { panic("not yet") }
+func MeterOf(st State, device chain.Key, id string) (MeterView, bool)             { panic("not yet") }
+func Meters(st State, device chain.Key) []MeterView                               { panic("not yet") }
+
+// Keys of single entries, for proofs.
+func AccountKey(a chain.Account) []byte { panic("not yet") }
+func SessionKey(id chain.ID) []byte     { panic("not yet") }
+func MemberKey(device chain.Key) []byte { panic("not yet") }
+func HeadKey(device chain.Key) []byte   { panic("not yet") }
+func SlotKey(s chain.Slot) []byte       { panic("not yet") }
+
+// ParseSession decodes the value under SessionKey.
+func ParseSession(value []byte) (SessionView, error) { panic("not yet") }
