@@ -122,7 +122,7 @@ func New(cfg Config) (*Service, error) {
 		wake:  make(chan struct{}, 1),
 	}
 	o := paho.NewClientOptions().
-		SetClientID("joulegate-" + cfg.Gateway).
+		SetClientID("joulegate-"+cfg.Gateway).
 		SetProtocolVersion(4).
 		SetCleanSession(false). // subscriptions and what waits in them survive a reconnect
 		SetOrderMatters(false). // else one slow handler stalls the connection

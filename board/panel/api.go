@@ -1,0 +1,369 @@
+package panel
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// Backend is the gateway as the panel and the command line see it. Methods
+// are safe for concurrent use. Errors made with NotFound, Refused, Invalid or
+// Unavailable reach the caller as they are; any other error is the gateway's
+// own trouble: it is logged, and its text is shown on the control socket only.
+type Backend interface {
+	Status(ctx context.Context) (Status, error)
+	// Watch sends what changes until ctx ends, then closes the channel. The
+	// first updates describe the present. A slow receiver loses older
+	// updates, never the newest.
+	Watch(ctx context.Context) (<-chan Update, error)
+
+	LedgerStatus(ctx context.Context) (LedgerStatus, error)
+	// LedgerVerify re-executes every block and may take minutes. It calls
+	// progress, from one goroutine, as often as it likes.
+	LedgerVerify(ctx context.Context, progress func(VerifyProgress)) (VerifyReport, error)
+	// StateHash returns the hash after the block of that height; 0 means the
+	// latest.
+	StateHash(ctx context.Context, height int64) (StateHash, error)
+	// Genesis returns the exact bytes of the genesis file.
+	Genesis(ctx context.Context) (json.RawMessage, error)
+	// Submit gives a signed envelope to the ledger and waits until a block
+	// holds it or it is refused.
+	Submit(ctx context.Context, envelope []byte) (TxResult, error)
+	// Nonce returns the nonce that signer's next transaction must carry.
+	Nonce(ctx context.Context, signer chain.Key) (uint64, error)
+
+	Accounts(ctx context.Context) ([]Account, error)
+	Account(ctx context.Context, id chain.Account) (Account, error)
+	Members(ctx context.Context) ([]Member, error)
+	Peers(ctx context.Context) ([]Peer, error)
+	Meters(ctx context.Context) ([]board.Meter, error)
+	Market(ctx context.Context) (Market, error)
+	Energy(ctx context.Context) (Energy, error)
+
+	Sessions(ctx context.Context) ([]Session, error)
+	Session(ctx context.Context, id chain.ID) (Session, error)
+	// Quote makes an offer to a driver. It holds nothing.
+	Quote(ctx context.Context, req QuoteRequest) (Quote, error)
+	// StartSession submits the signed quote and returns once the ledger
+	// holds the driver's money or has refused.
+	StartSession(ctx context.Context, q chain.SignedQuote) (Session, error)
+	// StopSession ends a session of this gateway. The order is checked by
+	// the panel before it gets here; on the control socket it may be empty.
+	StopSession(ctx context.Context, id chain.ID, order StopOrder) (Session, error)
+	// Receipt returns a closed session's receipt: format "ocmf" or "xml".
+	Receipt(ctx context.Context, id chain.ID, format string) ([]byte, error)
+
+	// Invite makes a token for one new gateway. It needs an operator's key
+	// on this gateway.
+	Invite(ctx context.Context, req InviteRequest) (Invitation, error)
+}
+
+// Status says who this gateway is and whether it is well.
+type Status struct {
+	Gateway     string     `json:"gateway"`
+	Version     string     `json:"version"`
+	Device      chain.Key  `json:"device"`
+	Chain       string     `json:"chain"`
+	Currency    string     `json:"currency"` // ISO 4217
+	SlotSeconds int64      `json:"slot_seconds"`
+	Started     time.Time  `json:"started"`
+	Height      int64      `json:"height"`
+	StateHash   chain.Hash `json:"state_hash"`
+	BlockTime   time.Time  `json:"block_time"`
+	Peers       int        `json:"peers"` // connected now
+	Members     int        `json:"members"`
+	Broker      string     `json:"broker,omitempty"` // address of the embedded MQTT broker
+	Basis       string     `json:"basis,omitempty"`  // legal basis of selling for money; "simulated" until recorded
+}
+
+// Update is one thing that changed: one server-sent event.
+type Update struct {
+	Event string // "snapshot" (board.Snapshot), "block" (Block), "event" (anything)
+	Data  any    // encoded as JSON
+}
+
+// Names of updates.
+const (
+	UpdateSnapshot = "snapshot"
+	UpdateBlock    = "block"
+	UpdateEvent    = "event"
+)
+
+// Block is a ledger block in one line.
+type Block struct {
+	Height    int64      `json:"height"`
+	Time      time.Time  `json:"time"`
+	Txs       int        `json:"txs"`
+	Rejected  int        `json:"rejected"` // transactions in it that had no effect
+	StateHash chain.Hash `json:"state_hash"`
+	Proposer  string     `json:"proposer,omitempty"` // member's name
+	What      []string   `json:"what,omitempty"`     // its records in words, at most 8
+}
+
+// LedgerStatus is the ledger's summary.
+type LedgerStatus struct {
+	Chain      string           `json:"chain"`
+	Height     int64            `json:"height"`
+	StateHash  chain.Hash       `json:"state_hash"`
+	BlockTime  time.Time        `json:"block_time"`
+	Validator  bool             `json:"validator"` // this gateway votes
+	Validators int              `json:"validators"`
+	Waiting    int              `json:"waiting"` // transactions not in a block yet
+	Minted     chain.Nano       `json:"minted_nano"`
+	Burned     chain.Nano       `json:"burned_nano"`
+	Counters   map[string]int64 `json:"counters,omitempty"` // refusals by reason, since start
+	Blocks     []Block          `json:"blocks"`             // the newest first, at most 32
+}
+
+// StateHash names the state after a block.
+type StateHash struct {
+	Height    int64      `json:"height"`
+	StateHash chain.Hash `json:"state_hash"`
+}
+
+// VerifyProgress says how far a verification is.
+type VerifyProgress struct {
+	Height int64 `json:"height"`
+	To     int64 `json:"to"`
+}
+
+// VerifyReport is the outcome of re-executing the ledger.
+type VerifyReport struct {
+	FromHeight int64      `json:"from_height"`
+	Height     int64      `json:"height"`
+	StateHash  chain.Hash `json:"state_hash"`
+	Violations []string   `json:"violations"`
+}
+
+// TxResult is what became of a transaction.
+type TxResult struct {
+	Code   uint32     `json:"code"` // 0: it took effect
+	Info   string     `json:"info"`
+	Height int64      `json:"height,omitempty"` // of the block that holds it
+	Hash   chain.Hash `json:"hash"`
+}
+
+// Account is a balance.
+type Account struct {
+	Account chain.Account `json:"account"`
+	Name    string        `json:"name,omitempty"` // of the member it belongs to, if any
+	Money   chain.Nano    `json:"money_nano"`     // spendable
+	Held    chain.Nano    `json:"held_nano"`      // set aside for open sessions
+	Credit  chain.Nano    `json:"credit_nano"`    // discount credit, not cash
+}
+
+// Member is a gateway of the microgrid.
+type Member struct {
+	chain.Member
+	Node      string          `json:"node"` // where it hangs in the fee tree
+	Fee       chain.NanoPerWh `json:"fee"`
+	Revoked   bool            `json:"revoked,omitempty"`
+	Votes     bool            `json:"votes"`
+	Connected bool            `json:"connected"` // to this gateway, now
+	Self      bool            `json:"self,omitempty"`
+	Newest    chain.Position  `json:"newest"` // newest block of it that this gateway has
+}
+
+// Peer is a live connection.
+type Peer struct {
+	Device chain.Key     `json:"device"`
+	Name   string        `json:"name"` // of the member; empty: not a member
+	Addr   string        `json:"addr"`
+	Since  time.Time     `json:"since"`
+	RTT    time.Duration `json:"rtt_ns"`
+}
+
+// Market is the last cleared slot and what is known of the present one.
+type Market struct {
+	Slot        chain.Slot      `json:"slot"` // last cleared
+	Start       time.Time       `json:"start"`
+	SlotSeconds int64           `json:"slot_seconds"`
+	Retail      chain.NanoPerWh `json:"retail_nano_per_wh"`
+	FeedIn      chain.NanoPerWh `json:"feed_in_nano_per_wh"`
+	Traded      meter.WattHour  `json:"traded_wh"`      // between neighbours
+	GridImport  meter.WattHour  `json:"grid_import_wh"` // by the microgrid as a whole
+	GridExport  meter.WattHour  `json:"grid_export_wh"`
+	Fees        chain.Nano      `json:"fees_nano"`
+	Members     []MarketMember  `json:"members"`           // by name
+	Why         string          `json:"why"`               // the price in one sentence
+	History     []MarketPoint   `json:"history,omitempty"` // oldest first, at most 96
+}
+
+// MarketMember is one house in a cleared slot.
+type MarketMember struct {
+	Name     string          `json:"name"`
+	Price    chain.NanoPerWh `json:"price_nano_per_wh"` // at its node
+	Produced meter.WattHour  `json:"produced_wh"`
+	Consumed meter.WattHour  `json:"consumed_wh"`
+	Charged  meter.WattHour  `json:"charged_wh"` // of it, into cars
+	Bought   meter.WattHour  `json:"bought_wh"`  // from neighbours
+	Sold     meter.WattHour  `json:"sold_wh"`    // to neighbours
+	Import   meter.WattHour  `json:"import_wh"`  // from the grid
+	Export   meter.WattHour  `json:"export_wh"`  // to the grid
+}
+
+// MarketPoint is a cleared slot in one line.
+type MarketPoint struct {
+	Slot   chain.Slot      `json:"slot"`
+	Start  time.Time       `json:"start"`
+	Price  chain.NanoPerWh `json:"price_nano_per_wh"` // at the root
+	Traded meter.WattHour  `json:"traded_wh"`
+	Import meter.WattHour  `json:"import_wh"`
+	Export meter.WattHour  `json:"export_wh"`
+}
+
+// Energy is the balance since genesis:
+// produced + grid import = consumed + grid export + loss.
+type Energy struct {
+	Produced   meter.WattHour `json:"produced_wh"`
+	Consumed   meter.WattHour `json:"consumed_wh"`
+	Traded     meter.WattHour `json:"traded_wh"`
+	GridImport meter.WattHour `json:"grid_import_wh"`
+	GridExport meter.WattHour `json:"grid_export_wh"`
+	Loss       meter.WattHour `json:"loss_wh"`
+}
+
+// Session is a charging session as the ledger knows it.
+type Session struct {
+	ID        chain.ID        `json:"id"`
+	Gateway   string          `json:"gateway"` // member's name
+	Connector uint8           `json:"connector"`
+	Driver    chain.Account   `json:"driver"`
+	State     string          `json:"state"`
+	Opened    time.Time       `json:"opened"`
+	Closed    *time.Time      `json:"closed,omitempty"`
+	MaxWh     meter.WattHour  `json:"max_wh"`
+	Wh        meter.WattHour  `json:"wh"`
+	Cap       chain.NanoPerWh `json:"cap_nano_per_wh"`
+	Hold      chain.Nano      `json:"hold_nano"`
+	Cost      chain.Nano      `json:"cost_nano"` // of the energy so far
+	Paid      chain.Nano      `json:"paid_nano"` // in money
+	Earned    chain.Nano      `json:"credit_earned_nano"`
+	Redeemed  chain.Nano      `json:"credit_redeemed_nano"`
+	Released  chain.Nano      `json:"released_nano"`
+	Redeem    bool            `json:"redeem"`
+	Reason    string          `json:"reason,omitempty"` // why it ended
+	Receipt   string          `json:"receipt,omitempty"`
+}
+
+// QuoteRequest asks for a price.
+type QuoteRequest struct {
+	Connector uint8          `json:"connector"` // from 1
+	Driver    chain.Key      `json:"driver"`
+	MaxWh     meter.WattHour `json:"max_wh"`
+	Redeem    bool           `json:"redeem"`
+}
+
+// Quote is a price offered, with the exact bytes to sign.
+type Quote struct {
+	Bytes   []byte          `json:"quote"` // canonical encoding of chain.Quote; sign under chain.DomainQuote
+	ID      chain.ID        `json:"id"`
+	Gateway chain.Key       `json:"gateway"`
+	Driver  chain.Key       `json:"driver"`
+	Expires time.Time       `json:"expires"`
+	MaxWh   meter.WattHour  `json:"max_wh"`
+	Cap     chain.NanoPerWh `json:"cap_nano_per_wh"`
+	Hold    chain.Nano      `json:"hold_nano"`
+	Redeem  bool            `json:"redeem"`
+	Words   []string        `json:"words"` // the same for a person, one fact per line
+}
+
+// Sign returns the quote as the driver authorises it.
+func (q *Quote) Sign(driver ed25519.PrivateKey) chain.SignedQuote {
+	return chain.SignedQuote{Quote: q.Bytes, Sig: chain.Sign(driver, chain.DomainQuote, q.Bytes)}
+}
+
+// signedQuote is chain.SignedQuote in JSON.
+type signedQuote struct {
+	Quote []byte `json:"quote"`
+	Sig   []byte `json:"sig"`
+}
+
+// StopOrder is the driver's word that a session shall end. It needs no date:
+// a session ends once.
+type StopOrder struct {
+	Driver chain.Key `json:"driver"`
+	Sig    []byte    `json:"sig,omitempty"`
+}
+
+// domainStop separates stop orders from everything else a driver signs.
+const domainStop = "joulegate/stop/1\x00"
+
+// SignStop makes the order to stop session id.
+func SignStop(id chain.ID, driver ed25519.PrivateKey) StopOrder {
+	o := StopOrder{Sig: chain.Sign(driver, domainStop, id[:])}
+	copy(o.Driver[:], driver.Public().(ed25519.PublicKey))
+	return o
+}
+
+// Check reports whether the order is the driver's of that session.
+func (o StopOrder) Check(id chain.ID, driver chain.Account) error {
+	if chain.AccountOf(o.Driver) != driver || !chain.Verify(o.Driver, domainStop, id[:], o.Sig) {
+		return &Error{http.StatusForbidden, "forbidden", "a session is stopped by an order that its driver signed"}
+	}
+	return nil
+}
+
+// InviteRequest asks for a token.
+type InviteRequest struct {
+	Node      string          `json:"node"` // under which the house appears
+	Fee       chain.NanoPerWh `json:"fee"`
+	Validator bool            `json:"validator"`
+	Valid     time.Duration   `json:"valid_ns"`
+}
+
+// Invitation is the answer: one line to paste. It is a secret.
+type Invitation struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+// Error is a failure as the API tells it.
+type Error struct {
+	Status  int    `json:"-"`     // HTTP status
+	Code    string `json:"code"`  // one word for programs
+	Message string `json:"error"` // one line for people
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// NotFound says that what was asked for does not exist.
+func NotFound(format string, a ...any) error {
+	return &Error{http.StatusNotFound, "not_found", fmt.Sprintf(format, a...)}
+}
+
+// Invalid says that the request makes no sense.
+func Invalid(format string, a ...any) error {
+	return &Error{http.StatusBadRequest, "invalid", fmt.Sprintf(format, a...)}
+}
+
+// Refused says that the request makes sense and is not granted: no money, an
+// occupied connector, an expired quote.
+func Refused(format string, a ...any) error {
+	return &Error{http.StatusConflict, "refused", fmt.Sprintf(format, a...)}
+}
+
+// Unavailable says that the gateway cannot answer now.
+func Unavailable(format string, a ...any) error {
+	return &Error{http.StatusServiceUnavailable, "unavailable", fmt.Sprintf(format, a...)}
+}
+
+// asError makes any error presentable; shown tells whether a stranger may see
+// its text.
+func asError(err error) (e *Error, shown bool) {
+	if errors.As(err, &e) {
+		return e, true
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &Error{http.StatusGatewayTimeout, "timeout", "the gateway did not answer in time"}, true
+	}
+	return &Error{http.StatusInternalServerError, "internal", err.Error()}, false
+}

@@ -1,0 +1,263 @@
+package panel
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/chain"
+)
+
+// maxAnswer bounds what a client reads: 1,000 members with all their sessions
+// fit.
+const maxAnswer = 64 << 20
+
+// Client is the gateway behind a door. It implements Backend. Its methods are
+// safe for concurrent use; contexts bound them.
+type Client struct {
+	base string
+	http *http.Client
+}
+
+var _ Backend = (*Client)(nil)
+
+// Dial returns a client of the control socket at path. Nothing is opened
+// until the first call.
+func Dial(path string) *Client {
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	return &Client{"http://localhost" + Prefix, &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "unix", path) },
+	}}}
+}
+
+// NewClient returns a client of a panel's TCP address, host:port.
+func NewClient(addr string) *Client {
+	return &Client{"http://" + addr + Prefix, &http.Client{Transport: &http.Transport{
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+	}}}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// open makes a request and returns the answer of a success.
+func (c *Client) open(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var rd io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		rd = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, rd)
+	if err != nil {
+		return nil, err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		if ue := new(url.Error); errors.As(err, &ue) {
+			err = ue.Err // the address is in there already
+		}
+		return nil, fmt.Errorf("ask the gateway: %w", err)
+	}
+	if res.StatusCode == http.StatusOK {
+		return res, nil
+	}
+	defer res.Body.Close()
+	e := &Error{Status: res.StatusCode}
+	if json.NewDecoder(io.LimitReader(res.Body, 1<<16)).Decode(e) != nil || e.Message == "" {
+		e.Code, e.Message = "http", "the gateway answered "+res.Status
+	}
+	return nil, e
+}
+
+// call makes a request and decodes its answer.
+func call[T any](ctx context.Context, c *Client, method, path string, in any) (T, error) {
+	var out T
+	res, err := c.open(ctx, method, path, in)
+	if err != nil {
+		return out, err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&out); err != nil {
+		return out, fmt.Errorf("answer to %s %s: %w", method, path, err)
+	}
+	return out, nil
+}
+
+func get[T any](ctx context.Context, c *Client, path string) (T, error) {
+	return call[T](ctx, c, http.MethodGet, path, nil)
+}
+
+// Status implements Backend.
+func (c *Client) Status(ctx context.Context) (Status, error) { return get[Status](ctx, c, "/status") }
+
+// LedgerStatus implements Backend.
+func (c *Client) LedgerStatus(ctx context.Context) (LedgerStatus, error) {
+	return get[LedgerStatus](ctx, c, "/ledger/status")
+}
+
+// StateHash implements Backend.
+func (c *Client) StateHash(ctx context.Context, height int64) (StateHash, error) {
+	return get[StateHash](ctx, c, "/ledger/hash?height="+strconv.FormatInt(height, 10))
+}
+
+// Genesis implements Backend. The bytes are those of the file only up to
+// white space around them.
+func (c *Client) Genesis(ctx context.Context) (json.RawMessage, error) {
+	return get[json.RawMessage](ctx, c, "/genesis")
+}
+
+// Submit implements Backend. Only the control socket offers it.
+func (c *Client) Submit(ctx context.Context, raw []byte) (TxResult, error) {
+	return call[TxResult](ctx, c, http.MethodPost, "/tx", envelope{raw})
+}
+
+// Nonce implements Backend.
+func (c *Client) Nonce(ctx context.Context, signer chain.Key) (uint64, error) {
+	n, err := get[nonce](ctx, c, "/nonce?key="+signer.String())
+	return n.Nonce, err
+}
+
+// Accounts implements Backend.
+func (c *Client) Accounts(ctx context.Context) ([]Account, error) {
+	return get[[]Account](ctx, c, "/accounts")
+}
+
+// Account implements Backend.
+func (c *Client) Account(ctx context.Context, id chain.Account) (Account, error) {
+	return get[Account](ctx, c, "/accounts/"+url.PathEscape(id.String()))
+}
+
+// Members implements Backend.
+func (c *Client) Members(ctx context.Context) ([]Member, error) {
+	return get[[]Member](ctx, c, "/members")
+}
+
+// Peers implements Backend.
+func (c *Client) Peers(ctx context.Context) ([]Peer, error) { return get[[]Peer](ctx, c, "/peers") }
+
+// Meters implements Backend.
+func (c *Client) Meters(ctx context.Context) ([]board.Meter, error) {
+	return get[[]board.Meter](ctx, c, "/meters")
+}
+
+// Market implements Backend.
+func (c *Client) Market(ctx context.Context) (Market, error) {
+	return get[Market](ctx, c, "/market/status")
+}
+
+// Energy implements Backend.
+func (c *Client) Energy(ctx context.Context) (Energy, error) { return get[Energy](ctx, c, "/energy") }
+
+// Sessions implements Backend.
+func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
+	return get[[]Session](ctx, c, "/sessions")
+}
+
+// Session implements Backend.
+func (c *Client) Session(ctx context.Context, id chain.ID) (Session, error) {
+	return get[Session](ctx, c, "/sessions/"+id.String())
+}
+
+// Quote implements Backend.
+func (c *Client) Quote(ctx context.Context, req QuoteRequest) (Quote, error) {
+	return call[Quote](ctx, c, http.MethodPost, "/sessions/quote", req)
+}
+
+// StartSession implements Backend.
+func (c *Client) StartSession(ctx context.Context, q chain.SignedQuote) (Session, error) {
+	return call[Session](ctx, c, http.MethodPost, "/sessions", signedQuote(q))
+}
+
+// StopSession implements Backend.
+func (c *Client) StopSession(ctx context.Context, id chain.ID, order StopOrder) (Session, error) {
+	return call[Session](ctx, c, http.MethodPost, "/sessions/"+id.String()+"/stop", order)
+}
+
+// Receipt implements Backend.
+func (c *Client) Receipt(ctx context.Context, id chain.ID, format string) ([]byte, error) {
+	res, err := c.open(ctx, http.MethodGet, "/receipts/"+id.String()+"?format="+url.QueryEscape(format), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	return io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+}
+
+// Invite implements Backend. Only the control socket offers it.
+func (c *Client) Invite(ctx context.Context, req InviteRequest) (Invitation, error) {
+	return call[Invitation](ctx, c, http.MethodPost, "/grid/invite", req)
+}
+
+// LedgerVerify implements Backend. Only the control socket offers it.
+func (c *Client) LedgerVerify(ctx context.Context, progress func(VerifyProgress)) (VerifyReport, error) {
+	res, err := c.open(ctx, http.MethodGet, "/ledger/verify", nil)
+	if err != nil {
+		return VerifyReport{}, err
+	}
+	defer res.Body.Close()
+	d := json.NewDecoder(res.Body)
+	for {
+		var l verifyLine
+		if err := d.Decode(&l); err != nil {
+			return VerifyReport{}, fmt.Errorf("verification ended without a report: %w", err)
+		}
+		switch {
+		case l.Report != nil:
+			return *l.Report, nil
+		case l.Error != nil:
+			return VerifyReport{}, l.Error
+		case l.Progress != nil && progress != nil:
+			progress(*l.Progress)
+		}
+	}
+}
+
+// Watch implements Backend; Data is a json.RawMessage. The channel closes when
+// ctx ends or the connection breaks.
+func (c *Client) Watch(ctx context.Context) (<-chan Update, error) {
+	res, err := c.open(ctx, http.MethodGet, "/live", nil)
+	if err != nil {
+		return nil, err
+	}
+	out := make(chan Update)
+	go func() {
+		defer close(out)
+		defer res.Body.Close()
+		lines := bufio.NewScanner(res.Body)
+		lines.Buffer(nil, 1<<20)
+		var u Update
+		for lines.Scan() {
+			switch line := lines.Text(); {
+			case strings.HasPrefix(line, "event: "):
+				u.Event = line[len("event: "):]
+			case strings.HasPrefix(line, "data: "):
+				u.Data = json.RawMessage(line[len("data: "):])
+			case line == "" && u.Data != nil:
+				select {
+				case out <- u:
+				case <-ctx.Done():
+					return
+				}
+				u = Update{}
+			}
+		}
+	}()
+	return out, nil
+}
