@@ -154,6 +154,17 @@ func (r StopReason) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (r StopReason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (r *StopReason) UnmarshalText(b []byte) error {
+	for i := range stopReasons {
+		if v := StopReason(i); v.String() == string(b) {
+			*r = v
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown stop reason %q", b)
+}
+
 // Event is evidence: something happened on the device. No names, no
 // addresses, no personal data.
 type Event struct {

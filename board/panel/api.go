@@ -3,7 +3,6 @@ package panel
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/meter"
 )
 
@@ -33,7 +33,7 @@ type Backend interface {
 	// latest.
 	StateHash(ctx context.Context, height int64) (StateHash, error)
 	// Genesis returns the exact bytes of the genesis file.
-	Genesis(ctx context.Context) (json.RawMessage, error)
+	Genesis(ctx context.Context) ([]byte, error)
 	// Submit gives a signed envelope to the ledger and waits until a block
 	// holds it or it is refused.
 	Submit(ctx context.Context, envelope []byte) (TxResult, error)
@@ -46,7 +46,7 @@ type Backend interface {
 	Peers(ctx context.Context) ([]Peer, error)
 	Meters(ctx context.Context) ([]board.Meter, error)
 	Market(ctx context.Context) (Market, error)
-	Energy(ctx context.Context) (Energy, error)
+	Energy(ctx context.Context) (ledger.Energy, error)
 
 	Sessions(ctx context.Context) ([]Session, error)
 	Session(ctx context.Context, id chain.ID) (Session, error)
@@ -110,17 +110,12 @@ type Block struct {
 
 // LedgerStatus is the ledger's summary.
 type LedgerStatus struct {
-	Chain      string           `json:"chain"`
-	Height     int64            `json:"height"`
-	StateHash  chain.Hash       `json:"state_hash"`
-	BlockTime  time.Time        `json:"block_time"`
-	Validator  bool             `json:"validator"` // this gateway votes
-	Validators int              `json:"validators"`
-	Waiting    int              `json:"waiting"` // transactions not in a block yet
-	Minted     chain.Nano       `json:"minted_nano"`
-	Burned     chain.Nano       `json:"burned_nano"`
-	Counters   map[string]int64 `json:"counters,omitempty"` // refusals by reason, since start
-	Blocks     []Block          `json:"blocks"`             // the newest first, at most 32
+	ledger.Status
+	StateHash chain.Hash       `json:"state_hash"`
+	Validator bool             `json:"validator"`          // this gateway votes
+	Waiting   int              `json:"waiting"`            // transactions not in a block yet
+	Counters  map[string]int64 `json:"counters,omitempty"` // refusals by reason, since start
+	Blocks    []Block          `json:"blocks"`             // the newest first, at most 32
 }
 
 // StateHash names the state after a block.
@@ -153,23 +148,16 @@ type TxResult struct {
 
 // Account is a balance.
 type Account struct {
-	Account chain.Account `json:"account"`
-	Name    string        `json:"name,omitempty"` // of the member it belongs to, if any
-	Money   chain.Nano    `json:"money_nano"`     // spendable
-	Held    chain.Nano    `json:"held_nano"`      // set aside for open sessions
-	Credit  chain.Nano    `json:"credit_nano"`    // discount credit, not cash
+	ledger.AccountView
+	Name string `json:"name,omitempty"` // of the member whose owner holds it
 }
 
 // Member is a gateway of the microgrid.
 type Member struct {
-	chain.Member
-	Node      string          `json:"node"` // where it hangs in the fee tree
-	Fee       chain.NanoPerWh `json:"fee"`
-	Revoked   bool            `json:"revoked,omitempty"`
-	Votes     bool            `json:"votes"`
-	Connected bool            `json:"connected"` // to this gateway, now
-	Self      bool            `json:"self,omitempty"`
-	Newest    chain.Position  `json:"newest"` // newest block of it that this gateway has
+	ledger.MemberView
+	Self      bool           `json:"self,omitempty"`
+	Connected bool           `json:"connected"` // to this gateway, now
+	Newest    chain.Position `json:"newest"`    // newest block of it that this gateway has
 }
 
 // Peer is a live connection.
@@ -181,77 +169,10 @@ type Peer struct {
 	RTT    time.Duration `json:"rtt_ns"`
 }
 
-// Market is the last cleared slot and what is known of the present one.
-type Market struct {
-	Slot        chain.Slot      `json:"slot"` // last cleared
-	Start       time.Time       `json:"start"`
-	SlotSeconds int64           `json:"slot_seconds"`
-	Retail      chain.NanoPerWh `json:"retail_nano_per_wh"`
-	FeedIn      chain.NanoPerWh `json:"feed_in_nano_per_wh"`
-	Traded      meter.WattHour  `json:"traded_wh"`      // between neighbours
-	GridImport  meter.WattHour  `json:"grid_import_wh"` // by the microgrid as a whole
-	GridExport  meter.WattHour  `json:"grid_export_wh"`
-	Fees        chain.Nano      `json:"fees_nano"`
-	Members     []MarketMember  `json:"members"`           // by name
-	Why         string          `json:"why"`               // the price in one sentence
-	History     []MarketPoint   `json:"history,omitempty"` // oldest first, at most 96
-}
-
-// MarketMember is one house in a cleared slot.
-type MarketMember struct {
-	Name     string          `json:"name"`
-	Price    chain.NanoPerWh `json:"price_nano_per_wh"` // at its node
-	Produced meter.WattHour  `json:"produced_wh"`
-	Consumed meter.WattHour  `json:"consumed_wh"`
-	Charged  meter.WattHour  `json:"charged_wh"` // of it, into cars
-	Bought   meter.WattHour  `json:"bought_wh"`  // from neighbours
-	Sold     meter.WattHour  `json:"sold_wh"`    // to neighbours
-	Import   meter.WattHour  `json:"import_wh"`  // from the grid
-	Export   meter.WattHour  `json:"export_wh"`  // to the grid
-}
-
-// MarketPoint is a cleared slot in one line.
-type MarketPoint struct {
-	Slot   chain.Slot      `json:"slot"`
-	Start  time.Time       `json:"start"`
-	Price  chain.NanoPerWh `json:"price_nano_per_wh"` // at the root
-	Traded meter.WattHour  `json:"traded_wh"`
-	Import meter.WattHour  `json:"import_wh"`
-	Export meter.WattHour  `json:"export_wh"`
-}
-
-// Energy is the balance since genesis:
-// produced + grid import = consumed + grid export + loss.
-type Energy struct {
-	Produced   meter.WattHour `json:"produced_wh"`
-	Consumed   meter.WattHour `json:"consumed_wh"`
-	Traded     meter.WattHour `json:"traded_wh"`
-	GridImport meter.WattHour `json:"grid_import_wh"`
-	GridExport meter.WattHour `json:"grid_export_wh"`
-	Loss       meter.WattHour `json:"loss_wh"`
-}
-
 // Session is a charging session as the ledger knows it.
 type Session struct {
-	ID        chain.ID        `json:"id"`
-	Gateway   string          `json:"gateway"` // member's name
-	Connector uint8           `json:"connector"`
-	Driver    chain.Account   `json:"driver"`
-	State     string          `json:"state"`
-	Opened    time.Time       `json:"opened"`
-	Closed    *time.Time      `json:"closed,omitempty"`
-	MaxWh     meter.WattHour  `json:"max_wh"`
-	Wh        meter.WattHour  `json:"wh"`
-	Cap       chain.NanoPerWh `json:"cap_nano_per_wh"`
-	Hold      chain.Nano      `json:"hold_nano"`
-	Cost      chain.Nano      `json:"cost_nano"` // of the energy so far
-	Paid      chain.Nano      `json:"paid_nano"` // in money
-	Earned    chain.Nano      `json:"credit_earned_nano"`
-	Redeemed  chain.Nano      `json:"credit_redeemed_nano"`
-	Released  chain.Nano      `json:"released_nano"`
-	Redeem    bool            `json:"redeem"`
-	Reason    string          `json:"reason,omitempty"` // why it ended
-	Receipt   string          `json:"receipt,omitempty"`
+	ledger.SessionView
+	GatewayName string `json:"gateway_name"`
 }
 
 // QuoteRequest asks for a price.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
 )
 
 // maxAnswer bounds what a client reads: 1,000 members with all their sessions
@@ -100,6 +101,16 @@ func call[T any](ctx context.Context, c *Client, method, path string, in any) (T
 	return out, nil
 }
 
+// raw fetches exact bytes.
+func (c *Client) raw(ctx context.Context, path string) ([]byte, error) {
+	res, err := c.open(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	return io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+}
+
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 	return call[T](ctx, c, http.MethodGet, path, nil)
 }
@@ -117,11 +128,8 @@ func (c *Client) StateHash(ctx context.Context, height int64) (StateHash, error)
 	return get[StateHash](ctx, c, "/ledger/hash?height="+strconv.FormatInt(height, 10))
 }
 
-// Genesis implements Backend. The bytes are those of the file only up to
-// white space around them.
-func (c *Client) Genesis(ctx context.Context) (json.RawMessage, error) {
-	return get[json.RawMessage](ctx, c, "/genesis")
-}
+// Genesis implements Backend.
+func (c *Client) Genesis(ctx context.Context) ([]byte, error) { return c.raw(ctx, "/genesis") }
 
 // Submit implements Backend. Only the control socket offers it.
 func (c *Client) Submit(ctx context.Context, raw []byte) (TxResult, error) {
@@ -163,7 +171,9 @@ func (c *Client) Market(ctx context.Context) (Market, error) {
 }
 
 // Energy implements Backend.
-func (c *Client) Energy(ctx context.Context) (Energy, error) { return get[Energy](ctx, c, "/energy") }
+func (c *Client) Energy(ctx context.Context) (ledger.Energy, error) {
+	return get[ledger.Energy](ctx, c, "/energy")
+}
 
 // Sessions implements Backend.
 func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
@@ -192,12 +202,7 @@ func (c *Client) StopSession(ctx context.Context, id chain.ID, order StopOrder) 
 
 // Receipt implements Backend.
 func (c *Client) Receipt(ctx context.Context, id chain.ID, format string) ([]byte, error) {
-	res, err := c.open(ctx, http.MethodGet, "/receipts/"+id.String()+"?format="+url.QueryEscape(format), nil)
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	return io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	return c.raw(ctx, "/receipts/"+id.String()+"?format="+url.QueryEscape(format))
 }
 
 // Invite implements Backend. Only the control socket offers it.
