@@ -84,7 +84,7 @@ func OpenBlock(raw []byte, e Envelope) (*Signed, error) {
 		return nil, err
 	}
 	if !Verify(s.Author, DomainBlock, e.Body, e.Sig) {
-		return nil, errors.New("block: signature is not its author's")
+		return nil, fmt.Errorf("block: %w", ErrSignature)
 	}
 	return s, nil
 }

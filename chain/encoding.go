@@ -26,6 +26,10 @@ const Version = 1
 // canonical encoding of what they decode to.
 var ErrNotCanonical = errors.New("not the canonical encoding")
 
+// ErrSignature is returned for well-formed bytes that their stated author,
+// signer or driver did not sign.
+var ErrSignature = errors.New("the signature does not verify under the stated key")
+
 var encMode, decMode = modes()
 
 func modes() (cbor.EncMode, cbor.DecMode) {

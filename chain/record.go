@@ -73,7 +73,7 @@ func (s SignedQuote) Open() (Quote, error) {
 		return q, err
 	}
 	if !Verify(q.Driver, DomainQuote, s.Quote, s.Sig) {
-		return q, fmt.Errorf("quote %s: signature is not the driver's", q.ID)
+		return q, fmt.Errorf("quote %s: %w", q.ID, ErrSignature)
 	}
 	return q, nil
 }

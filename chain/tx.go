@@ -2,7 +2,6 @@ package chain
 
 import (
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 
 	"github.com/fxamacker/cbor/v2"
@@ -54,7 +53,7 @@ func OpenTx(e Envelope) (Tx, error) {
 		return t, fmt.Errorf("transaction version %d, this program knows %d", t.Version, Version)
 	}
 	if !Verify(t.Signer, DomainTx, e.Body, e.Sig) {
-		return t, errors.New("transaction: signature is not its signer's")
+		return t, fmt.Errorf("transaction: %w", ErrSignature)
 	}
 	return t, nil
 }
