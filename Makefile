@@ -1,0 +1,70 @@
+# make demo    a neighbourhood on this machine; Ctrl-C ends it
+# make test    everything that can be proven here
+# make help    the rest
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build-here
+
+GO      ?= go
+LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 10s
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build-here
+build-here: ## build bin/joulegate for this machine
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/joulegate ./cmd/joulegate
+
+.PHONY: demo
+demo: build-here ## four gateways, their meters, cars and ledger, on this machine
+	bin/joulegate demo $(ARGS)
+
+.PHONY: setup
+setup: ## install what the tests need (as root), or name it
+	.ci/setup
+
+.PHONY: test
+test: setup ## all tests; in CI a skip that README does not list fails
+	$(GO) build -o bin/skips ./tools/skips
+	$(GO) test -json -timeout 15m ./... | bin/skips -readme README.md
+
+.PHONY: race
+race: setup ## all tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	@for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -parallel 2 $$p; \
+	  done; \
+	done
+
+.PHONY: lint
+lint: ## the pinned linter with the list in .golangci.yml
+	$(GO) vet ./...
+	$(GO) run $(LINT) run ./...
+
+.PHONY: fmt
+fmt: ## format as the linter wants it
+	$(GO) run $(LINT) fmt ./...
+
+.PHONY: bench
+bench: ## measure the budgets, compare with the last committed table, write it
+	$(GO) run ./tools/bench $(ARGS)
+
+.PHONY: build
+build: ## dist/ for amd64, arm64, armv7 and armv6, without cgo
+	@for t in amd64 arm64 arm/7 arm/6; do \
+	  arch=$${t%/*}; v=; [ "$$arch" = "$$t" ] || v=$${t#*/}; \
+	  out=dist/joulegate-linux-$$arch$${v:+v$$v}; echo "$$out"; \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=$$v $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$out ./cmd/joulegate; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist
