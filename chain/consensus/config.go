@@ -1,0 +1,138 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	cfg "github.com/cometbft/cometbft/config"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/joulegate/joulegate/chain"
+)
+
+// Limits. Every queue here is bounded; what happens when it is full is said.
+const (
+	// MempoolTxs and MempoolBytes bound the waiting transactions; further
+	// ones are refused with ErrFull, which is backpressure for the sender.
+	MempoolTxs   = 10_000
+	MempoolBytes = 32 << 20
+	// MaxBlockBytes bounds a ledger block; the rest waits for the next.
+	MaxBlockBytes = 2 << 20
+	// ValidatorPower is every validator's weight: one gateway, one vote.
+	ValidatorPower = 10
+	// KeepVersions is how many past states stay provable. Older ones are
+	// pruned; blocks are kept for ever.
+	KeepVersions = 128
+
+	pruneEvery    = 64      // blocks between prunings, so that they share one sync
+	recentResults = 8_192   // committed results remembered for retries; the oldest is forgotten
+	maxWaiters    = 16_384  // transactions waited for at a time; further ones get ErrFull
+	maxSubscriber = 256     // subscriptions; further ones are refused
+	nodeCache     = 8_192   // tree nodes in memory
+	dbBlockCache  = 2 << 20 // bytes per store
+	dbWriteBuffer = 1 << 20 // bytes per store
+	dbOpenFiles   = 64      // per store
+	submitTimeout = 30 * time.Second
+	redialEvery   = 3 * time.Second
+)
+
+// Timing is how patiently validators wait for one another. The zero value of
+// a field means its default.
+type Timing struct {
+	Commit    time.Duration // pause after a block, to collect late votes and batch transactions; 500 ms
+	Propose   time.Duration // wait for a proposal before voting nil; 3 s, plus a sixth per round
+	Vote      time.Duration // wait for the missing votes once two thirds are in; 1 s, plus half per round
+	Gossip    time.Duration // pause of a gossip routine with nothing to send; 100 ms
+	ClockSkew time.Duration // refuse blocks further in the future; 0: off, since a gateway without a clock must still follow
+}
+
+func (t Timing) withDefaults() Timing {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&t.Commit, 500*time.Millisecond)
+	set(&t.Propose, 3*time.Second)
+	set(&t.Vote, time.Second)
+	set(&t.Gossip, 100*time.Millisecond)
+	return t
+}
+
+// Config is what an Engine needs.
+type Config struct {
+	Home        string    // folder of the ledger's stores and of the validator key
+	GenesisFile string    // written by WriteGenesis
+	Host        host.Host // stays its owner's: the engine never closes it
+
+	// Peers lists the addresses of the other members, for redialling those
+	// that are not connected. It is called every few seconds from one
+	// goroutine. Nil: the owner of Host keeps the connections up.
+	Peers func() []peer.AddrInfo
+
+	Timing Timing
+	Log    *slog.Logger
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.Home == "":
+		return errors.New("consensus: no home folder")
+	case c.GenesisFile == "":
+		return errors.New("consensus: no genesis file")
+	case c.Host == nil:
+		return errors.New("consensus: no libp2p host")
+	}
+	for _, d := range []time.Duration{c.Timing.Commit, c.Timing.Propose, c.Timing.Vote, c.Timing.Gossip, c.Timing.ClockSkew} {
+		if d < 0 || d > time.Hour {
+			return fmt.Errorf("consensus: timing %v out of range (0 to 1 h)", d)
+		}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.Timing = c.Timing.withDefaults()
+	return nil
+}
+
+// Folders under Home.
+func dataDir(home string) string      { return filepath.Join(home, "data") }
+func validatorDir(home string) string { return filepath.Join(home, "validator") }
+
+// comet translates to CometBFT's configuration.
+func (c *Config) comet() *cfg.Config {
+	k := cfg.DefaultConfig()
+	k.SetRoot(c.Home)
+	k.TxIndex.Indexer = "null"
+	k.Storage.DiscardABCIResponses = true
+	k.RPC.ListenAddress = ""
+	k.P2P.PexReactor = false
+	k.P2P.LibP2PConfig.Enabled = true
+	k.StateSync.Enable = false
+	// Adaptive sync would let consensus and block sync write side by side;
+	// its documentation warns of equivocation by validators.
+	k.BlockSync.AdaptiveSync = false
+
+	k.Mempool.Size = MempoolTxs
+	k.Mempool.MaxTxsBytes = MempoolBytes
+	k.Mempool.MaxTxBytes = chain.MaxTxBytes
+	k.Mempool.CacheSize = 2 * MempoolTxs
+
+	t := c.Timing
+	k.Consensus.WalPath = filepath.Join("data", "cs.wal", "wal")
+	k.Consensus.CreateEmptyBlocks = false
+	k.Consensus.TimeoutCommit = t.Commit
+	k.Consensus.TimeoutPropose = t.Propose
+	k.Consensus.TimeoutProposeDelta = t.Propose / 6
+	k.Consensus.TimeoutPrevote = t.Vote
+	k.Consensus.TimeoutPrevoteDelta = t.Vote / 2
+	k.Consensus.TimeoutPrecommit = t.Vote
+	k.Consensus.TimeoutPrecommitDelta = t.Vote / 2
+	k.Consensus.PeerGossipSleepDuration = t.Gossip
+	k.Consensus.BlockTimeTolerance = t.ClockSkew
+	return k
+}

@@ -1,0 +1,331 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/cometbft/cometbft/blocksync"
+	cfg "github.com/cometbft/cometbft/config"
+	cs "github.com/cometbft/cometbft/consensus"
+	"github.com/cometbft/cometbft/crypto/ed25519"
+	"github.com/cometbft/cometbft/evidence"
+	cmtlog "github.com/cometbft/cometbft/libs/log"
+	"github.com/cometbft/cometbft/lp2p"
+	"github.com/cometbft/cometbft/mempool"
+	"github.com/cometbft/cometbft/node"
+	"github.com/cometbft/cometbft/p2p"
+	"github.com/cometbft/cometbft/privval"
+	"github.com/cometbft/cometbft/proxy"
+	sm "github.com/cometbft/cometbft/state"
+	"github.com/cometbft/cometbft/statesync"
+	"github.com/cometbft/cometbft/store"
+	cmt "github.com/cometbft/cometbft/types"
+	"github.com/cometbft/cometbft/version"
+
+	"github.com/joulegate/joulegate/chain"
+)
+
+// Decisions that callers make.
+var (
+	ErrFull   = errors.New("the ledger's queue is full, try again later")
+	ErrHalted = errors.New("the ledger has halted")
+	ErrClosed = errors.New("the ledger is closed")
+)
+
+// Engine is a running ledger of one gateway. Its methods are safe for
+// concurrent use.
+//
+//	Open ──► opened ──Run──► running ──ctx ends──► closed
+//	                            │ impossible state
+//	                            ▼
+//	                         halted: reads go on, nothing is committed
+type Engine struct {
+	log       *slog.Logger
+	cfg       Config
+	doc       *cmt.GenesisDoc
+	genesis   chain.Genesis
+	validator chain.Key
+
+	stores   *stores
+	app      *app
+	conns    proxy.AppConns
+	bus      *cmt.EventBus
+	blocks   *store.BlockStore
+	states   sm.Store
+	pool     *mempool.CListMempool
+	cons     *cs.State
+	consR    *cs.Reactor
+	sw       *lp2p.Switch
+	keeper   *peerKeeper
+	handlers []p2p.Reactor
+
+	handshaking bool
+	halted      atomic.Pointer[haltError]
+	stop        chan struct{} // closed when the engine begins to stop
+	halt        chan struct{} // closed at the first failure
+	started     atomic.Bool
+
+	hub *hub
+}
+
+type haltError struct{ err error }
+
+// Open opens the stores, applies what was stored but not applied, and
+// assembles the node. Nothing is sent or served before Run. Errors name the
+// file and what to do; a store held by another process is ErrLocked.
+func Open(ctx context.Context, c Config) (_ *Engine, err error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	doc, g, _, err := ReadGenesis(c.GenesisFile)
+	if err != nil {
+		return nil, err
+	}
+	pv, err := loadValidator(c.Home)
+	if err != nil {
+		return nil, err
+	}
+	s, err := openStores(c.Home, false)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		log: c.Log, cfg: c, doc: doc, genesis: g, validator: chain.Key(pv.Key.PubKey.Bytes()),
+		stores: s, stop: make(chan struct{}), halt: make(chan struct{}), hub: newHub(), handshaking: true,
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.close())
+		}
+	}()
+	// CometBFT panics on stores that contradict each other.
+	defer recovered(&err)
+
+	if e.app, err = newApp(s.ledger, doc, g, c.Log); err != nil {
+		return nil, fmt.Errorf("%s: %w", dataDir(c.Home), err)
+	}
+	e.app.onCommit, e.app.onRecheck, e.app.onFailure = e.hub.committed, e.hub.refused, e.failed
+	if err := e.assemble(ctx, pv); err != nil {
+		return nil, err
+	}
+	e.handshaking = false
+	return e, nil
+}
+
+// assemble builds the node from CometBFT's exported parts. node.NewNode
+// cannot be used: it makes its own host, QUIC only and open to strangers.
+func (e *Engine) assemble(ctx context.Context, pv *privval.FilePV) error {
+	k := e.cfg.comet()
+	lg := newCometLog(e.log, func(reason string) { e.setHalted(errors.New(reason)) })
+	mod := func(name string) cmtlog.Logger { return lg.With("module", name) }
+
+	e.blocks = store.NewBlockStore(e.stores.blocks)
+	e.states = sm.NewStore(e.stores.state, sm.StoreOptions{DiscardABCIResponses: true})
+	state, doc, err := node.LoadStateFromDBOrGenesisDocProvider(e.stores.state, func() (*cmt.GenesisDoc, error) { return e.doc, nil })
+	if err != nil {
+		return fmt.Errorf("ledger state: %w", err)
+	}
+	if err := sameGenesis(e.doc, doc); err != nil {
+		return fmt.Errorf("%s: %w", dataDir(e.cfg.Home), err)
+	}
+	e.conns = proxy.NewAppConns(proxy.NewConnSyncLocalClientCreator(e.app), proxy.NopMetrics())
+	e.conns.SetLogger(mod("proxy"))
+	if err := e.conns.Start(); err != nil {
+		return err
+	}
+	e.bus = cmt.NewEventBus()
+	e.bus.SetLogger(mod("events"))
+	if err := e.bus.Start(); err != nil {
+		return err
+	}
+	h := cs.NewHandshaker(e.states, state, e.blocks, doc)
+	h.SetLogger(mod("handshake"))
+	h.SetEventBus(e.bus)
+	if err := h.HandshakeWithContext(ctx, e.conns); err != nil {
+		return fmt.Errorf("replay of stored blocks: %w", err)
+	}
+	if n := h.NBlocks(); n > 0 {
+		e.log.Info("applied stored blocks", "blocks", n, "height", e.blocks.Height())
+	}
+	if state, err = e.states.Load(); err != nil {
+		return err
+	}
+
+	self := pv.Key.Address
+	alone := state.Validators.Size() == 1 && state.Validators.HasAddress(self)
+	e.pool = mempool.NewCListMempool(k.Mempool, e.conns.Mempool(), state.LastBlockHeight,
+		mempool.WithPreCheck(sm.TxPreCheck(state)), mempool.WithPostCheck(sm.TxPostCheck(state)))
+	e.pool.SetLogger(mod("mempool"))
+	e.pool.EnableTxsAvailable()
+	poolR := mempool.NewReactor(k.Mempool, e.pool, !alone)
+	poolR.SetLogger(mod("mempool"))
+
+	evPool, err := evidence.NewPool(e.stores.evidence, e.states, e.blocks)
+	if err != nil {
+		return err
+	}
+	evPool.SetLogger(mod("evidence"))
+	evR := evidence.NewReactor(evPool)
+	evR.SetLogger(mod("evidence"))
+
+	exec := sm.NewBlockExecutor(e.states, mod("state"), e.conns.Consensus(), e.pool, evPool, e.blocks,
+		sm.BlockExecutorWithBlockTimeTolerance(k.Consensus.BlockTimeTolerance))
+	syncR := blocksync.NewReactor(!alone, k.BlockSync.AdaptiveSync, state.Copy(), exec, e.blocks, self, 0, blocksync.NopMetrics())
+	syncR.SetLogger(mod("blocksync"))
+	e.cons = cs.NewState(k.Consensus, state.Copy(), exec, e.blocks, e.pool, evPool)
+	e.cons.SetLogger(mod("consensus"))
+	e.cons.SetPrivValidator(pv)
+	e.consR = cs.NewReactor(e.cons, !alone)
+	e.consR.SetLogger(mod("consensus"))
+	e.consR.SetEventBus(e.bus)
+	snapR := statesync.NewReactor(*k.StateSync, e.conns.Snapshot(), e.conns.Query(), statesync.NopMetrics())
+	snapR.SetLogger(mod("statesync"))
+
+	e.handlers = []p2p.Reactor{poolR, syncR, e.consR, evR, snapR}
+	return e.network(k, state, mod("p2p"))
+}
+
+// network puts the node on the application's host.
+func (e *Engine) network(k *cfg.Config, state sm.State, lg cmtlog.Logger) error {
+	key := ed25519.GenPrivKey() // of the throw-away host below; nobody sees it
+	pc := *k.P2P
+	pc.ListenAddress = "127.0.0.1:0"
+	// lp2p.Host has private fields that only NewHost sets, and NewHost makes
+	// a host of its own. That one is closed again and ours put in its place.
+	lh, err := lp2p.NewHost(&pc, key, lg)
+	if err != nil {
+		return fmt.Errorf("libp2p: %w", err)
+	}
+	if err := lh.Host.Close(); err != nil {
+		return fmt.Errorf("libp2p: %w", err)
+	}
+	lh.Host = borrowedHost{e.cfg.Host}
+	info := p2p.DefaultNodeInfo{
+		ProtocolVersion: p2p.NewProtocolVersion(version.P2PProtocol, state.Version.Consensus.Block, state.Version.Consensus.App),
+		DefaultNodeID:   p2p.ID(e.cfg.Host.ID().String()),
+		Network:         e.doc.ChainID,
+		Version:         version.TMCoreSemVer,
+		ListenAddr:      pc.ListenAddress,
+	}
+	names := []string{"MEMPOOL", "BLOCKSYNC", "CONSENSUS", "EVIDENCE", "STATESYNC"} // CometBFT looks them up
+	var rs []lp2p.SwitchReactor
+	for i, r := range e.handlers {
+		rs = append(rs, lp2p.SwitchReactor{Name: names[i], Reactor: r})
+	}
+	if e.sw, err = lp2p.NewSwitch(info, lh, rs, p2p.NopMetrics(), lg); err != nil {
+		return fmt.Errorf("libp2p: %w", err)
+	}
+	e.keeper = &peerKeeper{
+		host: e.cfg.Host, set: e.sw.Peers().(*lp2p.PeerSet), reactors: e.handlers, known: e.cfg.Peers, log: e.log,
+	}
+	return nil
+}
+
+// sameGenesis compares the document with the one the stores were made with.
+func sameGenesis(file, stored *cmt.GenesisDoc) error {
+	if file.ChainID != stored.ChainID || string(file.ValidatorHash()) != string(stored.ValidatorHash()) ||
+		!file.GenesisTime.Equal(stored.GenesisTime) || !sameJSON(file.AppState, stored.AppState) {
+		return fmt.Errorf("the stores belong to another genesis (%s of %s); the file is %s of %s",
+			stored.ChainID, stored.GenesisTime.Format(time.RFC3339), file.ChainID, file.GenesisTime.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Run serves until ctx ends and then closes the stores, in that order: peers
+// and consensus, readers, state, blocks. It returns when its goroutines have
+// ended. A halted ledger keeps running for those who read it.
+func (e *Engine) Run(ctx context.Context) (err error) {
+	if !e.started.CompareAndSwap(false, true) {
+		return errors.New("consensus: Run called twice")
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	if wait := time.Until(e.doc.GenesisTime); wait > 0 {
+		e.log.Info("waiting for the genesis time", "seconds", int(wait.Seconds()))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+	if err := e.startSwitch(); err != nil {
+		return err
+	}
+	e.log.Info("ledger runs", "height", e.app.height(), "chain", e.doc.ChainID, "validator", e.validator.Short())
+	return e.keeper.run(ctx)
+}
+
+// startSwitch starts the reactors. CometBFT panics when its log of votes
+// cannot be read or repaired.
+func (e *Engine) startSwitch() (err error) {
+	defer recovered(&err)
+	if err := e.sw.Start(); err != nil {
+		return fmt.Errorf("start consensus: %w", err)
+	}
+	return nil
+}
+
+// failed handles a block that could not be executed or saved. What CometBFT
+// does with an error depends on who asked: the handshake returns it,
+// consensus recovers from its panic and stops, but block sync would end the
+// process. That goroutine waits here for the end instead.
+func (e *Engine) failed(err error) error {
+	if e.handshaking {
+		return err
+	}
+	e.setHalted(err)
+	if e.consR.WaitSync() {
+		<-e.stop
+		runtime.Goexit()
+	}
+	return err
+}
+
+func (e *Engine) setHalted(err error) {
+	if e.halted.CompareAndSwap(nil, &haltError{err}) {
+		e.log.Error("THE LEDGER HAS HALTED: nothing is committed until it is repaired and restarted; charging stays under local control", "err", err)
+		close(e.halt)
+	}
+}
+
+// Halted returns why the ledger stopped, or nil. The error wraps ErrHalted.
+func (e *Engine) Halted() error {
+	if h := e.halted.Load(); h != nil {
+		return fmt.Errorf("%w: %w", ErrHalted, h.err)
+	}
+	return nil
+}
+
+// close stops what runs and closes the stores.
+func (e *Engine) close() error {
+	select {
+	case <-e.stop:
+		return nil
+	default:
+		close(e.stop)
+	}
+	e.hub.close()
+	var errs []error
+	if e.sw != nil && e.sw.IsRunning() {
+		for _, r := range e.handlers {
+			for _, d := range r.GetChannels() {
+				e.cfg.Host.RemoveStreamHandler(lp2p.ProtocolID(d.ID))
+			}
+		}
+		errs = append(errs, e.sw.Stop())
+	}
+	if e.bus != nil && e.bus.IsRunning() {
+		errs = append(errs, e.bus.Stop())
+	}
+	if e.conns != nil && e.conns.IsRunning() {
+		errs = append(errs, e.conns.Stop())
+	}
+	if e.app != nil {
+		e.app.close()
+	}
+	return errors.Join(append(errs, e.stores.close())...)
+}

@@ -1,0 +1,128 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	dbm "github.com/cometbft/cometbft-db"
+	iavldb "github.com/cosmos/iavl/db"
+	"github.com/syndtr/goleveldb/leveldb/opt"
+)
+
+// ErrLocked is returned when another process, as a rule the running gateway,
+// holds the stores.
+var ErrLocked = errors.New("the ledger's stores are held by a running gateway: ask it through its control socket, or stop it")
+
+// stores are the four databases under Home, each a goleveldb with checksums.
+type stores struct {
+	blocks   *lateDB // blocks and the commits that sign them
+	state    *lateDB // CometBFT's own state: validators, last results
+	evidence *lateDB // misbehaviour not yet in a block
+	ledger   *treeDB // the application's tree
+}
+
+func openStores(home string, readOnly bool) (*stores, error) {
+	dir := dataDir(home)
+	if readOnly {
+		if _, err := os.Stat(dir); err != nil {
+			return nil, fmt.Errorf("ledger stores: %w", err)
+		}
+	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("ledger stores: %w", err)
+	}
+	o := func() *opt.Options {
+		return &opt.Options{
+			BlockCacheCapacity:     dbBlockCache,
+			WriteBuffer:            dbWriteBuffer,
+			OpenFilesCacheCapacity: dbOpenFiles,
+			ReadOnly:               readOnly,
+			ErrorIfMissing:         readOnly,
+			Strict:                 opt.DefaultStrict,
+		}
+	}
+	s := &stores{}
+	fail := func(name string, err error) (*stores, error) {
+		err = errors.Join(openError(filepath.Join(dir, name+".db"), err), s.close())
+		return nil, err
+	}
+	for _, d := range []struct {
+		name string
+		db   **lateDB
+	}{{"blockstore", &s.blocks}, {"state", &s.state}, {"evidence", &s.evidence}} {
+		db, err := dbm.NewGoLevelDBWithOpts(d.name, dir, o())
+		if err != nil {
+			return fail(d.name, err)
+		}
+		*d.db = &lateDB{DB: db}
+	}
+	db, err := iavldb.NewGoLevelDBWithOpts("ledger", dir, o())
+	if err != nil {
+		return fail("ledger", err)
+	}
+	s.ledger = &treeDB{DB: db}
+	return s, nil
+}
+
+func openError(path string, err error) error {
+	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
+		return fmt.Errorf("open %s: %w", path, ErrLocked)
+	}
+	return fmt.Errorf("open %s: %w (the ledger can be fetched again from the neighbours: move the folder %s away)", path, err, filepath.Dir(path))
+}
+
+// close closes the stores that are open, the ledger state first: whatever the
+// others hold beyond it is applied again by the handshake of the next start.
+func (s *stores) close() error {
+	var errs []error
+	if s.ledger != nil {
+		errs = append(errs, s.ledger.Close())
+	}
+	for _, d := range []*lateDB{s.evidence, s.state, s.blocks} {
+		if d != nil {
+			errs = append(errs, d.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lateDB outlives its database. CometBFT's gossip routines notice that they
+// should stop only at their next turn, and a read error makes them panic;
+// after Close they find an empty store instead.
+type lateDB struct {
+	dbm.DB
+	mu     sync.RWMutex
+	closed bool
+}
+
+func (d *lateDB) Get(k []byte) ([]byte, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return nil, nil
+	}
+	return d.DB.Get(k)
+}
+
+func (d *lateDB) Has(k []byte) (bool, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return false, nil
+	}
+	return d.DB.Has(k)
+}
+
+// Close waits for reads under way. A second Close does nothing.
+func (d *lateDB) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	return d.DB.Close()
+}

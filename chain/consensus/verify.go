@@ -1,0 +1,235 @@
+package consensus
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	dbm "github.com/cometbft/cometbft-db"
+	cs "github.com/cometbft/cometbft/consensus"
+	cmtlog "github.com/cometbft/cometbft/libs/log"
+	"github.com/cometbft/cometbft/mempool"
+	"github.com/cometbft/cometbft/proxy"
+	sm "github.com/cometbft/cometbft/state"
+	"github.com/cometbft/cometbft/store"
+	cmt "github.com/cometbft/cometbft/types"
+	iavldb "github.com/cosmos/iavl/db"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
+)
+
+// Report is the outcome of a verification.
+type Report struct {
+	FromHeight int64      `json:"from_height"`
+	Height     int64      `json:"height"`     // last block that was executed and found right
+	StateHash  chain.Hash `json:"state_hash"` // root that it led to
+	Violations []string   `json:"violations"` // empty: all is right
+}
+
+// Verify executes every block again from the genesis, on an empty state in
+// memory, exactly as a gateway that joins today would: signatures, links,
+// results and app hash of each header are checked, and what is on disk is
+// compared with what comes out, entry by entry. progress, which may be nil, is
+// told now and then how far it is.
+//
+// What is wrong is a line in Violations; an error means that the verification
+// itself could not run. It reads beside a running ledger and does not stop it.
+func (e *Engine) Verify(ctx context.Context, progress func(height, of int64)) (Report, error) {
+	var r Report
+	err := e.app.view(func(c committed, st ledger.State) error {
+		var err error
+		r, err = verify(ctx, e.doc, e.genesis, e.blocks, c, c.height, st, progress)
+		return err
+	})
+	return r, err
+}
+
+// VerifyHome is Verify on the stores of a gateway that does not run. It
+// writes nothing; ErrLocked when the gateway runs.
+func VerifyHome(ctx context.Context, home, genesisFile string, progress func(height, of int64)) (r Report, err error) {
+	doc, g, _, err := ReadGenesis(genesisFile)
+	if err != nil {
+		return r, err
+	}
+	s, err := openStores(home, true)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() {
+		// Stores that do not even open are a finding, not a failure.
+		if p := recover(); p != nil {
+			r.Violations = append(r.Violations, fmt.Sprintf("stores of %s: %v", dataDir(home), p))
+		}
+	}()
+	r.Violations = []string{}
+	a, err := newApp(s.ledger, doc, g, slog.New(slog.DiscardHandler))
+	if err != nil {
+		r.Violations = append(r.Violations, err.Error())
+		return r, nil
+	}
+	blocks := store.NewBlockStore(s.blocks)
+	// view's own error is a read failure: again a finding.
+	var fatal error
+	if verr := a.view(func(c committed, st ledger.State) error {
+		r, fatal = verify(ctx, doc, g, blocks, c, blocks.Height(), st, progress)
+		return nil
+	}); verr != nil {
+		r.Violations = append(r.Violations, verr.Error())
+	}
+	return r, fatal
+}
+
+// verify executes blocks 1 to height and compares the state at have.height.
+func verify(ctx context.Context, doc *cmt.GenesisDoc, g chain.Genesis, blocks *store.BlockStore,
+	have committed, height int64, st ledger.State, progress func(height, of int64),
+) (Report, error) {
+	r := Report{FromHeight: 1, Violations: []string{}}
+	found := func(format string, args ...any) { r.Violations = append(r.Violations, fmt.Sprintf(format, args...)) }
+	if base := blocks.Base(); base > 1 {
+		return r, fmt.Errorf("blocks before %d are not here, so they cannot be executed again", base)
+	}
+	if height < have.height {
+		found("state of height %d, but blocks only up to %d", have.height, height)
+	}
+	x, err := newReplay(doc, g)
+	if err != nil {
+		return r, err
+	}
+	defer x.stop()
+	x.app.onCommit = func(ev BlockEvent, _ []txOutcome) {
+		for _, v := range ev.Violations {
+			found("block %d: a transaction would have broken an invariant: %s", ev.Height, v.Info)
+		}
+	}
+	for h := int64(1); h <= height; h++ {
+		if err := ctx.Err(); err != nil {
+			return r, context.Cause(ctx)
+		}
+		if err := x.apply(blocks, h); err != nil {
+			found("block %d: %v", h, err)
+			return r, nil // what follows rests on it
+		}
+		r.Height, r.StateHash = h, chain.Hash(x.state.AppHash)
+		if h == have.height {
+			if !bytes.Equal(have.hash, x.state.AppHash) {
+				found("state of height %d: root %x, the blocks lead to %x", h, have.hash, x.state.AppHash)
+			}
+			x.compare(st, func(format string, args ...any) { found("state of height %d: "+format, append([]any{h}, args...)...) })
+		}
+		if progress != nil && (h%64 == 0 || h == height) {
+			progress(h, height)
+		}
+	}
+	if height > 0 {
+		if err := x.signed(blocks, height); err != nil {
+			found("block %d: %v", height, err)
+		}
+	}
+	if err := x.app.view(func(_ committed, st ledger.State) error {
+		for _, v := range ledger.CheckInvariants(st) {
+			found("state of height %d: %s", r.Height, v)
+		}
+		return nil
+	}); err != nil {
+		return r, err
+	}
+	return r, nil
+}
+
+// replay is a ledger in memory that executes blocks.
+type replay struct {
+	app    *app
+	conns  proxy.AppConns
+	states sm.Store
+	exec   *sm.BlockExecutor
+	state  sm.State
+	lastID cmt.BlockID
+}
+
+func newReplay(doc *cmt.GenesisDoc, g chain.Genesis) (_ *replay, err error) {
+	defer recovered(&err)
+	x := &replay{states: sm.NewStore(dbm.NewMemDB(), sm.StoreOptions{DiscardABCIResponses: true})}
+	if x.app, err = newApp(&treeDB{DB: iavldb.NewMemDB()}, doc, g, slog.New(slog.DiscardHandler)); err != nil {
+		return nil, err
+	}
+	x.conns = proxy.NewAppConns(proxy.NewLocalClientCreator(x.app), proxy.NopMetrics())
+	if err := x.conns.Start(); err != nil {
+		return nil, err
+	}
+	if x.state, err = x.states.LoadFromDBOrGenesisDoc(doc); err != nil {
+		return nil, err
+	}
+	empty := store.NewBlockStore(dbm.NewMemDB())
+	if err := cs.NewHandshaker(x.states, x.state, empty, doc).Handshake(x.conns); err != nil {
+		return nil, err
+	}
+	if x.state, err = x.states.Load(); err != nil {
+		return nil, err
+	}
+	x.exec = sm.NewBlockExecutor(x.states, cmtlog.NewNopLogger(), x.conns.Consensus(), &mempool.NopMempool{}, sm.EmptyEvidencePool{}, empty)
+	return x, nil
+}
+
+func (x *replay) stop() { _ = x.conns.Stop() }
+
+// apply checks block h against all before it and executes it.
+func (x *replay) apply(blocks *store.BlockStore, h int64) (err error) {
+	defer recovered(&err)
+	b, meta := blocks.LoadBlock(h), blocks.LoadBlockMeta(h)
+	if b == nil || meta == nil {
+		return errors.New("missing")
+	}
+	parts, err := b.MakePartSet(cmt.BlockPartSizeBytes)
+	if err != nil {
+		return err
+	}
+	x.lastID = cmt.BlockID{Hash: b.Hash(), PartSetHeader: parts.Header()}
+	if !meta.BlockID.Equals(x.lastID) {
+		return fmt.Errorf("its content has hash %X, it is filed under %X", x.lastID.Hash, meta.BlockID.Hash)
+	}
+	if x.state, err = x.exec.ApplyBlock(x.state, x.lastID, b); err != nil {
+		return err
+	}
+	if h%1000 == 0 {
+		return x.states.PruneStates(max(h-1000, 1), h-1, h-1)
+	}
+	return nil
+}
+
+// signed checks the signatures under the last block, which no later block
+// carries yet.
+func (x *replay) signed(blocks *store.BlockStore, h int64) (err error) {
+	defer recovered(&err)
+	c := blocks.LoadSeenCommit(h)
+	if c == nil {
+		return errors.New("its signatures are missing")
+	}
+	return x.state.LastValidators.VerifyCommit(x.state.ChainID, x.lastID, h, c)
+}
+
+// compare reports the first entry in which st differs from the state that the
+// blocks lead to.
+func (x *replay) compare(st ledger.State, found func(format string, args ...any)) {
+	err := x.app.view(func(_ committed, want ledger.State) error {
+		same := true
+		differ := func(a, b ledger.State, what string) {
+			a.Iterate(nil, func(k, v []byte) bool {
+				if o := b.Get(k); same && !bytes.Equal(o, v) {
+					same = false
+					found("entry %x %s", k, what)
+				}
+				return same
+			})
+		}
+		differ(want, st, "is missing or not what the blocks lead to")
+		differ(st, want, "is not what the blocks lead to")
+		return nil
+	})
+	if err != nil {
+		found("%v", err)
+	}
+}
