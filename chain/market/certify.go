@@ -102,14 +102,13 @@ func Certify(p Problem, r Result) error {
 	if i, e := max(imports[0], 0), max(-imports[0], 0); int64(r.GridImport) != i || int64(r.GridExport) != e {
 		return fmt.Errorf("grid import %d and export %d Wh, not %d and %d", i, e, r.GridImport, r.GridExport)
 	}
-	var want Result
-	if err := sums.into(&want); err != nil {
+	welfare, fees, paid, received, err := sums.money()
+	if err != nil {
 		return err
 	}
-	if got := (Result{Welfare: r.Welfare, Fees: r.Fees, Paid: r.Paid, Received: r.Received}); got.Welfare != want.Welfare ||
-		got.Fees != want.Fees || got.Paid != want.Paid || got.Received != want.Received {
+	if r.Welfare != welfare || r.Fees != fees || r.Paid != paid || r.Received != received {
 		return fmt.Errorf("welfare %d, fees %d, paid %d, received %d, not %d, %d, %d, %d",
-			want.Welfare, want.Fees, want.Paid, want.Received, r.Welfare, r.Fees, r.Paid, r.Received)
+			welfare, fees, paid, received, r.Welfare, r.Fees, r.Paid, r.Received)
 	}
 	surplus := sums.paid
 	surplus.sub(sums.received)

@@ -3,6 +3,7 @@ package market
 import (
 	"cmp"
 	"fmt"
+	"hash/maphash"
 	"math/bits"
 	"slices"
 	"sort"
@@ -23,12 +24,23 @@ func Clear(p Problem) (Result, error) {
 type Clearer struct {
 	tree
 	sites   []site  // parallel to places
-	entries []entry // orders with energy, by place, then key falling
-	loaded  []entry
-	fills   []int64 // parallel to Problem.Orders
+	loaded  []entry // orders with energy, as given
+	entries []entry // by place, then key falling
+	ids     []uint32
+	fills   []meter.WattHour
 	runs    []run
 	a, b    []step
 	members []member
+}
+
+// Solution is a [Result] without maps.
+type Solution struct {
+	Welfare, Fees, Paid, Received chain.Nano
+	GridImport, GridExport        meter.WattHour
+
+	Fills  []meter.WattHour  // parallel to Problem.Orders
+	Prices []chain.NanoPerWh // parallel to Problem.Nodes
+	Flows  []meter.WattHour  // parallel to Problem.Nodes, 0 for the root
 }
 
 // A key ranks what a Wh is worth: four times its price, so that at equal
@@ -54,6 +66,7 @@ func price(key int64) int64 { return (key + 2) >> 2 }
 // entry is an order on its way through the sort.
 type entry struct {
 	key   int64
+	wh    int64
 	at    int32 // place
 	order int32 // index in Problem.Orders
 }
@@ -154,14 +167,40 @@ type member struct {
 	child        int32 // place; its x is what it imports when none of the class is taken
 }
 
-// Clear computes the exact optimum of p.
+// Clear is Solve with the result by id.
 func (c *Clearer) Clear(p Problem) (Result, error) {
-	if err := c.load(&p); err != nil {
+	s, err := c.Solve(p)
+	if err != nil {
 		return Result{}, err
+	}
+	r := Result{
+		Welfare: s.Welfare, Fees: s.Fees, Paid: s.Paid, Received: s.Received,
+		GridImport: s.GridImport, GridExport: s.GridExport,
+		Fills:  make(map[string]meter.WattHour, len(p.Orders)),
+		Prices: make(map[string]chain.NanoPerWh, len(p.Nodes)),
+		Flows:  make(map[string]meter.WattHour, len(p.Nodes)),
+	}
+	for i := range p.Orders {
+		r.Fills[p.Orders[i].ID] = s.Fills[i]
+	}
+	for i := range p.Nodes {
+		r.Prices[p.Nodes[i].ID] = s.Prices[i]
+		if p.Nodes[i].Parent != "" {
+			r.Flows[p.Nodes[i].ID] = s.Flows[i]
+		}
+	}
+	return r, nil
+}
+
+// Solve computes the exact optimum of p. The solution's Fills are the
+// Clearer's memory: they are valid until its next use.
+func (c *Clearer) Solve(p Problem) (Solution, error) {
+	if err := c.load(&p); err != nil {
+		return Solution{}, err
 	}
 	c.up()
 	c.down(&p)
-	return c.result(&p)
+	return c.solution(&p)
 }
 
 // load checks the problem and sorts its orders by place and key.
@@ -176,6 +215,9 @@ func (c *Clearer) load(p *Problem) error {
 	for i := range c.sites {
 		s := &c.sites[i]
 		*s = site{curve: curve{steps: s.steps[:0]}}
+	}
+	if err := c.distinct(p.Orders); err != nil {
+		return err
 	}
 	c.loaded = slices.Grow(c.loaded[:0], len(p.Orders))
 	var demand, supply meter.WattHour
@@ -199,7 +241,7 @@ func (c *Clearer) load(p *Problem) error {
 			s.start -= int64(o.Wh)
 		}
 		s.after++
-		c.loaded = append(c.loaded, entry{key(o.Side, o.Limit), at, int32(i)})
+		c.loaded = append(c.loaded, entry{key(o.Side, o.Limit), int64(o.Wh), at, int32(i)})
 	}
 
 	c.entries = resize(c.entries, len(c.loaded))
@@ -218,7 +260,7 @@ func (c *Clearer) load(p *Problem) error {
 		slices.SortFunc(c.entries[s.first:s.after], func(a, b entry) int { return cmp.Compare(b.key, a.key) })
 		x := s.start
 		for _, e := range c.entries[s.first:s.after] {
-			x += int64(p.Orders[e.order].Wh)
+			x += e.wh
 			if last := len(s.steps) - 1; last >= 0 && s.steps[last].key == e.key {
 				s.steps[last].end = x
 			} else {
@@ -240,6 +282,31 @@ func (c *Clearer) load(p *Problem) error {
 	}
 	return nil
 }
+
+// distinct reports an id that two orders share. It is a hash table with linear
+// probing; a map of a million ids takes as long as all the rest. A slot is 0 or
+// an order's number from 1 and, above it, eight more bits of its hash.
+func (c *Clearer) distinct(orders []Order) error {
+	mask := uint64(1)<<bits.Len(uint(2*len(orders))) - 1
+	c.ids = resize(c.ids, int(mask)+1)
+	clear(c.ids)
+	for i := range orders {
+		h := maphash.String(seed, orders[i].ID)
+		tag := uint32(h>>56) << 24
+		at := h & mask
+		for ; c.ids[at] != 0; at = (at + 1) & mask {
+			if slot := c.ids[at]; slot>>24 == tag>>24 && orders[slot&MaxOrders-1].ID == orders[i].ID {
+				return fmt.Errorf("duplicate order id %q", orders[i].ID)
+			}
+		}
+		c.ids[at] = tag | uint32(i+1)
+	}
+	return nil
+}
+
+// seed only spreads ids over a table: no result depends on it, and nobody can
+// choose ids that collide.
+var seed = maphash.MakeSeed()
 
 // up merges the curves of the children into their parents'.
 func (c *Clearer) up() {
@@ -324,12 +391,11 @@ func (c *Clearer) down(p *Problem) {
 		class := sort.Search(len(own), func(i int) bool { return own[i].key <= k })
 		c.members = c.members[:0]
 		for j, e := range own {
-			wh := int64(p.Orders[e.order].Wh)
 			switch {
 			case j < class && !isAsk(e.key), j >= class && e.key < k && isAsk(e.key):
-				c.fills[e.order] = wh
+				c.fills[e.order] = meter.WattHour(e.wh)
 			case e.key == k:
-				c.members = append(c.members, member{width: wh, order: e.order})
+				c.members = append(c.members, member{width: e.wh, order: e.order})
 			}
 		}
 		for ch := pl.first; ch < pl.after; ch++ {
@@ -348,7 +414,7 @@ func (c *Clearer) down(p *Problem) {
 		for _, m := range c.members {
 			switch {
 			case m.order >= 0:
-				c.fills[m.order] = m.share
+				c.fills[m.order] = meter.WattHour(m.share)
 			case isAsk(k):
 				c.sites[m.child].x += m.width - m.share
 			default:
@@ -427,41 +493,33 @@ func (c *Clearer) share(p *Problem, filled, width int64) {
 	}
 }
 
-// result adds up.
-func (c *Clearer) result(p *Problem) (Result, error) {
-	r := Result{
-		Fills:  make(map[string]meter.WattHour, len(p.Orders)),
-		Prices: make(map[string]chain.NanoPerWh, len(p.Nodes)),
-		Flows:  make(map[string]meter.WattHour, len(p.Nodes)),
-	}
-	for i := range p.Orders {
-		r.Fills[p.Orders[i].ID] = meter.WattHour(c.fills[i])
-	}
-	if len(r.Fills) != len(p.Orders) {
-		return Result{}, duplicate(p.Orders)
+// solution adds up.
+func (c *Clearer) solution(p *Problem) (Solution, error) {
+	r := Solution{
+		Fills:  c.fills,
+		Prices: make([]chain.NanoPerWh, len(p.Nodes)),
+		Flows:  make([]meter.WattHour, len(p.Nodes)),
 	}
 	var t totals
+	for _, e := range c.loaded {
+		o := &p.Orders[e.order]
+		t.trade(o.Side, int64(o.Limit), c.sites[e.at].price, int64(c.fills[e.order]))
+	}
 	for i := range c.places {
 		pl, s := &c.places[i], &c.sites[i]
-		for _, e := range c.entries[s.first:s.after] {
-			o := &p.Orders[e.order]
-			t.trade(o.Side, int64(o.Limit), s.price, c.fills[e.order])
-		}
-		switch {
-		case pl.node < 0:
+		if pl.node < 0 {
 			t.gridTrade(p.Grid, s.price, s.x)
 			r.GridImport, r.GridExport = meter.WattHour(max(-s.x, 0)), meter.WattHour(max(s.x, 0))
-		case pl.parent >= 0:
-			r.Flows[p.Nodes[pl.node].ID] = meter.WattHour(s.x)
-		}
-		if pl.node >= 0 {
-			r.Prices[p.Nodes[pl.node].ID] = chain.NanoPerWh(s.price)
+		} else {
+			r.Prices[pl.node], r.Flows[pl.node] = chain.NanoPerWh(s.price), meter.WattHour(s.x)
 		}
 		if pl.parent >= 0 {
 			t.fees.add(pl.fee, max(s.x, -s.x))
 		}
 	}
-	return r, t.into(&r)
+	var err error
+	r.Welfare, r.Fees, r.Paid, r.Received, err = t.money()
+	return r, err
 }
 
 // totals are the sums of a clearing.
@@ -486,22 +544,20 @@ func (t *totals) gridTrade(g *Grid, price, x int64) {
 	}
 }
 
-// into writes the totals as money.
-func (t *totals) into(r *Result) error {
-	welfare := t.value
-	welfare.sub(t.fees)
+// money returns the totals, welfare first.
+func (t *totals) money() (welfare, fees, paid, received chain.Nano, err error) {
+	value := t.value
+	value.sub(t.fees)
 	for _, total := range []struct {
 		what string
 		sum  sum
 		dst  *chain.Nano
-	}{{"welfare", welfare, &r.Welfare}, {"fees", t.fees, &r.Fees}, {"paid", t.paid, &r.Paid}, {"received", t.received, &r.Received}} {
-		v, err := total.sum.nano()
-		if err != nil {
-			return fmt.Errorf("%s: %w", total.what, err)
+	}{{"welfare", value, &welfare}, {"fees", t.fees, &fees}, {"paid", t.paid, &paid}, {"received", t.received, &received}} {
+		if *total.dst, err = total.sum.nano(); err != nil {
+			return 0, 0, 0, 0, fmt.Errorf("%s: %w", total.what, err)
 		}
-		*total.dst = v
 	}
-	return nil
+	return welfare, fees, paid, received, nil
 }
 
 func clamp(x, lo, hi int64) int64 { return min(max(x, lo), hi) }

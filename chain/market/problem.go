@@ -18,7 +18,7 @@ const (
 	MaxDepth = 16
 	// MaxNodes and MaxOrders bound memory.
 	MaxNodes  = 1 << 20
-	MaxOrders = 1 << 24
+	MaxOrders = 1<<24 - 1
 	// MaxPrice bounds limits, grid prices and fees, so that four times a
 	// price plus the fees of a whole path fits 64 bits.
 	MaxPrice chain.NanoPerWh = 1 << 56
@@ -234,18 +234,6 @@ func (t *tree) checkOrder(o *Order) (int32, error) {
 		return 0, fmt.Errorf("order %q: %w", o.ID, checkPrice("limit", o.Limit))
 	}
 	return at, nil
-}
-
-// duplicate names an order id that occurs twice.
-func duplicate(orders []Order) error {
-	seen := make(map[string]struct{}, len(orders))
-	for i := range orders {
-		if _, dup := seen[orders[i].ID]; dup {
-			return fmt.Errorf("duplicate order id %q", orders[i].ID)
-		}
-		seen[orders[i].ID] = struct{}{}
-	}
-	panic(fmt.Sprintf("market: %d orders with %d ids have no duplicate", len(orders), len(seen)))
 }
 
 const unbounded = math.MaxInt64 // a price interval's missing end, with its sign
