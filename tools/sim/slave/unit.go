@@ -1,0 +1,196 @@
+package slave
+
+import (
+	"encoding/binary"
+	"slices"
+	"sync"
+
+	"github.com/joulegate/joulegate/drivers"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/profile"
+)
+
+// UnitConfig describes one simulated device beyond its profile.
+type UnitConfig struct {
+	// Model picks one of a SunSpec profile's models; 0 is the first.
+	Model uint16
+	// Identity is the text of SunSpec model 1; empty fields get a default.
+	Identity profile.Identity
+	// OnWrite is called with every accepted write, before the registers
+	// change, without locks: it may call Set. An error is answered with
+	// exception 4 and nothing changes.
+	OnWrite func(addr uint16, values []uint16) error
+}
+
+// Unit is one simulated device. It is safe for concurrent use.
+type Unit struct {
+	profile  *profile.Profile
+	onWrite  func(uint16, []uint16) error
+	maxBlock uint16
+
+	mu       sync.Mutex
+	image    profile.Image
+	writable []uint16
+}
+
+// NewUnit returns a device of profile p that measures nothing yet.
+func NewUnit(p *profile.Profile, cfg UnitConfig) (*Unit, error) {
+	def := func(s *string, to string) {
+		if *s == "" {
+			*s = to
+		}
+	}
+	def(&cfg.Identity.Manufacturer, "joulegate")
+	def(&cfg.Identity.Model, "simulated "+string(p.Kind))
+	def(&cfg.Identity.Version, "1")
+	def(&cfg.Identity.Serial, "SIM-1")
+	im, err := p.NewImage(cfg.Model, cfg.Identity)
+	if err != nil {
+		return nil, err
+	}
+	u := &Unit{profile: p, onWrite: cfg.OnWrite, maxBlock: p.Timing.MaxBlock, image: im}
+	if u.maxBlock == 0 {
+		u.maxBlock = profile.MaxBlock
+	}
+	for _, w := range p.Writes {
+		u.writable = append(u.writable, w.Address)
+	}
+	return u, nil
+}
+
+// Profile returns the profile the unit was made from.
+func (u *Unit) Profile() *profile.Profile { return u.profile }
+
+// Set makes the device measure points, all at once. The error names a point
+// that the profile does not have or that its registers cannot hold; then
+// nothing changes.
+func (u *Unit) Set(points ...meter.Point) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.profile.Encode(points, u.image)
+}
+
+// SetRegister sets one register as it is, and makes it exist.
+func (u *Unit) SetRegister(fn drivers.Function, addr, value uint16) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.image[profile.Register{Function: fn, Address: addr}] = value
+}
+
+// Register returns one register and whether it exists.
+func (u *Unit) Register(fn drivers.Function, addr uint16) (uint16, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	v, ok := u.image[profile.Register{Function: fn, Address: addr}]
+	return v, ok
+}
+
+// Modbus function codes (application protocol 1.1b3, 6) and exceptions (7).
+const (
+	fnReadHolding   = 3
+	fnReadInput     = 4
+	fnWriteSingle   = 6
+	fnWriteMultiple = 16
+	exceptionBit    = 0x80
+
+	illegalFunction = 1
+	illegalAddress  = 2
+	illegalValue    = 3
+	deviceFailure   = 4
+	deviceBusy      = 6
+
+	maxWrite = 123
+)
+
+func refuse(fn, code byte) []byte { return []byte{fn | exceptionBit, code} }
+
+// handle answers one request PDU. It never returns nil.
+func (u *Unit) handle(pdu []byte) []byte {
+	if len(pdu) == 0 {
+		return refuse(0, illegalFunction)
+	}
+	switch fn := pdu[0]; fn {
+	case fnReadHolding, fnReadInput:
+		return u.read(pdu)
+	case fnWriteSingle, fnWriteMultiple:
+		return u.write(pdu)
+	default:
+		return refuse(fn, illegalFunction)
+	}
+}
+
+func (u *Unit) read(pdu []byte) []byte {
+	if len(pdu) != 5 {
+		return refuse(pdu[0], illegalValue)
+	}
+	addr, count := binary.BigEndian.Uint16(pdu[1:]), binary.BigEndian.Uint16(pdu[3:])
+	if count == 0 || count > u.maxBlock {
+		return refuse(pdu[0], illegalValue)
+	}
+	u.mu.Lock()
+	data, ok := u.image.Read(drivers.Function(pdu[0]), addr, count)
+	u.mu.Unlock()
+	if !ok {
+		return refuse(pdu[0], illegalAddress)
+	}
+	return append([]byte{pdu[0], byte(len(data))}, data...)
+}
+
+func (u *Unit) write(pdu []byte) []byte {
+	fn := pdu[0]
+	if len(pdu) < 5 {
+		return refuse(fn, illegalValue)
+	}
+	addr := binary.BigEndian.Uint16(pdu[1:])
+	body := pdu[3:]
+	if fn == fnWriteMultiple {
+		count := int(binary.BigEndian.Uint16(pdu[3:]))
+		if count == 0 || count > maxWrite || len(pdu) != 6+2*count || int(pdu[5]) != 2*count {
+			return refuse(fn, illegalValue)
+		}
+		body = pdu[6:]
+	} else if len(pdu) != 5 {
+		return refuse(fn, illegalValue)
+	}
+	values := make([]uint16, len(body)/2)
+	for i := range values {
+		values[i] = binary.BigEndian.Uint16(body[2*i:])
+		if int(addr)+i > 0xFFFF || !slices.Contains(u.writable, addr+uint16(i)) {
+			return refuse(fn, illegalAddress)
+		}
+	}
+	if u.onWrite != nil {
+		if err := u.onWrite(addr, slices.Clone(values)); err != nil {
+			return refuse(fn, deviceFailure)
+		}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for i, v := range values {
+		u.image[profile.Register{Function: drivers.HoldingRegisters, Address: addr + uint16(i)}] = v
+	}
+	return slices.Clone(pdu[:5])
+}
+
+// Command decodes a write: it returns the value in the unit of the command
+// named name (for example current_limit in mA) if the write at addr sets it.
+// For an OnWrite hook.
+func (u *Unit) Command(name string, addr uint16, values []uint16) (int64, bool) {
+	for _, w := range u.profile.Writes {
+		i := int(w.Address) - int(addr)
+		if w.Name != name || i < 0 || i >= len(values) {
+			continue
+		}
+		s := w.Scale
+		if a := w.Alt; a != nil {
+			if r, ok := u.Register(drivers.HoldingRegisters, a.Address); ok && r&a.Mask != 0 {
+				s = a.Scale
+			}
+		}
+		if s.Num == 0 {
+			s = profile.Scale{Num: 1, Den: 1}
+		}
+		return int64(values[i]) * s.Num / s.Den, true
+	}
+	return 0, false
+}
