@@ -11,25 +11,30 @@ import (
 	"github.com/joulegate/joulegate/meter"
 )
 
-type problemJSON struct {
-	Nodes []struct {
+type (
+	problemJSON struct {
+		Nodes  []nodeJSON  `json:"nodes"`
+		Grid   *gridJSON   `json:"grid"`
+		Orders []orderJSON `json:"orders"`
+	}
+	nodeJSON struct {
 		ID     string          `json:"id"`
 		Parent string          `json:"parent"`
 		Fee    chain.NanoPerWh `json:"fee"`
-	} `json:"nodes"`
-	Grid *struct {
+	}
+	gridJSON struct {
 		Retail chain.NanoPerWh `json:"retail"`
 		FeedIn chain.NanoPerWh `json:"feed_in"`
 		Fee    chain.NanoPerWh `json:"fee"`
-	} `json:"grid"`
-	Orders []struct {
+	}
+	orderJSON struct {
 		ID    string          `json:"id"`
 		Side  string          `json:"side"`
 		Wh    meter.WattHour  `json:"wh"`
 		Limit chain.NanoPerWh `json:"limit"`
 		Node  string          `json:"node"`
-	} `json:"orders"`
-}
+	}
+)
 
 // ParseProblem reads one JSON document of the form
 //
