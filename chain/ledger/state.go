@@ -125,16 +125,17 @@ func (o *Overlay) Iterate(prefix []byte, fn func(key, value []byte) bool) {
 	}
 }
 
-// Commit writes everything to the parent, ascending by key, and empties the
-// overlay.
+// Commit hands what differs to the parent, ascending by key, and empties the
+// overlay. A value that is as before is not written again: in a versioned
+// tree that would change the hash.
 func (o *Overlay) Commit() {
-	for _, k := range o.own.withPrefix("") {
-		if v := o.own.values[k]; v != nil {
-			o.parent.Set([]byte(k), v)
+	o.changed(func(key, _, after []byte) {
+		if after != nil {
+			o.parent.Set(key, after)
 		} else {
-			o.parent.Delete([]byte(k))
+			o.parent.Delete(key)
 		}
-	}
+	})
 	o.Discard()
 }
 

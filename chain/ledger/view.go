@@ -1,7 +1,10 @@
 package ledger
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
@@ -169,6 +172,7 @@ type SessionView struct {
 	ByRule         bool             `cbor:"31,keyasint" json:"by_rule"`    // closed by the ledger, not by its gateway
 	QuoteHash      chain.Hash       `cbor:"32,keyasint" json:"quote_hash"` // SHA-256 of the signed quote bytes
 	DriverKey      chain.Key        `cbor:"33,keyasint" json:"driver_key"`
+	Based          bool             `cbor:"34,keyasint" json:"based"` // begin register is known
 }
 
 // FillView is one participant of a cleared slot.
@@ -232,36 +236,205 @@ type MeterView struct {
 	Import  meter.WattHour `cbor:"6,keyasint" json:"import_wh"`
 	Export  meter.WattHour `cbor:"7,keyasint" json:"export_wh"`
 	AtMs    int64          `cbor:"8,keyasint" json:"at_ms"`
+	Based   bool           `cbor:"10,keyasint" json:"based"` // registers are known
 	Profile chain.Hash     `cbor:"9,keyasint" json:"profile"`
 }
 
-func RulesOf(st State) Rules                                                      { panic("not yet") }
-func StatusOf(st State) Status                                                    { panic("not yet") }
-func EnergyOf(st State) Energy                                                    { panic("not yet") }
-func Members(st State) []MemberView                                               { panic("not yet") }
-func MemberOf(st State, device chain.Key) (MemberView, bool)                      { panic("not yet") }
-func Accounts(st State) []AccountView                                             { panic("not yet") }
-func AccountOf(st State, a chain.Account) AccountView                             { panic("not yet") }
-func SessionOf(st State, id chain.ID) (SessionView, bool)                         { panic("not yet") }
-func Sessions(st State, in ...SessionState) []SessionView                         { panic("not yet") }
-func OpenSession(st State, device chain.Key, connector uint8) (SessionView, bool) { panic("not yet") }
-func SlotOf(st State, s chain.Slot) (SlotView, bool)                              { panic("not yet") }
-func RecentSlots(st State, n int) []SlotView                                      { panic("not yet") }
-func TariffAt(st State, s chain.Slot) (retail, feedIn chain.NanoPerWh)            { panic("not yet") }
-func Tariffs(st State) []chain.Tariff                                             { panic("not yet") }
-func Invitations(st State) []InvitationView                                       { panic("not yet") }
-func InvitationOf(st State, key chain.Key) (InvitationView, bool)                 { panic("not yet") }
-func NextNonce(st State, signer chain.Key) uint64                                 { panic("not yet") }
-func HeadOf(st State, device chain.Key) (Head, bool)                              { panic("not yet") }
-func MeterOf(st State, device chain.Key, id string) (MeterView, bool)             { panic("not yet") }
-func Meters(st State, device chain.Key) []MeterView                               { panic("not yet") }
+// RulesOf returns the rules in force.
+func RulesOf(st State) Rules {
+	r, _ := get[Rules](st, key(tabRules))
+	return r
+}
 
-// Keys of single entries, for proofs.
-func AccountKey(a chain.Account) []byte { panic("not yet") }
-func SessionKey(id chain.ID) []byte     { panic("not yet") }
-func MemberKey(device chain.Key) []byte { panic("not yet") }
-func HeadKey(device chain.Key) []byte   { panic("not yet") }
-func SlotKey(s chain.Slot) []byte       { panic("not yet") }
+// StatusOf summarises the ledger.
+func StatusOf(st State) Status {
+	c, _ := get[clock](st, key(tabClock))
+	m, _ := get[supply](st, key(tabMoney))
+	s := Status{
+		ChainID: RulesOf(st).ChainID, Height: c.Height, TimeMs: c.TimeMs, Slot: c.Next, LastCleared: c.Cleared,
+		Validators: len(validators(st)), OpenSessions: len(openSessions(st)),
+		Minted: m.Minted, Burned: m.Burned, Credits: balance(st, chain.AccountReserve),
+	}
+	each(st, key(tabMember), func(_ []byte, m member) bool {
+		if m.Active {
+			s.Members++
+		}
+		return true
+	})
+	return s
+}
 
-// ParseSession decodes the value under SessionKey.
-func ParseSession(value []byte) (SessionView, error) { panic("not yet") }
+// EnergyOf returns the energy totals.
+func EnergyOf(st State) Energy {
+	e, _ := get[Energy](st, key(tabEnergy))
+	return e
+}
+
+// Members returns all members, past ones too, ascending by device key.
+func Members(st State) []MemberView {
+	var all []MemberView
+	for _, m := range collect[member](st, key(tabMember)) {
+		v, _ := MemberOf(st, m.Member.Device)
+		all = append(all, v)
+	}
+	return all
+}
+
+// MemberOf returns one member.
+func MemberOf(st State, device chain.Key) (MemberView, bool) {
+	m, ok := get[member](st, MemberKey(device))
+	if !ok {
+		return MemberView{}, false
+	}
+	n, _ := get[node](st, nodeKey(m.Member.Name))
+	c := countersOf(st, device)
+	v := MemberView{
+		Member: m.Member, Node: n.Parent, Fee: n.Fee, Active: m.Active, JoinedMs: m.JoinedMs, LastSlot: c.LastSlot,
+		Import: c.Import, Export: c.Export, Produced: c.Produced, BoughtLocal: c.BoughtLocal, SoldLocal: c.SoldLocal,
+		SupplierImport: c.SupplierImport, SupplierExport: c.SupplierExport,
+	}
+	v.Head, _ = HeadOf(st, device)
+	if val, ok := get[validator](st, key(tabValidator, m.Member.Validator[:])); ok && val.Device == device {
+		v.Power = val.Power
+	}
+	return v, true
+}
+
+// Accounts returns all accounts, system accounts first, then ascending.
+func Accounts(st State) []AccountView {
+	var all []AccountView
+	held := heldMoney(st)
+	each(st, key(tabAccount), func(k []byte, n chain.Nano) bool {
+		all = append(all, AccountView{Account: chain.Account(k), Balance: n})
+		return true
+	})
+	for i := range all {
+		a := &all[i]
+		a.Held = held[a.Account]
+		a.Lots = lots(st, a.Account)
+		a.Credits = credits(st, a.Account)
+	}
+	return all
+}
+
+// AccountOf returns one account; an unknown one is empty.
+func AccountOf(st State, a chain.Account) AccountView {
+	return AccountView{Account: a, Balance: balance(st, a), Held: heldMoney(st)[a], Credits: credits(st, a), Lots: lots(st, a)}
+}
+
+func lots(st State, a chain.Account) []LotView {
+	var all []LotView
+	each(st, key(tabLot, a[:]), func(k []byte, l lot) bool {
+		all = append(all, LotView{Seq: binary.BigEndian.Uint64(k[len(a):]), Amount: l.Amount, Expires: l.Expires, Session: l.Session})
+		return true
+	})
+	return all
+}
+
+// heldMoney returns what open sessions hold, by driver.
+func heldMoney(st State) map[chain.Account]chain.Nano {
+	held := map[chain.Account]chain.Nano{}
+	for _, id := range openSessions(st) {
+		s := session(st, id)
+		held[s.Driver] += s.remaining()
+	}
+	return held
+}
+
+// SessionOf returns one session.
+func SessionOf(st State, id chain.ID) (SessionView, bool) {
+	return get[SessionView](st, SessionKey(id))
+}
+
+// Sessions returns the sessions in one of the given states, or all, in the
+// order in which they were opened.
+func Sessions(st State, in ...SessionState) []SessionView {
+	var all []SessionView
+	each(st, key(tabSession), func(_ []byte, s SessionView) bool {
+		if len(in) == 0 || slices.Contains(in, s.State) {
+			all = append(all, s)
+		}
+		return true
+	})
+	slices.SortStableFunc(all, func(a, b SessionView) int { return cmp.Compare(a.OpenedHeight, b.OpenedHeight) })
+	return all
+}
+
+// OpenSession returns the session that occupies a connector: held or charging.
+func OpenSession(st State, device chain.Key, connector uint8) (SessionView, bool) {
+	id, ok := get[chain.ID](st, connectorKey(device, connector))
+	if !ok {
+		return SessionView{}, false
+	}
+	return SessionOf(st, id)
+}
+
+// SlotOf returns a cleared slot with its fills.
+func SlotOf(st State, s chain.Slot) (SlotView, bool) {
+	v, ok := get[SlotView](st, SlotKey(s))
+	if ok {
+		v.Fills = collect[FillView](st, FillKey(s, ""))
+	}
+	return v, ok
+}
+
+// RecentSlots returns the newest n cleared slots that had energy, newest
+// first.
+func RecentSlots(st State, n int) []SlotView {
+	c, _ := get[clock](st, key(tabClock))
+	var all []SlotView
+	for at := c.Cleared; len(all) < n; {
+		v, ok := SlotOf(st, at)
+		if !ok {
+			break
+		}
+		all = append(all, v)
+		at = v.Previous
+	}
+	return all
+}
+
+// TariffAt returns the supplier's prices in a slot.
+func TariffAt(st State, s chain.Slot) (retail, feedIn chain.NanoPerWh) {
+	rules := RulesOf(st)
+	return rules.at(Tariffs(st), s)
+}
+
+// Tariffs returns the ranges in which a tariff other than the genesis' holds,
+// ascending, none overlapping.
+func Tariffs(st State) []chain.Tariff { return collect[chain.Tariff](st, key(tabTariff)) }
+
+// Invitations returns all invitations, ascending by key.
+func Invitations(st State) []InvitationView { return collect[InvitationView](st, key(tabInvitation)) }
+
+// InvitationOf returns the invitation of a one-time key.
+func InvitationOf(st State, k chain.Key) (InvitationView, bool) {
+	return get[InvitationView](st, key(tabInvitation, k[:]))
+}
+
+// NextNonce returns the nonce that the signer's next transaction must carry.
+func NextNonce(st State, signer chain.Key) uint64 {
+	n, _ := get[uint64](st, key(tabNonce, signer[:]))
+	return n + 1
+}
+
+// HeadOf returns the ledger's position in a gateway's own chain.
+func HeadOf(st State, device chain.Key) (Head, bool) { return get[Head](st, HeadKey(device)) }
+
+// MeterOf returns the ledger's position in the records of one meter.
+func MeterOf(st State, device chain.Key, id string) (MeterView, bool) {
+	v, ok := get[MeterView](st, meterKey(device, id))
+	v.Device, v.Meter = device, id
+	return v, ok
+}
+
+// Meters returns a gateway's meters, ascending by id.
+func Meters(st State, device chain.Key) []MeterView {
+	var all []MeterView
+	each(st, key(tabMeter, device[:]), func(k []byte, v MeterView) bool {
+		v.Device, v.Meter = device, string(k[len(device):])
+		all = append(all, v)
+		return true
+	})
+	return all
+}

@@ -1,0 +1,398 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// equivocation is the refusal of a block whose author has signed another one
+// for the same position.
+type equivocation struct {
+	refusal
+	author chain.Key
+}
+
+func (e *equivocation) Unwrap() error { return &e.refusal }
+
+// gatewayBlock executes a gateway's block. A record that is refused does not
+// void the others.
+func (r *run) gatewayBlock(st State, raw []byte, e chain.Envelope) ([]RecordResult, error) {
+	b, err := r.link(st, raw, e)
+	if err != nil {
+		return nil, err
+	}
+	m, _ := get[member](st, MemberKey(b.Author))
+	var refused []RecordResult
+	for i, rec := range b.Records {
+		if rec.Kind >= chain.KindEvidence {
+			continue
+		}
+		err := r.attempt(st, raw, func(st State) error { return r.record(st, &m, b.Epoch, rec) })
+		if err != nil {
+			res := result(err)
+			refused = append(refused, RecordResult{Index: i, Kind: rec.Kind, Code: res.Code, Info: res.Info})
+			r.event("record.refused", m.Member.Name, "block %s record %d of kind %d: %v", b.Position(), i, rec.Kind, err)
+		}
+	}
+	return refused, nil
+}
+
+// link checks a gateway block's form, author and place in the author's chain,
+// and advances that chain.
+//
+//	same epoch    number = last + 1, previous = hash of the last
+//	later epoch   number = 1
+func (r *run) link(st State, raw []byte, e chain.Envelope) (*chain.Signed, error) {
+	b, err := chain.OpenBlock(raw, e)
+	if err != nil {
+		return nil, refuse(formCode(err), "%v", err)
+	}
+	if b.Chain != r.rules.ChainID {
+		return nil, refuse(CodeChain, "made for %q, this is %q", b.Chain, r.rules.ChainID)
+	}
+	if m, ok := get[member](st, MemberKey(b.Author)); !ok || !m.Active {
+		return nil, refuse(CodeNotMember, "author %s is no active member", b.Author.Short())
+	}
+	head, known := HeadOf(st, b.Author)
+	pos := b.Position()
+	fork := func(other chain.Hash) error {
+		return &equivocation{refusal{CodeEquivocation, fmt.Sprintf("%s has block %s at %s, this is %s", b.Author.Short(), other, pos, b.Hash)}, b.Author}
+	}
+	switch {
+	case known && !head.Position.Less(pos):
+		past, ok := get[chain.Hash](st, pastKey(b.Author, pos))
+		switch {
+		case !ok:
+			return nil, refuse(CodeStale, "block %s, %s is at %s", pos, b.Author.Short(), head.Position)
+		case past == b.Hash:
+			return nil, refuse(CodeDuplicate, "block %s is in the ledger", pos)
+		}
+		return nil, fork(past)
+	case known && pos.Epoch == head.Position.Epoch:
+		if pos.Number != head.Position.Number+1 {
+			return nil, refuse(CodeGap, "block %s, %s is at %s", pos, b.Author.Short(), head.Position)
+		}
+		if b.Prev != head.Hash {
+			// The author has signed a successor of another block at the head.
+			pos = head.Position
+			return nil, fork(head.Hash)
+		}
+	case pos.Number != 1:
+		return nil, refuse(CodeGap, "block %s, but epoch %d starts at number 1", pos, pos.Epoch)
+	}
+	if known && pos.Epoch > head.Position.Epoch {
+		// Keep the hashes of this epoch and the one before.
+		var old [][]byte
+		st.Iterate(key(tabPast, b.Author[:]), func(k, _ []byte) bool {
+			if binary.BigEndian.Uint32(k[1+len(b.Author):]) < head.Position.Epoch {
+				old = append(old, k)
+			}
+			return true
+		})
+		for _, k := range old {
+			st.Delete(k)
+		}
+	}
+	if pos.Number > pastBlocks {
+		st.Delete(pastKey(b.Author, chain.Position{Epoch: pos.Epoch, Number: pos.Number - pastBlocks}))
+	}
+	put(st, pastKey(b.Author, pos), b.Hash)
+	put(st, HeadKey(b.Author), Head{Position: pos, Hash: b.Hash, Height: r.height})
+	return b, nil
+}
+
+// record executes one record of a block by m.
+func (r *run) record(st State, m *member, epoch uint32, rec chain.Record) error {
+	switch rec.Kind {
+	case chain.KindOffer:
+		return body(rec, func(o chain.Offer) error { return r.offer(st, m, o) })
+	case chain.KindMeter:
+		return body(rec, func(b chain.MeterRecord) error { return r.meterRecord(st, m, epoch, b) })
+	case chain.KindSessionOpen:
+		return body(rec, func(b chain.SessionOpen) error { return r.sessionOpen(st, m, b) })
+	case chain.KindSessionMeter:
+		return body(rec, func(b chain.SessionMeter) error { return r.sessionMeter(st, m, b) })
+	case chain.KindSessionStop:
+		return body(rec, func(b chain.SessionStop) error { return r.sessionStop(st, m, b) })
+	}
+	return refuse(CodeKind, "record kind %d", rec.Kind)
+}
+
+// body hands the record to fn in its type.
+func body[T any](rec chain.Record, fn func(T) error) error {
+	var b T
+	if err := chain.Unmarshal(rec.Body, &b); err != nil {
+		return refuse(CodeMalformed, "record of kind %d: %v", rec.Kind, err)
+	}
+	return fn(b)
+}
+
+// offer sets the standing limit of one side.
+func (r *run) offer(st State, m *member, o chain.Offer) error {
+	if o.Side != chain.Buy && o.Side != chain.Sell {
+		return refuse(CodeMalformed, "side %d", o.Side)
+	}
+	if o.From < 0 || o.To < o.From || o.To > maxSlot || o.Wh < 0 {
+		return refuse(CodeRange, "slots %d..%d, %d Wh", o.From, o.To, o.Wh)
+	}
+	if err := checkPrice("limit", o.Limit); err != nil {
+		return err
+	}
+	put(st, limitKey(m.Member.Device, o.Side), o.Limit)
+	return nil
+}
+
+func goodQuality(q meter.Quality) bool { return q >= meter.Good && q <= meter.Stale }
+
+// trust tells why registers that moved by imp and exp since fromMs cannot be
+// energy, or "" if they can.
+func (r *run) trust(q meter.Quality, s chain.Slot, fromMs, atMs int64, maxPower int64, deltas ...meter.WattHour) string {
+	limit := plausible(maxPower, fromMs, atMs)
+	switch {
+	case q != meter.Good:
+		return "quality is " + q.String()
+	case s < 0 || s > maxSlot || s.Start(r.rules.SlotSeconds) > r.time+r.skew():
+		return fmt.Sprintf("slot %d is ahead of block time", s)
+	}
+	for _, d := range deltas {
+		switch {
+		case d < 0:
+			return fmt.Sprintf("the register fell by %d Wh", -d)
+		case d > limit:
+			return fmt.Sprintf("%d Wh in %d ms is more than %d W can carry", d, max(atMs-fromMs, 0), maxPower)
+		}
+	}
+	return ""
+}
+
+// plausible is the most energy that power can carry between two times, and
+// one digit of the register.
+func plausible(power, fromMs, toMs int64) meter.WattHour {
+	seconds := (max(toMs-fromMs, 0) + 999) / 1000
+	return meter.WattHour(power*seconds/3600 + 1)
+}
+
+// meterRecord books the energy between two records of a meter.
+//
+// A well-formed record that follows the last one is always taken, even if its
+// energy is not trusted: then the registers stay where they were, and the
+// energy moves with the next record that is trusted.
+func (r *run) meterRecord(st State, m *member, epoch uint32, rec chain.MeterRecord) error {
+	device := m.Member.Device
+	if !goodName(rec.Meter) || !goodQuality(rec.Quality) || rec.Role < chain.RoleSite || rec.Role > chain.RoleConnection || rec.Page == 0 {
+		return refuse(CodeMalformed, "meter %q role %s quality %s page %d", rec.Meter, rec.Role, rec.Quality, rec.Page)
+	}
+	at := min(max(rec.At, m.JoinedMs), r.time+r.skew())
+	k := meterKey(device, rec.Meter)
+	last, known := get[MeterView](st, k)
+	grid, hasGrid := get[connection](st, key(tabGrid))
+	if known {
+		switch {
+		case rec.Role != last.Role:
+			return refuse(CodeRole, "meter %q is %s, not %s", rec.Meter, last.Role, rec.Role)
+		case rec.Role == chain.RoleConnection && hasGrid && (grid.Device != device || grid.Meter != rec.Meter):
+			return refuse(CodeRole, "another meter measures the grid connection")
+		case epoch == last.Epoch && rec.Page != last.Page+1:
+			return refuse(CodeSequence, "meter %q page %d, the last is %d", rec.Meter, rec.Page, last.Page)
+		case rec.Segment < last.Segment:
+			return refuse(CodeSequence, "meter %q segment %d, the last is %d", rec.Meter, rec.Segment, last.Segment)
+		}
+	} else if err := r.newMeter(st, device, rec, hasGrid); err != nil {
+		return err
+	}
+
+	fresh := !known || !last.Based || rec.Segment > last.Segment
+	imp, exp := rec.Import-last.Import, rec.Export-last.Export
+	next := last
+	next.Role, next.Epoch, next.Page, next.Segment, next.Profile = rec.Role, epoch, rec.Page, rec.Segment, rec.Profile
+	var doubt string
+	power := r.bound(st, m, rec.Role)
+	if fresh {
+		imp, exp = 0, 0
+		if doubt = r.trust(rec.Quality, rec.Slot, at, at, power); doubt == "" && (rec.Import < 0 || rec.Export < 0) {
+			doubt = "negative register"
+		}
+		if known && rec.Segment > last.Segment {
+			r.event("meter.segment", device.String(), "%s: segment %d from %d/%d Wh", rec.Meter, rec.Segment, rec.Import, rec.Export)
+			next.Based = false
+		}
+	} else {
+		doubt = r.trust(rec.Quality, rec.Slot, last.AtMs, at, power, imp, exp)
+		if doubt != "" && rec.Quality == meter.Good && last.Import == 0 && last.Export == 0 && imp >= 0 && exp >= 0 &&
+			r.trust(rec.Quality, rec.Slot, last.AtMs, at, power) == "" {
+			// Zeros after a reboot are a placeholder, not a reading.
+			r.event("meter.rebased", device.String(), "%s: %d/%d Wh", rec.Meter, rec.Import, rec.Export)
+			doubt, imp, exp, fresh = "", 0, 0, true
+		}
+	}
+	if doubt != "" {
+		r.event("meter.suspect", device.String(), "%s page %d: %s", rec.Meter, rec.Page, doubt)
+		put(st, k, next)
+		return nil
+	}
+	next.Based, next.Import, next.Export, next.AtMs, next.Slot = true, rec.Import, rec.Export, max(at, last.AtMs), max(rec.Slot, last.Slot)
+	put(st, k, next)
+
+	// Only energy that lies within its slot may trade there.
+	whole := !fresh && rec.Slot >= last.Slot && rec.Slot <= last.Slot+1 && max(imp, exp) <= plausible(power, 0, 2*r.rules.SlotSeconds*1000)
+	return r.book(st, m, &rec, imp, exp, whole, fresh)
+}
+
+// newMeter checks that a meter's role is free.
+func (r *run) newMeter(st State, device chain.Key, rec chain.MeterRecord, hasGrid bool) error {
+	count, site := 0, ""
+	each(st, key(tabMeter, device[:]), func(k []byte, v MeterView) bool {
+		if count++; v.Role == chain.RoleSite {
+			site = string(k[len(device):])
+		}
+		return true
+	})
+	switch {
+	case count >= maxMeters:
+		return refuse(CodeLimit, "%d meters", count)
+	case rec.Role == chain.RoleSite && site != "":
+		return refuse(CodeRole, "the site meter is %q", site)
+	case rec.Role == chain.RoleConnection && hasGrid:
+		return refuse(CodeRole, "another meter measures the grid connection")
+	}
+	return nil
+}
+
+// bound is the power in W that a meter can possibly carry: its house's, or
+// that of all houses at the connection to the public grid.
+func (r *run) bound(st State, m *member, role chain.Role) int64 {
+	if role != chain.RoleConnection {
+		return m.Member.MaxPower
+	}
+	var sum int64
+	each(st, key(tabMember), func(_ []byte, m member) bool {
+		sum += m.Member.MaxPower
+		return true
+	})
+	return sum
+}
+
+// book books metered energy to its slot if that is still open, and to the
+// totals at the grid's price if it is late. whole tells that it lies within
+// the slot; fresh that the record only set a base.
+func (r *run) book(st State, m *member, rec *chain.MeterRecord, imp, exp meter.WattHour, whole, fresh bool) error {
+	device := m.Member.Device
+	k := bucketKey(rec.Slot, device)
+	b, _ := get[bucket](st, k)
+	c := countersOf(st, device)
+	open, late := rec.Slot >= r.clock.Next, false
+	switch rec.Role {
+	case chain.RoleSite:
+		late = !open || !whole
+		if !late {
+			b.Import += imp
+			b.Export += exp
+		}
+		b.Reported, b.Late = true, b.Late || late
+		c.Site, c.LastSlot = true, max(c.LastSlot, rec.Slot)
+	case chain.RoleProduction:
+		c.Production = true
+		if open {
+			b.Produced += exp
+			break
+		}
+		c.Produced += exp
+		if err := total(st, Energy{Produced: exp, Consumed: exp}); err != nil {
+			return err
+		}
+	case chain.RoleConnection:
+		if st.Get(key(tabGrid)) == nil {
+			put(st, key(tabGrid), connection{Device: device, Meter: rec.Meter, From: rec.Slot + 1})
+		}
+		if open {
+			b.Connection = true
+			b.GridImport += imp
+			b.GridExport += exp
+		} else if err := total(st, Energy{GridImport: imp, GridExport: exp, Loss: imp - exp}); err != nil {
+			return err
+		}
+	default:
+		return nil
+	}
+	put(st, key(tabCounters, device[:]), c)
+	if open {
+		put(st, k, b)
+	}
+	if late && !fresh {
+		return r.bookLate(st, m, rec.Slot, imp, exp)
+	}
+	return nil
+}
+
+// bookLate books site energy that cannot trade any more, at the grid's price:
+// hiding a reading gains nothing. What the owner's or the supplier's balance
+// does not cover is left to the supplier's own bill.
+func (r *run) bookLate(st State, m *member, s chain.Slot, imp, exp meter.WattHour) error {
+	if imp == 0 && exp == 0 {
+		return nil
+	}
+	retail, feedIn := r.prices(st, s)
+	c := countersOf(st, m.Member.Device)
+	if !pay(st, m.owner(), chain.AccountGrid, retail, imp) {
+		c.SupplierImport += imp
+	}
+	if !pay(st, chain.AccountGrid, m.owner(), feedIn, exp) {
+		c.SupplierExport += exp
+	}
+	e := Energy{Consumed: imp - exp}
+	if !c.Production {
+		e.Produced, e.Consumed = exp, imp
+	}
+	if g, ok := get[connection](st, key(tabGrid)); ok && s >= g.From {
+		e.Loss = exp - imp // the connection has measured it already
+	} else {
+		e.GridImport, e.GridExport = max(imp-exp, 0), max(exp-imp, 0)
+	}
+	c.Import += imp
+	c.Export += exp
+	c.Produced += e.Produced
+	put(st, key(tabCounters, m.Member.Device[:]), c)
+	r.event("meter.late", m.Member.Name, "slot %d: %d Wh imported, %d Wh exported at the grid's price", s, imp, exp)
+	return total(st, e)
+}
+
+// pay moves the price of energy if the payer's balance covers it and tells
+// whether it did.
+func pay(st State, from, to chain.Account, price chain.NanoPerWh, wh meter.WattHour) bool {
+	amount, err := chain.Cost(price, wh)
+	if err != nil || amount > balance(st, from) || balance(st, to) > math.MaxInt64-amount {
+		return false
+	}
+	if from != to {
+		if err := move(st, from, to, amount); err != nil {
+			panic(fmt.Sprintf("ledger: %d nano from %s to %s: %v", amount, from, to, err))
+		}
+	}
+	return true
+}
+
+func countersOf(st State, device chain.Key) counters {
+	c, _ := get[counters](st, key(tabCounters, device[:]))
+	return c
+}
+
+// total adds to the energy totals.
+func total(st State, d Energy) error {
+	e := EnergyOf(st)
+	for _, p := range []struct{ sum, n *meter.WattHour }{
+		{&e.Produced, &d.Produced}, {&e.Consumed, &d.Consumed}, {&e.Traded, &d.Traded},
+		{&e.GridImport, &d.GridImport}, {&e.GridExport, &d.GridExport}, {&e.Loss, &d.Loss},
+	} {
+		sum, err := chain.AddNano(chain.Nano(*p.sum), chain.Nano(*p.n))
+		if err != nil {
+			return refuse(CodeOverflow, "%d Wh and %d Wh", *p.sum, *p.n)
+		}
+		*p.sum = meter.WattHour(sum)
+	}
+	put(st, key(tabEnergy), e)
+	return nil
+}

@@ -1,0 +1,249 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// Every entry's key starts with the byte of its table; the rest is of fixed
+// width or comes last, so that ascending keys are ascending slots, accounts
+// and numbers. Renaming a table forks the ledger.
+const (
+	tabAccount    = 'a' // account -> chain.Nano
+	tabBucket     = 'b' // slot, device -> bucket: energy of a slot not cleared yet
+	tabConnector  = 'c' // device, connector -> session id
+	tabMeter      = 'd' // device, meter -> MeterView
+	tabLoad       = 'e' // slot, session -> meter.WattHour: a car's energy of a slot not cleared yet
+	tabFill       = 'f' // slot, order -> FillView
+	tabHead       = 'h' // device -> Head
+	tabInvitation = 'i' // one-time key -> InvitationView
+	tabLimit      = 'l' // device, side -> chain.NanoPerWh: standing limit
+	tabMember     = 'm' // device -> member
+	tabNonce      = 'n' // signer -> last nonce
+	tabNode       = 'o' // node -> node of the fee tree
+	tabPast       = 'p' // device, epoch, number -> hash of a recent gateway block
+	tabOpen       = 'q' // session id -> nothing: sessions with money held
+	tabBankRef    = 'r' // SHA-256 of the reference -> bankRef
+	tabSession    = 's' // session id -> SessionView
+	tabTariff     = 't' // first slot -> chain.Tariff, none overlapping
+	tabCounters   = 'u' // device -> counters
+	tabValidator  = 'v' // consensus key -> validator
+	tabEnergy     = 'E' // -> Energy
+	tabGrid       = 'G' // -> connection: the meter against the public grid
+	tabClock      = 'K' // -> clock
+	tabLot        = 'L' // account, number -> lot
+	tabMoney      = 'M' // -> supply
+	tabRules      = 'R' // -> Rules
+	tabSlot       = 'S' // slot -> SlotView
+	tabExpiry     = 'X' // slot, account, number -> nothing: when a lot expires
+)
+
+// entryVersion is the format version of every value.
+const entryVersion = 1
+
+type entry[T any] struct {
+	_       struct{} `cbor:",toarray"`
+	Version uint8
+	Value   T
+}
+
+func put[T any](st State, key []byte, v T) {
+	st.Set(key, chain.Marshal(entry[T]{Version: entryVersion, Value: v}))
+}
+
+// get panics on a value that does not decode: the ledger wrote it.
+func get[T any](st State, key []byte) (T, bool) {
+	b := st.Get(key)
+	if b == nil {
+		var zero T
+		return zero, false
+	}
+	return must[T](key, b), true
+}
+
+func must[T any](key, value []byte) T {
+	v, err := parse[T](value)
+	if err != nil {
+		panic(fmt.Sprintf("ledger: entry %x holds %x: %v", key, value, err))
+	}
+	return v
+}
+
+func parse[T any](value []byte) (T, error) {
+	var e entry[T]
+	if err := chain.Unmarshal(value, &e); err != nil {
+		return e.Value, err
+	}
+	if e.Version != entryVersion {
+		return e.Value, fmt.Errorf("entry version %d, this program knows %d", e.Version, entryVersion)
+	}
+	return e.Value, nil
+}
+
+// each calls fn for the entries under prefix, ascending. fn gets the key
+// without its table byte and must not change the state.
+func each[T any](st State, prefix []byte, fn func(key []byte, v T) bool) {
+	st.Iterate(prefix, func(key, value []byte) bool { return fn(key[1:], must[T](key, value)) })
+}
+
+// collect returns the values under prefix, ascending by key.
+func collect[T any](st State, prefix []byte) []T {
+	var all []T
+	each(st, prefix, func(_ []byte, v T) bool {
+		all = append(all, v)
+		return true
+	})
+	return all
+}
+
+// key joins a table byte and parts.
+func key(table byte, parts ...[]byte) []byte {
+	k := []byte{table}
+	for _, p := range parts {
+		k = append(k, p...)
+	}
+	return k
+}
+
+func be64(n uint64) []byte          { return binary.BigEndian.AppendUint64(nil, n) }
+func slotBytes(s chain.Slot) []byte { return be64(uint64(s)) }
+
+// AccountKey, SessionKey, MemberKey, HeadKey, SlotKey and FillKey name single
+// entries of the state, to prove them against an app hash.
+func AccountKey(a chain.Account) []byte { return key(tabAccount, a[:]) }
+
+// SessionKey is the key of a session.
+func SessionKey(id chain.ID) []byte { return key(tabSession, id[:]) }
+
+// MemberKey is the key of a member.
+func MemberKey(device chain.Key) []byte { return key(tabMember, device[:]) }
+
+// HeadKey is the key of the ledger's position in a gateway's chain.
+func HeadKey(device chain.Key) []byte { return key(tabHead, device[:]) }
+
+// SlotKey is the key of a cleared slot.
+func SlotKey(s chain.Slot) []byte { return key(tabSlot, slotBytes(s)) }
+
+// FillKey is the key of one participant's fill in a cleared slot.
+func FillKey(s chain.Slot, order string) []byte { return key(tabFill, slotBytes(s), []byte(order)) }
+
+// ParseSession decodes the value under SessionKey.
+func ParseSession(value []byte) (SessionView, error) { return parse[SessionView](value) }
+
+// ParseBalance decodes the value under AccountKey.
+func ParseBalance(value []byte) (chain.Nano, error) { return parse[chain.Nano](value) }
+
+// ParseHead decodes the value under HeadKey.
+func ParseHead(value []byte) (Head, error) { return parse[Head](value) }
+
+// ParseFill decodes the value under FillKey.
+func ParseFill(value []byte) (FillView, error) { return parse[FillView](value) }
+
+// ParseSlot decodes the value under SlotKey; its fills are entries of their
+// own.
+func ParseSlot(value []byte) (SlotView, error) { return parse[SlotView](value) }
+
+func meterKey(device chain.Key, id string) []byte { return key(tabMeter, device[:], []byte(id)) }
+func pastKey(device chain.Key, p chain.Position) []byte {
+	return key(tabPast, device[:], binary.BigEndian.AppendUint32(nil, p.Epoch), be64(p.Number))
+}
+func connectorKey(device chain.Key, n uint8) []byte { return key(tabConnector, device[:], []byte{n}) }
+func bucketKey(s chain.Slot, device chain.Key) []byte {
+	return key(tabBucket, slotBytes(s), device[:])
+}
+func loadKey(s chain.Slot, id chain.ID) []byte     { return key(tabLoad, slotBytes(s), id[:]) }
+func lotKey(a chain.Account, n uint64) []byte      { return key(tabLot, a[:], be64(n)) }
+func openKey(id chain.ID) []byte                   { return key(tabOpen, id[:]) }
+func nodeKey(id string) []byte                     { return key(tabNode, []byte(id)) }
+func limitKey(d chain.Key, side chain.Side) []byte { return key(tabLimit, d[:], []byte{byte(side)}) }
+func expiryKey(s chain.Slot, a chain.Account, n uint64) []byte {
+	return key(tabExpiry, slotBytes(s), a[:], be64(n))
+}
+
+// clock is the ledger's time and its place in the sequence of slots.
+type clock struct {
+	Height  int64      `cbor:"1,keyasint"` // last block that changed the state
+	TimeMs  int64      `cbor:"2,keyasint"` // and its time
+	Next    chain.Slot `cbor:"3,keyasint"` // first slot that is not cleared
+	Cleared chain.Slot `cbor:"4,keyasint"` // newest slot that has a SlotView; 0: none
+	Lots    uint64     `cbor:"5,keyasint"` // number of the newest credit lot
+}
+
+// supply is the money that came in and went out.
+type supply struct {
+	Minted chain.Nano `cbor:"1,keyasint"`
+	Burned chain.Nano `cbor:"2,keyasint"`
+}
+
+// node is a node of the fee tree; a house's node belongs to its device.
+type node struct {
+	Parent string          `cbor:"1,keyasint"`
+	Fee    chain.NanoPerWh `cbor:"2,keyasint"`
+	Device chain.Key       `cbor:"3,keyasint"` // zero: inner node
+}
+
+// member is one gateway, past or present.
+type member struct {
+	Member   chain.Member `cbor:"1,keyasint"`
+	Active   bool         `cbor:"2,keyasint"`
+	JoinedMs int64        `cbor:"3,keyasint"`
+}
+
+func (m *member) owner() chain.Account { return chain.AccountOf(m.Member.Owner) }
+
+// counters sum up a member's energy.
+type counters struct {
+	Site           bool           `cbor:"1,keyasint"` // has a site meter
+	Production     bool           `cbor:"2,keyasint"` // has a production meter
+	LastSlot       chain.Slot     `cbor:"3,keyasint"`
+	Import         meter.WattHour `cbor:"4,keyasint"`
+	Export         meter.WattHour `cbor:"5,keyasint"`
+	Produced       meter.WattHour `cbor:"6,keyasint"`
+	BoughtLocal    meter.WattHour `cbor:"7,keyasint"`
+	SoldLocal      meter.WattHour `cbor:"8,keyasint"`
+	SupplierImport meter.WattHour `cbor:"9,keyasint"`
+	SupplierExport meter.WattHour `cbor:"10,keyasint"`
+}
+
+// bucket gathers a gateway's metered energy of one slot until it clears.
+type bucket struct {
+	Reported   bool           `cbor:"1,keyasint"` // the site meter has reported this slot
+	Late       bool           `cbor:"2,keyasint"` // but some of its energy is of earlier slots and was booked apart
+	Import     meter.WattHour `cbor:"3,keyasint"`
+	Export     meter.WattHour `cbor:"4,keyasint"`
+	Produced   meter.WattHour `cbor:"5,keyasint"`
+	Connection bool           `cbor:"6,keyasint"` // the grid connection has reported this slot
+	GridImport meter.WattHour `cbor:"7,keyasint"`
+	GridExport meter.WattHour `cbor:"8,keyasint"`
+}
+
+// connection is the one meter against the public grid.
+type connection struct {
+	Device chain.Key  `cbor:"1,keyasint"`
+	Meter  string     `cbor:"2,keyasint"`
+	From   chain.Slot `cbor:"3,keyasint"` // first slot it measures; before it the sites' sums stand for it
+}
+
+// validator is a consensus key in use.
+type validator struct {
+	Device chain.Key `cbor:"1,keyasint"`
+	Power  int64     `cbor:"2,keyasint"`
+}
+
+// bankRef remembers a payment in the real world.
+type bankRef struct {
+	Kind    chain.TxKind  `cbor:"1,keyasint"`
+	Account chain.Account `cbor:"2,keyasint"`
+	Amount  chain.Nano    `cbor:"3,keyasint"`
+	Height  int64         `cbor:"4,keyasint"`
+}
+
+// lot is discount credit from one bill.
+type lot struct {
+	Amount  chain.Nano `cbor:"1,keyasint"` // left, > 0
+	Expires chain.Slot `cbor:"2,keyasint"` // gone when this slot has passed; 0: never
+	Session chain.ID   `cbor:"3,keyasint"`
+}

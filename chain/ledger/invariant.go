@@ -1,0 +1,221 @@
+package ledger
+
+import (
+	"fmt"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// faults gathers violations, one line each.
+type faults []string
+
+func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
+
+// CheckInvariants checks the invariants over the whole state and returns one
+// line per violation.
+//
+//  1. Money in accounts and holds = minted - burned.
+//  2. Discount credit outstanding = credit reserve.
+//  3. No negative balance; captured + released = held.
+//  4. Buyers pay at most, sellers get at least their limit; paid = received + fees.
+//  5. Bought = sold in every slot, every Wh in one fill; produced + imported = consumed + exported + lost.
+//  6. Meters and sessions never run backwards.
+//
+// The seventh, that the same input gives the same state on every gateway, is
+// what the app hash shows.
+func CheckInvariants(st State) []string {
+	var f faults
+	f.money(st)
+	each(st, key(tabSession), func(_ []byte, s SessionView) bool {
+		f.session(&s)
+		return true
+	})
+	each(st, key(tabSlot), func(_ []byte, v SlotView) bool {
+		f.slot(st, &v)
+		return true
+	})
+	f.energy("totals", EnergyOf(st))
+	return f
+}
+
+// checkBlock checks after a block what CheckInvariants checks: money and
+// credits in full, of sessions, slots and meters those that the block changed.
+// The others are as they were when they were checked.
+func checkBlock(block *Overlay) []string {
+	var f faults
+	f.money(block)
+	block.changed(func(k, before, after []byte) {
+		switch {
+		case k[0] == tabSession && after != nil:
+			s := must[SessionView](k, after)
+			f.session(&s)
+			f.sessionStep(k, before, &s)
+		case k[0] == tabSlot && after != nil:
+			v := must[SlotView](k, after)
+			f.slot(block, &v)
+			if before != nil {
+				f.add("slot %d was cleared again", v.Slot)
+			}
+		case k[0] == tabMeter && after != nil:
+			f.meterStep(k, before, must[MeterView](k, after))
+		case (k[0] == tabSession || k[0] == tabSlot || k[0] == tabFill) && after == nil:
+			f.add("entry %x was removed", k)
+		}
+	})
+	f.energy("totals", EnergyOf(block))
+	return f
+}
+
+// checkDelta checks that what one transaction changed neither made nor lost
+// money or credit, whatever the transaction was meant to do.
+func checkDelta(tx *Overlay) []string {
+	var f faults
+	var money, minted, credit, reserve chain.Nano
+	tx.changed(func(k, before, after []byte) {
+		switch k[0] {
+		case tabAccount:
+			a := chain.Account(k[1:])
+			n := zeroOr[chain.Nano](k, after)
+			d := n - zeroOr[chain.Nano](k, before)
+			if money += d; a == chain.AccountReserve {
+				reserve = d
+			}
+			if n < 0 {
+				f.add("account %s would have %d", a, n)
+			}
+		case tabSession:
+			b, a := zeroOr[SessionView](k, before), zeroOr[SessionView](k, after)
+			money += a.remaining() - b.remaining()
+			f.session(&a)
+		case tabLot:
+			credit += zeroOr[lot](k, after).Amount - zeroOr[lot](k, before).Amount
+		case tabMoney:
+			b, a := zeroOr[supply](k, before), zeroOr[supply](k, after)
+			minted = (a.Minted - b.Minted) - (a.Burned - b.Burned)
+		}
+	})
+	if money != minted {
+		f.add("money would change by %d, minted less burned by %d", money, minted)
+	}
+	if credit != reserve {
+		f.add("credits would change by %d, their reserve by %d", credit, reserve)
+	}
+	return f
+}
+
+func zeroOr[T any](key, value []byte) T {
+	if value == nil {
+		var zero T
+		return zero
+	}
+	return must[T](key, value)
+}
+
+// money checks 1, 2 and 3.
+func (f *faults) money(st State) {
+	var sum, credit chain.Nano
+	count := func(n chain.Nano) {
+		var err error
+		if sum, err = chain.AddNano(sum, n); err != nil {
+			f.add("the sum of money overflows")
+		}
+	}
+	each(st, key(tabAccount), func(k []byte, n chain.Nano) bool {
+		if n < 0 {
+			f.add("account %s has %d", chain.Account(k), n)
+		}
+		count(n)
+		return true
+	})
+	for _, id := range openSessions(st) {
+		s := session(st, id)
+		if !s.State.Open() {
+			f.add("session %s is %s and in the index of open ones", id, s.State)
+		}
+		count(s.remaining())
+	}
+	m, _ := get[supply](st, key(tabMoney))
+	if sum != m.Minted-m.Burned {
+		f.add("accounts and holds have %d, minted %d less burned %d", sum, m.Minted, m.Burned)
+	}
+	each(st, key(tabLot), func(k []byte, l lot) bool {
+		if l.Amount <= 0 {
+			f.add("lot %x has %d", k, l.Amount)
+		}
+		credit += l.Amount
+		return true
+	})
+	if reserve := balance(st, chain.AccountReserve); credit != reserve {
+		f.add("credits outstanding are %d, their reserve is %d", credit, reserve)
+	}
+}
+
+// session checks 3 for one session.
+func (f *faults) session(s *SessionView) {
+	if s.Captured < 0 || s.Released < 0 || s.Captured+s.Released > s.Hold || (!s.State.Open() && s.Captured+s.Released != s.Hold) {
+		f.add("session %s is %s: captured %d, released %d, held %d", s.ID, s.State, s.Captured, s.Released, s.Hold)
+	}
+	if s.Wh < 0 || s.Wh > s.MaxWh || s.PendingWh < 0 || s.LocalWh < 0 || s.PendingWh+s.LocalWh > s.Wh || (!s.State.Open() && s.PendingWh != 0) {
+		f.add("session %s is %s: %d Wh of %d, %d pending, %d local", s.ID, s.State, s.Wh, s.MaxWh, s.PendingWh, s.LocalWh)
+	}
+}
+
+// sessionStep checks 6 for a session.
+func (f *faults) sessionStep(k, before []byte, s *SessionView) {
+	b := zeroOr[SessionView](k, before)
+	if s.Seq < b.Seq || s.State < b.State || s.Wh < b.Wh || s.Captured < b.Captured || (b.Based && s.Register < b.Register) {
+		f.add("session %s went from %s %d with register %d to %s %d with %d", s.ID, b.State, b.Seq, b.Register, s.State, s.Seq, s.Register)
+	}
+}
+
+// meterStep checks 6 for a meter.
+func (f *faults) meterStep(k, before []byte, m MeterView) {
+	b := zeroOr[MeterView](k, before)
+	same := m.Segment == b.Segment && b.Based
+	if m.Epoch < b.Epoch || (m.Epoch == b.Epoch && m.Page <= b.Page) || m.Segment < b.Segment || (same && (m.Import < b.Import || m.Export < b.Export)) {
+		f.add("meter %x went from page %d/%d %d/%d Wh to page %d/%d %d/%d Wh", k, b.Epoch, b.Page, b.Import, b.Export, m.Epoch, m.Page, m.Import, m.Export)
+	}
+}
+
+// slot checks 4 and 5 for one slot.
+func (f *faults) slot(st State, v *SlotView) {
+	var bought, sold meter.WattHour
+	var paid, received chain.Nano
+	each(st, FillKey(v.Slot, ""), func(_ []byte, p FillView) bool {
+		beyond := p.Price > p.Limit
+		amount := chain.Nano(p.Price) * chain.Nano(p.Local)
+		if p.Side == chain.Buy {
+			bought += p.Local
+			paid += amount
+		} else {
+			beyond = p.Price < p.Limit
+			sold += p.Local
+			received += amount
+		}
+		if p.Local > 0 && beyond {
+			f.add("slot %d: %s trades at %d, its limit is %d", v.Slot, p.ID, p.Price, p.Limit)
+		}
+		if p.Local < 0 || p.Grid < 0 || p.Supplier < 0 || p.Local+p.Grid+p.Supplier != p.Wh {
+			f.add("slot %d: %s has %d Wh, %d local, %d grid, %d supplier", v.Slot, p.ID, p.Wh, p.Local, p.Grid, p.Supplier)
+		}
+		if amount += chain.Nano(p.GridAt) * chain.Nano(p.Grid); amount != p.Amount {
+			f.add("slot %d: %s settles %d for %d", v.Slot, p.ID, p.Amount, amount)
+		}
+		return true
+	})
+	if bought != sold || bought != v.Energy.Traded {
+		f.add("slot %d: %d Wh bought, %d sold, %d traded", v.Slot, bought, sold, v.Energy.Traded)
+	}
+	if v.Paid != v.Received+v.Fees || v.Paid != paid || v.Received != received || v.Fees < 0 {
+		f.add("slot %d: paid %d, received %d, fees %d; the fills say %d and %d", v.Slot, v.Paid, v.Received, v.Fees, paid, received)
+	}
+	f.energy(fmt.Sprintf("slot %d", v.Slot), v.Energy)
+}
+
+// energy checks the balance of 5.
+func (f *faults) energy(what string, e Energy) {
+	if e.Produced+e.GridImport != e.Consumed+e.GridExport+e.Loss {
+		f.add("%s: produced %d + grid import %d is not consumed %d + grid export %d + loss %d", what, e.Produced, e.GridImport, e.Consumed, e.GridExport, e.Loss)
+	}
+}

@@ -1,0 +1,322 @@
+package ledger
+
+import (
+	"fmt"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// remaining is the money that the session still holds.
+func (s *SessionView) remaining() chain.Nano {
+	if !s.State.Open() {
+		return 0
+	}
+	return s.Hold - s.Captured
+}
+
+func session(st State, id chain.ID) SessionView {
+	s, ok := SessionOf(st, id)
+	if !ok {
+		panic(fmt.Sprintf("ledger: no session %s", id))
+	}
+	return s
+}
+
+func putSession(st State, s *SessionView) { put(st, SessionKey(s.ID), *s) }
+
+// openSessions returns the sessions with money held, ascending by id.
+func openSessions(st State) []chain.ID {
+	var ids []chain.ID
+	st.Iterate([]byte{tabOpen}, func(k, _ []byte) bool {
+		ids = append(ids, chain.ID(k[1:]))
+		return true
+	})
+	return ids
+}
+
+// sessionOpen holds the driver's money. Repeating it changes nothing.
+func (r *run) sessionOpen(st State, m *member, o chain.SessionOpen) error {
+	q, err := o.Quote.Open()
+	if err != nil {
+		return refuse(formCode(err), "%v", err)
+	}
+	hash := chain.Sum(o.Quote.Quote)
+	if s, ok := SessionOf(st, q.ID); ok {
+		if s.QuoteHash == hash && s.Gateway == m.Member.Device {
+			return nil
+		}
+		return refuse(CodeTaken, "session %s has another quote", q.ID)
+	}
+	driver := chain.AccountOf(q.Driver)
+	ck := connectorKey(m.Member.Device, q.Connector)
+	switch {
+	case q.Chain != r.rules.ChainID:
+		return refuse(CodeChain, "quote %s made for %q", q.ID, q.Chain)
+	case q.Gateway != m.Member.Device:
+		return refuse(CodeNotAllowed, "quote %s is of gateway %s", q.ID, q.Gateway.Short())
+	case q.Expires < r.time:
+		return refuse(CodeExpired, "quote %s expired at %d", q.ID, q.Expires)
+	case q.Cap > MaxPrice:
+		return refuse(CodeRange, "quote %s: cap %d, at most %d", q.ID, q.Cap, MaxPrice)
+	case st.Get(ck) != nil:
+		return refuse(CodeConnector, "connector %d has an open session", q.Connector)
+	case balance(st, driver) < q.Hold:
+		return refuse(CodeFunds, "account %s has %d, the hold is %d", driver, balance(st, driver), q.Hold)
+	}
+	if err := add(st, driver, -q.Hold); err != nil {
+		return err
+	}
+	opened := r.moment(q.Created)
+	putSession(st, &SessionView{
+		ID: q.ID, State: SessionHeld, Driver: driver, DriverKey: q.Driver, Gateway: q.Gateway, Connector: q.Connector,
+		MaxWh: q.MaxWh, Cap: q.Cap, Redeem: q.Redeem, Hold: q.Hold, QuoteHash: hash,
+		OpenedHeight: r.height, OpenedMs: opened, LastMs: opened,
+	})
+	put(st, openKey(q.ID), true)
+	put(st, ck, q.ID)
+	r.event("session.held", q.ID.String(), "%d nano for %d Wh at %s", q.Hold, q.MaxWh, m.Member.Name)
+	return nil
+}
+
+// reading is what SessionMeter and SessionStop have in common.
+type reading struct {
+	id       chain.ID
+	seq      uint32
+	slot     chain.Slot
+	register meter.WattHour
+	quality  meter.Quality
+	at       int64
+}
+
+func (r *run) sessionMeter(st State, m *member, b chain.SessionMeter) error {
+	s, err := own(st, m, b.Session)
+	if err != nil || b.Seq <= s.Seq {
+		return err // a repeated record has no effect
+	}
+	return r.advance(st, m, s, reading{b.Session, b.Seq, b.Slot, b.Register, b.Quality, b.At})
+}
+
+func (r *run) sessionStop(st State, m *member, b chain.SessionStop) error {
+	s, err := own(st, m, b.Session)
+	if err != nil {
+		return err
+	}
+	if b.Reason < chain.StopDriver || b.Reason > chain.StopOperator {
+		return refuse(CodeMalformed, "stop reason %d", b.Reason)
+	}
+	if b.Seq <= s.Seq || s.State == SessionExpired {
+		if s.State < SessionMetered || b.Register != s.Register || b.Receipt != s.Receipt {
+			r.event("session.stop_conflict", s.ID.String(), "%s with register %d; it is %s with %d", b.Reason, b.Register, s.State, s.Register)
+		}
+		return nil
+	}
+	ended := s.State >= SessionMetered
+	if err := r.advance(st, m, s, reading{b.Session, b.Seq, b.Slot, b.Register, b.Quality, b.At}); err != nil {
+		return err
+	}
+	if s.Receipt == (chain.Hash{}) {
+		s.Receipt = b.Receipt
+	}
+	if ended {
+		r.event("session.stop_conflict", s.ID.String(), "%s after the end by %s", b.Reason, s.Reason)
+		putSession(st, s)
+		return nil
+	}
+	s.Reason = b.Reason
+	r.end(st, s)
+	return nil
+}
+
+// own returns the session if it is at m's charger.
+func own(st State, m *member, id chain.ID) (*SessionView, error) {
+	s, ok := SessionOf(st, id)
+	if !ok || s.Gateway != m.Member.Device {
+		return nil, refuse(CodeSession, "no session %s at %s", id, m.Member.Name)
+	}
+	return &s, nil
+}
+
+// advance books the energy up to a reading that follows the last one, and
+// stores s.
+func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
+	if !goodQuality(n.quality) {
+		return refuse(CodeMalformed, "quality %d", n.quality)
+	}
+	if n.seq != s.Seq+1 {
+		return refuse(CodeSequence, "session %s record %d, the last is %d", s.ID, n.seq, s.Seq)
+	}
+	if s.State == SessionExpired {
+		return refuse(CodeState, "session %s is %s", s.ID, s.State)
+	}
+	s.Seq = n.seq
+	if s.State >= SessionMetered {
+		// What flows after the end is the site's, whose own meter counts it.
+		if n.register > s.Register {
+			r.event("session.energy_after_end", s.ID.String(), "%d Wh borne by %s", n.register-s.Register, m.Member.Name)
+		}
+		putSession(st, s)
+		return nil
+	}
+	s.LastMs = max(s.LastMs, r.moment(n.at))
+	if s.State == SessionHeld {
+		s.State = SessionCharging
+		s.Reported = max(min(n.slot, r.slot+2), 0) - 1
+	}
+	at := min(max(n.at, s.OpenedMs-r.skew()), r.time+r.skew())
+	if !s.Based {
+		at = max(at, s.RegisterMs)
+		if doubt := r.trust(n.quality, n.slot, at, at, 0); doubt != "" || n.register < 0 {
+			r.event("session.suspect", s.ID.String(), "no begin register: %s", doubt)
+		} else {
+			s.Based, s.Begin, s.Register, s.RegisterMs = true, n.register, n.register, at
+		}
+		putSession(st, s)
+		return nil
+	}
+	delta := n.register - s.Register
+	doubt := r.trust(n.quality, n.slot, s.RegisterMs, at, m.Member.MaxPower, delta)
+	switch {
+	case doubt == "":
+	case s.Begin == 0 && s.Register == 0 && delta > 0 && r.trust(n.quality, n.slot, s.RegisterMs, at, 0) == "":
+		// Zero after a reboot is a placeholder, not a register.
+		r.event("session.rebased", s.ID.String(), "begin register %d Wh", n.register)
+		s.Begin, delta = n.register, 0
+	default:
+		r.event("session.suspect", s.ID.String(), "record %d: %s", n.seq, doubt)
+		putSession(st, s)
+		return nil
+	}
+	s.Register, s.RegisterMs = n.register, max(at, s.RegisterMs)
+	follows := n.slot >= s.Reported && n.slot <= s.Reported+1
+	s.Reported = max(s.Reported, n.slot)
+
+	bill := min(delta, s.MaxWh-s.Wh)
+	if excess := delta - bill; excess > 0 {
+		s.ExcessWh += excess
+		r.event("session.excess", s.ID.String(), "%d Wh beyond the hold, borne by %s", excess, m.Member.Name)
+	}
+	s.Wh += bill
+	switch {
+	case bill == 0:
+	case follows && n.slot >= r.clock.Next:
+		k := loadKey(n.slot, s.ID)
+		load, _ := get[meter.WattHour](st, k)
+		put(st, k, load+bill)
+		s.PendingWh += bill
+	default:
+		if err := r.sellBySite(st, m, s, n.slot, bill); err != nil {
+			return err
+		}
+	}
+	putSession(st, s)
+	return nil
+}
+
+// sellBySite bills a session's energy outside the local market: at the grid's
+// price or the cap, and to the site's owner, because the site's own meter
+// has charged, or will charge, the owner for the same energy.
+func (r *run) sellBySite(st State, m *member, s *SessionView, slot chain.Slot, wh meter.WattHour) error {
+	retail, _ := r.prices(st, slot)
+	amount, err := chain.Cost(min(retail, s.Cap), wh)
+	if err != nil {
+		return err // beyond the hold, which cap * MaxWh fits
+	}
+	r.event("session.late", s.ID.String(), "slot %d: %d Wh at %d nano/Wh", slot, wh, min(retail, s.Cap))
+	return capture(st, s, m.owner(), amount)
+}
+
+// capture moves held money to an account. The caller stores s.
+func capture(st State, s *SessionView, to chain.Account, amount chain.Nano) error {
+	if amount < 0 || amount > s.remaining() {
+		return fmt.Errorf("session %s: capture of %d from a hold with %d left", s.ID, amount, s.remaining())
+	}
+	s.Captured += amount
+	return add(st, to, amount)
+}
+
+// end stops a session at its last trusted register and frees the connector.
+// It settles when all its energy is cleared.
+func (r *run) end(st State, s *SessionView) {
+	s.State = SessionMetered
+	st.Delete(connectorKey(s.Gateway, s.Connector))
+	putSession(st, s)
+}
+
+// endByRule is end without its gateway's word.
+func (r *run) endByRule(st State, s *SessionView, reason chain.StopReason) {
+	s.ByRule, s.Reason = true, reason
+	r.event("session.ended_by_rule", s.ID.String(), "%s at register %d Wh", reason, s.Register)
+	r.end(st, s)
+}
+
+// timers ends what block time has overtaken.
+func (r *run) timers(st State) error {
+	start := r.rules.StartSeconds * 1000
+	silent := max(silentSlots*r.rules.SlotSeconds*1000, start)
+	for _, id := range openSessions(st) {
+		s := session(st, id)
+		switch {
+		case s.State == SessionHeld && r.time-s.OpenedMs > start:
+			s.Reason = chain.StopNoEnergy
+			r.end(st, &s)
+			if err := r.close(st, &s, SessionExpired); err != nil {
+				return err
+			}
+		case s.State == SessionCharging && r.time-s.LastMs > silent:
+			r.endByRule(st, &s, chain.StopRestart)
+		}
+	}
+	return nil
+}
+
+// settleMetered settles the sessions whose energy has all been cleared.
+func (r *run) settleMetered(st State) error {
+	for _, id := range openSessions(st) {
+		s := session(st, id)
+		if s.State != SessionMetered || s.PendingWh != 0 {
+			continue
+		}
+		if err := r.settle(st, &s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle redeems and earns credit on a session's bill, releases the rest of
+// the hold and closes it, all in one block.
+func (r *run) settle(st State, s *SessionView) error {
+	bill := s.Captured
+	if s.Redeem {
+		s.CreditRedeemed = min(credits(st, s.Driver), chain.PPM(bill, r.rules.RedeemPPM))
+		if err := r.redeem(st, s.Driver, s.CreditRedeemed); err != nil {
+			return err
+		}
+	}
+	s.Paid = bill - s.CreditRedeemed
+	s.CreditEarned = min(chain.PPM(s.Paid, r.rules.EarnPPM), balance(st, chain.AccountPromotion))
+	if s.CreditEarned > 0 {
+		if err := r.earn(st, s.Driver, s.CreditEarned, s.ID); err != nil {
+			return err
+		}
+	}
+	if s.ByRule {
+		return r.close(st, s, SessionInterrupted)
+	}
+	return r.close(st, s, SessionClosed)
+}
+
+// close releases what is left of the hold and ends the session for good.
+func (r *run) close(st State, s *SessionView, final SessionState) error {
+	s.Released = s.Hold - s.Captured
+	if err := add(st, s.Driver, s.Released); err != nil {
+		return err
+	}
+	s.State, s.ClosedHeight, s.ClosedMs = final, r.height, r.time
+	st.Delete(openKey(s.ID))
+	putSession(st, s)
+	r.event("session."+final.String(), s.ID.String(), "%d Wh, paid %d, released %d, credit earned %d, redeemed %d nano",
+		s.Wh, s.Paid, s.Released, s.CreditEarned, s.CreditRedeemed)
+	return nil
+}

@@ -1,0 +1,344 @@
+package ledger
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/market"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// clearSlots clears, in order, the slots that are due: everybody has reported
+// or the grace is over. Slots without energy are passed over.
+func (r *run) clearSlots(st State) error {
+	// The first slot whose grace is not over.
+	running := chain.SlotAt(r.time-r.rules.GraceSeconds*1000, r.rules.SlotSeconds)
+	for range maxSlotsPerBlock {
+		first, found := firstPending(st)
+		if found && first < r.clock.Next {
+			return fmt.Errorf("slot %d has energy to clear, the next to clear is %d", first, r.clock.Next)
+		}
+		if !found || first > r.clock.Next {
+			next := running
+			if found {
+				next = min(next, first)
+			}
+			r.clock.Next = max(r.clock.Next, next)
+		}
+		s := r.clock.Next
+		if !found || s != first || (s >= running && !r.allReported(st, s)) {
+			return nil
+		}
+		if err := r.clear(st, s); err != nil {
+			return fmt.Errorf("slot %d: %w", s, err)
+		}
+		r.clock.Next, r.clock.Cleared = s+1, s
+	}
+	return nil
+}
+
+// firstPending returns the first slot with energy to clear.
+func firstPending(st State) (chain.Slot, bool) {
+	var first chain.Slot
+	found := false
+	for _, table := range []byte{tabBucket, tabLoad} {
+		st.Iterate([]byte{table}, func(k, _ []byte) bool {
+			if s := chain.Slot(binary.BigEndian.Uint64(k[1:])); !found || s < first {
+				first, found = s, true
+			}
+			return false
+		})
+	}
+	return first, found
+}
+
+// allReported tells whether nothing is missing of slot s: every active site,
+// the grid connection, and every charging session.
+func (r *run) allReported(st State, s chain.Slot) bool {
+	buckets := map[chain.Key]bucket{}
+	each(st, key(tabBucket, slotBytes(s)), func(k []byte, b bucket) bool {
+		buckets[chain.Key(k[8:])] = b
+		return true
+	})
+	if g, ok := get[connection](st, key(tabGrid)); ok && !buckets[g.Device].Connection {
+		return false
+	}
+	for _, m := range collect[member](st, key(tabMember)) {
+		if m.Active && !buckets[m.Member.Device].Reported && countersOf(st, m.Member.Device).Site {
+			return false
+		}
+	}
+	for _, id := range openSessions(st) {
+		if c := session(st, id); c.State == SessionCharging && c.Reported < s {
+			return false
+		}
+	}
+	return true
+}
+
+// site is a gateway's part in the clearing of a slot.
+type site struct {
+	device chain.Key
+	member member
+	bucket bucket
+	cars   meter.WattHour // of sessions behind it that trade
+}
+
+// clear clears one slot: local trades first, then the supplier.
+//
+// With import I and export E of the site meter and S of the sessions behind
+// it, the house itself buys max(0, I-S) and sells E + max(0, S-I), and every
+// session buys its own energy at the house's node.
+func (r *run) clear(st State, s chain.Slot) error {
+	retail, feedIn := r.prices(st, s)
+	view := SlotView{Slot: s, Previous: r.clock.Cleared, Height: r.height, TimeMs: r.time, Retail: retail, FeedIn: feedIn}
+
+	var sites []*site // ascending by device
+	byDevice := map[chain.Key]*site{}
+	each(st, key(tabBucket, slotBytes(s)), func(k []byte, b bucket) bool {
+		at := &site{device: chain.Key(k[8:]), bucket: b}
+		sites = append(sites, at)
+		byDevice[at.device] = at
+		return true
+	})
+	for _, at := range sites {
+		at.member, _ = get[member](st, MemberKey(at.device))
+		st.Delete(bucketKey(s, at.device))
+	}
+
+	var fills []FillView
+	type load struct {
+		id chain.ID
+		wh meter.WattHour
+	}
+	var loads []load // ascending by session
+	each(st, key(tabLoad, slotBytes(s)), func(k []byte, wh meter.WattHour) bool {
+		loads = append(loads, load{chain.ID(k[8:]), wh})
+		return true
+	})
+	for _, l := range loads {
+		st.Delete(loadKey(s, l.id))
+		c := session(st, l.id)
+		c.PendingWh -= l.wh
+		if at := byDevice[c.Gateway]; at != nil && at.bucket.Reported && !at.bucket.Late {
+			at.cars += l.wh
+			fills = append(fills, FillView{
+				ID: "car/" + c.ID.String(), Device: c.Gateway, Session: c.ID, Account: c.Driver, Side: chain.Buy,
+				Node: at.member.Member.Name, Limit: min(c.Cap, retail), Wh: l.wh, GridAt: min(c.Cap, retail),
+			})
+		} else {
+			// Without the house's reading nobody knows where it came from.
+			m, _ := get[member](st, MemberKey(c.Gateway))
+			if err := r.sellBySite(st, &m, &c, s, l.wh); err != nil {
+				return err
+			}
+		}
+		putSession(st, &c)
+	}
+
+	budget := map[chain.Account]chain.Nano{} // what owners can still commit to, at retail
+	for _, at := range sites {
+		if !at.bucket.Reported {
+			continue
+		}
+		view.Reported++
+		imp, exp, owner, name := at.bucket.Import, at.bucket.Export, at.member.owner(), at.member.Member.Name
+		if wh := max(0, imp-at.cars); wh > 0 {
+			f := FillView{ID: "buy/" + name, Device: at.device, Account: owner, Side: chain.Buy, Node: name, Limit: r.limit(st, at.device, chain.Buy, retail, feedIn), Wh: wh, GridAt: retail}
+			left, ok := budget[owner]
+			if !ok {
+				left = balance(st, owner)
+			}
+			if cost, err := chain.Cost(retail, wh); err == nil && cost <= left {
+				left -= cost
+			} else {
+				f.Supplier = wh
+			}
+			budget[owner] = left
+			fills = append(fills, f)
+		}
+		if wh := exp + max(0, at.cars-imp); wh > 0 {
+			fills = append(fills, FillView{ID: "sell/" + name, Device: at.device, Account: owner, Side: chain.Sell, Node: name, Limit: r.limit(st, at.device, chain.Sell, retail, feedIn), Wh: wh, GridAt: feedIn})
+		}
+	}
+	slices.SortFunc(fills, func(a, b FillView) int { return cmp.Compare(a.ID, b.ID) })
+
+	if err := r.trade(st, &view, fills); err != nil {
+		return err
+	}
+	r.balance(st, &view, sites)
+	for _, m := range collect[member](st, key(tabMember)) {
+		if at := byDevice[m.Member.Device]; m.Active && countersOf(st, m.Member.Device).Site && (at == nil || !at.bucket.Reported) {
+			view.Missing++
+		}
+	}
+	if err := total(st, view.Energy); err != nil {
+		return err
+	}
+	for _, f := range fills {
+		put(st, FillKey(s, f.ID), f)
+	}
+	put(st, SlotKey(s), view)
+	r.event("slot.cleared", fmt.Sprint(s), "%d sites, %d missing, %d Wh traded, fees %d nano", view.Reported, view.Missing, view.Energy.Traded, view.Fees)
+	return nil
+}
+
+// limit is the standing limit of a side, within what the supplier offers.
+func (r *run) limit(st State, device chain.Key, side chain.Side, retail, feedIn chain.NanoPerWh) chain.NanoPerWh {
+	l, ok := get[chain.NanoPerWh](st, limitKey(device, side))
+	if side == chain.Buy {
+		if !ok {
+			return retail
+		}
+		return min(l, retail)
+	}
+	if !ok {
+		return feedIn
+	}
+	return max(l, feedIn)
+}
+
+// trade clears the fills' energy between neighbours, has the supplier take
+// the rest, and moves the money. It completes view and fills.
+func (r *run) trade(st State, view *SlotView, fills []FillView) error {
+	p := market.Problem{}
+	each(st, key(tabNode), func(k []byte, n node) bool {
+		p.Nodes = append(p.Nodes, market.Node{ID: string(k), Parent: n.Parent, Fee: n.Fee})
+		return true
+	})
+	for _, f := range fills {
+		if f.Supplier == 0 {
+			p.Orders = append(p.Orders, market.Order{ID: f.ID, Side: f.Side, Wh: f.Wh, Limit: f.Limit, Node: f.Node})
+		}
+	}
+	res, err := market.Clear(p)
+	if err != nil {
+		return err
+	}
+	if err := market.Certify(p, res); err != nil {
+		return fmt.Errorf("the clearing is not optimal: %w", err)
+	}
+	view.Paid, view.Received, view.Fees = res.Paid, res.Received, res.Fees
+	for _, n := range p.Nodes {
+		view.Prices = append(view.Prices, PriceView{n.ID, res.Prices[n.ID]})
+	}
+
+	// Buyers pay neighbours through the network account, which keeps the fees.
+	for i := range fills {
+		if f := &fills[i]; f.Supplier == 0 {
+			f.Local, f.Price = res.Fills[f.ID], res.Prices[f.Node]
+		}
+		if err := r.settleBuyer(st, view, &fills[i]); err != nil {
+			return err
+		}
+	}
+	for i := range fills {
+		if err := r.settleSeller(st, &fills[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) settleBuyer(st State, view *SlotView, f *FillView) error {
+	if f.Side != chain.Buy {
+		return nil
+	}
+	c := countersOf(st, f.Device)
+	if f.Supplier > 0 {
+		c.SupplierImport += f.Supplier
+		put(st, key(tabCounters, f.Device[:]), c)
+		return nil
+	}
+	f.Grid = f.Wh - f.Local
+	local, err := chain.Cost(f.Price, f.Local)
+	if err != nil {
+		return err
+	}
+	rest, err := chain.Cost(f.GridAt, f.Grid)
+	if err != nil {
+		return err
+	}
+	f.Amount = local + rest
+	view.Energy.Traded += f.Local
+	if f.Session == (chain.ID{}) {
+		c.BoughtLocal += f.Local
+		put(st, key(tabCounters, f.Device[:]), c)
+		if err := move(st, f.Account, chain.AccountNetwork, local); err != nil {
+			return err
+		}
+		return move(st, f.Account, chain.AccountGrid, rest)
+	}
+	s := session(st, f.Session)
+	if err := capture(st, &s, chain.AccountNetwork, local); err != nil {
+		return err
+	}
+	if err := capture(st, &s, chain.AccountGrid, rest); err != nil {
+		return err
+	}
+	s.LocalWh += f.Local
+	putSession(st, &s)
+	return nil
+}
+
+func (r *run) settleSeller(st State, f *FillView) error {
+	if f.Side != chain.Sell {
+		return nil
+	}
+	local, err := chain.Cost(f.Price, f.Local)
+	if err != nil {
+		return err
+	}
+	if err := move(st, chain.AccountNetwork, f.Account, local); err != nil {
+		return err
+	}
+	f.Amount = local
+	c := countersOf(st, f.Device)
+	c.SoldLocal += f.Local
+	rest := f.Wh - f.Local
+	if pay(st, chain.AccountGrid, f.Account, f.GridAt, rest) {
+		f.Grid = rest
+		f.Amount += chain.Nano(f.GridAt) * chain.Nano(rest) // pay has checked the product
+	} else {
+		f.Supplier = rest
+		c.SupplierExport += rest
+	}
+	put(st, key(tabCounters, f.Device[:]), c)
+	return nil
+}
+
+// balance completes the slot's energy balance and the members' counters.
+//
+// A house without a production meter has produced what it exported. Once a
+// meter stands at the grid connection it says what the microgrid imports and
+// exports, and what is missing inside is loss; before that, the sites' sum
+// stands for it and there is none.
+func (r *run) balance(st State, view *SlotView, sites []*site) {
+	e := &view.Energy
+	var imp, exp meter.WattHour
+	for _, at := range sites {
+		b := at.bucket
+		c := countersOf(st, at.device)
+		if !c.Production {
+			b.Produced = b.Export
+		}
+		c.Import += b.Import
+		c.Export += b.Export
+		c.Produced += b.Produced
+		put(st, key(tabCounters, at.device[:]), c)
+		imp += b.Import
+		exp += b.Export
+		e.Produced += b.Produced
+		e.GridImport += b.GridImport
+		e.GridExport += b.GridExport
+	}
+	e.Consumed = e.Produced + imp - exp
+	if g, ok := get[connection](st, key(tabGrid)); ok && view.Slot >= g.From {
+		e.Loss = exp + e.GridImport - imp - e.GridExport
+		return
+	}
+	e.GridImport, e.GridExport = max(imp-exp, 0), max(exp-imp, 0)
+}
