@@ -122,6 +122,13 @@ func (c *Config) comet() *cfg.Config {
 	k.Mempool.MaxTxBytes = chain.MaxTxBytes
 	k.Mempool.CacheSize = 2 * MempoolTxs
 
+	// One worker keeps a neighbour's transactions in their order: the second
+	// of one signer is refused while the first is missing. Checks take one
+	// lock anyway.
+	k.P2P.LibP2PConfig.Scaler.Overrides = []cfg.LibP2PScalerOverride{{
+		Reactor: "MEMPOOL", MinWorkers: 1, MaxWorkers: 1, ThresholdLatency: time.Second,
+	}}
+
 	t := c.Timing
 	k.Consensus.WalPath = filepath.Join("data", "cs.wal", "wal")
 	k.Consensus.CreateEmptyBlocks = false
