@@ -41,7 +41,7 @@ func newGate(cfg *Config, count *counters, flood *flood) *gate {
 func (g *gate) guestAllowed(id peer.ID) bool { return g.guest(id) && !g.flood.blocked(id, time.Now()) }
 
 func (g *gate) InterceptPeerDial(id peer.ID) bool {
-	return g.open.Load() && g.allow(id) && !g.flood.blocked(id, time.Now())
+	return g.allow(id) && !g.flood.blocked(id, time.Now())
 }
 
 func (g *gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }

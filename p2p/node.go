@@ -152,7 +152,7 @@ func New(cfg Config) (*Node, error) {
 		libp2p.Identity(key),
 		libp2p.PrivateNetwork(cfg.PSK),
 		libp2p.NoListenAddrs, // bound below, one error per address
-		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()), // else two gateways could share a port unnoticed
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, newMuxer()),
 		libp2p.ConnectionGater(n.gate),
