@@ -13,8 +13,8 @@ type Limits struct {
 	// MaxPower is the most the connection can carry in either direction.
 	// It bounds power, and energy per time. 0: DefaultMaxPower.
 	MaxPower meter.MilliWatt
-	// Voltage line to neutral and frequency must lie in these ranges. Zero
-	// voltage is plausible: a line without supply.
+	// Voltage line to neutral and frequency must lie in these ranges, or be
+	// zero: a line without supply, an inverter at night.
 	MinVoltage, MaxVoltage     meter.MilliVolt
 	MinFrequency, MaxFrequency meter.MilliHertz
 	// StaleAfter is the age at which values without successor become Stale.
@@ -126,14 +126,14 @@ func Step(s State, l Limits, o Outcome) (State, meter.Reading) {
 // implausible returns why the momentary values cannot be true, or "".
 func implausible(l Limits, points []meter.Point) string {
 	for _, p := range points {
-		lo, hi := int64(0), int64(0)
+		if p.Value == 0 {
+			continue
+		}
+		var lo, hi int64
 		switch p.Quantity {
 		case meter.Power:
 			lo, hi = -int64(l.MaxPower), int64(l.MaxPower)
 		case meter.Voltage:
-			if p.Value == 0 {
-				continue
-			}
 			lo, hi = int64(l.MinVoltage), int64(l.MaxVoltage)
 		case meter.Frequency:
 			lo, hi = int64(l.MinFrequency), int64(l.MaxFrequency)
@@ -303,6 +303,17 @@ func Age(s State, l Limits, now, start time.Duration, wall int64) (State, meter.
 	r.Page, r.Quality = s.Page, meter.Stale
 	r.Reason = fmt.Sprintf("no answer for %s", (now - since).Round(time.Second))
 	return s, r, true
+}
+
+// Resume returns the state with which polling goes on after a restart: the page
+// and the bases that were stored, and how long ago that was. Monotonic times
+// start anew at zero.
+func Resume(page uint64, bases []Register, away time.Duration) State {
+	s := State{Page: page, Registers: slices.Clone(bases)}
+	for i := range s.Registers {
+		s.Registers[i].Changed, s.Registers[i].Seen = -away, -away
+	}
+	return s
 }
 
 // Rebase forgets the energy bases: a person has confirmed that the meter's

@@ -331,7 +331,7 @@ func (p *Profile) checkRules() error {
 			return at(here+".quantity", "%w", err)
 		}
 		r.Quantity = q
-		if !p.has(q, r.Phase) {
+		if !p.Has(q, r.Phase) {
 			return at(here, "%s is not mapped", meter.PointName(q, r.Phase))
 		}
 		if r.Min > r.Max {
@@ -353,7 +353,9 @@ func (p *Profile) maps() [][]Point {
 	return out
 }
 
-func (p *Profile) has(q meter.Quantity, phase uint8) bool {
+// Has reports whether the profile maps quantity q on phase, in any of its
+// models.
+func (p *Profile) Has(q meter.Quantity, phase uint8) bool {
 	return slices.ContainsFunc(p.maps(), func(m []Point) bool {
 		return slices.ContainsFunc(m, func(pt Point) bool { return pt.Quantity == q && pt.Phase == phase })
 	})

@@ -33,7 +33,17 @@ type Unit struct {
 	writable []uint16
 }
 
-// NewUnit returns a device of profile p that measures nothing yet.
+// atRest is what a device shows on a live network without load.
+var atRest = []meter.Point{
+	{Quantity: meter.Voltage, Phase: 1, Value: 230_000},
+	{Quantity: meter.Voltage, Phase: 2, Value: 230_000},
+	{Quantity: meter.Voltage, Phase: 3, Value: 230_000},
+	{Quantity: meter.Frequency, Value: 50_000},
+	{Quantity: meter.Status, Value: 1},
+}
+
+// NewUnit returns a device of profile p on a live network without load: its
+// voltage and frequency are right, its energy registers zero.
 func NewUnit(p *profile.Profile, cfg UnitConfig) (*Unit, error) {
 	def := func(s *string, to string) {
 		if *s == "" {
@@ -54,6 +64,13 @@ func NewUnit(p *profile.Profile, cfg UnitConfig) (*Unit, error) {
 	}
 	for _, w := range p.Writes {
 		u.writable = append(u.writable, w.Address)
+	}
+	for _, pt := range atRest {
+		if p.Has(pt.Quantity, pt.Phase) {
+			if err := u.Set(pt); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return u, nil
 }

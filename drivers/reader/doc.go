@@ -1,0 +1,24 @@
+// Package reader polls one meter and delivers its readings.
+//
+//	            interval
+//	               v
+//	profile -> [ Reader ] -> drivers.Register -> the line
+//	               |  ^ registers
+//	               v  |
+//	         decode, poll.Step -> meter.Reading -> Deliver
+//
+// A Reader never gives up. It delivers a reading for every answer, and while
+// the device is silent a Stale one every interval, so that whoever listens
+// need not keep a clock. How often a silent device is asked is the line's
+// business (it backs off and keeps the bus free for others); a device that
+// answers but refuses, or that is not what its profile says, is asked again
+// after 1, 2, 4 .. 60 s.
+//
+// A SunSpec device's model chain is walked at the start and again whenever the
+// device has been away or its map has moved. If it then names another serial
+// number, its readings are Suspect: somebody has put another device in its
+// place.
+//
+// A block that the device refuses is read in halves; if a register is refused
+// by itself the device does not have it, and its points are left out.
+package reader

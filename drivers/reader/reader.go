@@ -1,0 +1,359 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/joulegate/joulegate/drivers"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/poll"
+	"github.com/joulegate/joulegate/meter/profile"
+)
+
+// Config describes one polled device.
+type Config struct {
+	Device   string // id from the configuration
+	Profile  *profile.Profile
+	Register drivers.Register
+	Unit     uint8 // for the reading only: the register knows its own
+
+	Interval  time.Duration // between polls, default 1 s
+	SlowEvery int           // slow points are read every n-th poll, default 10
+	Timeout   time.Duration // of one poll with all its blocks, default 5 s
+	Limits    poll.Limits   // zero fields take their defaults
+	State     poll.State    // from poll.Resume after a restart; zero for a new device
+
+	// Deliver takes every reading, in order, on Run's goroutine. It must not
+	// block: while it does, nothing is read.
+	Deliver func(meter.Reading)
+	// Origin is the zero of Reading.Mono, one per process; default: New.
+	Origin time.Time
+	Logger *slog.Logger // default: none
+}
+
+// Reader polls one device. See the package comment.
+type Reader struct {
+	cfg Config
+
+	mu    sync.Mutex
+	state poll.State
+
+	// Owned by the poll that is under way.
+	polls   int
+	chain   *profile.Chain
+	plan    []profile.Block
+	lacking int            // since this poll the plan lacks what the device refused; 0: nothing
+	pinned  *profile.Chain // the first chain: who the device is
+}
+
+// walkAgain is after how many failures in a row a device may have become
+// another: its chain and its refusals are learned anew.
+const walkAgain = 3
+
+// retryLacking is after how many polls a refused register is tried again:
+// devices refuse some for a while after a restart.
+const retryLacking = 300
+
+// New returns a reader. It panics if profile, register or Deliver is missing.
+func New(cfg Config) *Reader {
+	if cfg.Profile == nil || cfg.Register == nil || cfg.Deliver == nil {
+		panic(fmt.Sprintf("reader %q: profile %v, register %v and Deliver are needed", cfg.Device, cfg.Profile, cfg.Register))
+	}
+	if cfg.Interval <= 0 {
+		cfg.Interval = time.Second
+	}
+	if cfg.SlowEvery <= 0 {
+		cfg.SlowEvery = 10
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 5 * time.Second
+	}
+	if cfg.Origin.IsZero() {
+		cfg.Origin = time.Now()
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Logger = cfg.Logger.With("device", cfg.Device)
+	cfg.Limits = cfg.Limits.WithDefaults()
+	return &Reader{cfg: cfg, state: cfg.State}
+}
+
+// State returns what must be stored so that polling can go on after a restart
+// (see poll.Resume). It may be called at any time.
+func (r *Reader) State() poll.State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.state
+	s.Registers = slices.Clone(s.Registers)
+	return s
+}
+
+// Rebase forgets the energy bases after a person has confirmed that the
+// device's registers may start anew. It may be called at any time.
+func (r *Reader) Rebase() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state = poll.Rebase(r.state)
+}
+
+func (r *Reader) now() time.Duration { return time.Since(r.cfg.Origin) }
+
+// result is one finished poll.
+type result struct {
+	outcome poll.Outcome
+	err     error
+}
+
+// Run polls until ctx ends and returns its error; the last poll has ended then.
+func (r *Reader) Run(ctx context.Context) error {
+	if r.cfg.Profile.Experimental {
+		r.cfg.Logger.Warn("profile is experimental: its facts are not settled", "profile", r.cfg.Profile.ID)
+	}
+	start := r.now()
+	tick := time.NewTicker(r.cfg.Interval)
+	defer tick.Stop()
+	results := make(chan result, 1)
+	polling := false
+	for {
+		if now := r.now(); !polling && now >= r.retryAt() {
+			polling = true
+			go func() { results <- r.poll(ctx) }()
+		}
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				if polling {
+					<-results
+				}
+				return ctx.Err()
+			case res := <-results:
+				polling = false
+				if ctx.Err() == nil {
+					r.finish(res)
+				}
+			case <-tick.C:
+				r.age(start)
+				waiting = false
+			}
+		}
+	}
+}
+
+func (r *Reader) retryAt() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.RetryAt
+}
+
+// age delivers a Stale reading if it is time for one.
+func (r *Reader) age(start time.Duration) {
+	r.mu.Lock()
+	s, reading, stale := poll.Age(r.state, r.cfg.Limits, r.now(), start, time.Now().UnixMilli())
+	r.state = s
+	r.mu.Unlock()
+	if stale {
+		r.deliver(reading)
+	}
+}
+
+func (r *Reader) deliver(reading meter.Reading) {
+	reading.Device, reading.Unit = r.cfg.Device, r.cfg.Unit
+	reading.Profile, reading.ProfileHash = r.cfg.Profile.ID, r.cfg.Profile.Hash()
+	r.cfg.Deliver(reading)
+}
+
+// finish takes the result of a poll.
+func (r *Reader) finish(res result) {
+	r.mu.Lock()
+	failures, last := r.state.Failures, r.state.Last.Quality
+	var reading meter.Reading
+	if res.err != nil {
+		r.state = poll.Fail(r.state, r.now())
+		if !answered(res.err) {
+			r.state.RetryAt = 0 // the line decides when a silent device is asked
+		}
+	} else {
+		r.state, reading = poll.Step(r.state, r.cfg.Limits, res.outcome)
+	}
+	r.mu.Unlock()
+
+	switch {
+	case res.err != nil:
+		if failures == 0 {
+			r.cfg.Logger.Warn("meter does not answer", "err", res.err)
+		}
+		if failures+1 >= walkAgain || errors.Is(res.err, errMap) {
+			r.chain, r.plan = nil, nil
+		}
+		return
+	case failures > 0:
+		r.cfg.Logger.Info("meter answers again", "failures", failures)
+	}
+	if reading.Quality != meter.Good && last != reading.Quality {
+		r.cfg.Logger.Warn("reading is "+reading.Quality.String(), "reason", reading.Reason, "page", reading.Page)
+	}
+	r.deliver(reading)
+}
+
+// errMap says that the device answers, but not as its profile says.
+var errMap = errors.New("device does not fit its profile")
+
+// exception returns the code of a Modbus exception in err, 0 if it is none.
+func exception(err error) uint8 {
+	var x interface {
+		error
+		Exception() (code uint8, ok bool)
+	}
+	if errors.As(err, &x) {
+		if code, ok := x.Exception(); ok {
+			return code
+		}
+	}
+	return 0
+}
+
+// answered reports whether there is a living device behind err.
+func answered(err error) bool { return errors.Is(err, errMap) || exception(err) != 0 }
+
+// poll reads all blocks that are due and decodes them.
+func (r *Reader) poll(ctx context.Context) result {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	if r.lacking > 0 && r.polls-r.lacking >= retryLacking {
+		r.plan = nil
+	}
+	if r.plan == nil {
+		r.lacking = 0
+		if err := r.learn(ctx); err != nil {
+			return result{err: err}
+		}
+	}
+	slow := r.polls%r.cfg.SlowEvery == 0
+	var raw []meter.RawBlock
+	var refused []profile.Block
+	var refusal error
+	for i := 0; i < len(r.plan); {
+		b := r.plan[i]
+		if b.Slow && !slow {
+			i++
+			continue
+		}
+		data, err := r.cfg.Register.ReadRegisters(ctx, b.Function, b.Address, b.Count)
+		if code := exception(err); code == illegalAddress || code == illegalValue {
+			refusal = err
+			if halves := r.halve(b); halves != nil {
+				r.plan = slices.Replace(r.plan, i, i+1, halves...)
+				continue
+			}
+			refused = append(refused, b)
+			i++
+			continue
+		}
+		if err != nil {
+			return result{err: err}
+		}
+		raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: data})
+		i++
+	}
+	if len(raw) == 0 {
+		// A device that refuses everything is starting up, or another one.
+		r.plan = nil
+		return result{err: fmt.Errorf("%w: every register is refused: %w", errMap, refusal)}
+	}
+	for _, b := range refused {
+		r.cfg.Logger.Warn("device lacks registers of its profile: their points are left out", "function", int(b.Function), "address", b.Address, "count", b.Count)
+		r.plan = slices.DeleteFunc(r.plan, func(p profile.Block) bool { return p == b })
+	}
+	values, err := r.cfg.Profile.DecodeValues(raw)
+	if err != nil {
+		return result{err: fmt.Errorf("%w: %w", errMap, err)}
+	}
+	r.polls++
+	if len(refused) > 0 {
+		r.lacking = r.polls
+	}
+	o := poll.Outcome{Now: r.now(), Wall: time.Now().UnixMilli(), Raw: raw, Doubt: r.stranger()}
+	for _, v := range values {
+		o.Points, o.Digits = append(o.Points, v.Point), append(o.Digits, v.Digit)
+	}
+	return result{outcome: o}
+}
+
+// Exceptions that a shorter read may cure.
+const (
+	illegalAddress = 2
+	illegalValue   = 3
+)
+
+// learn makes the plan; on a SunSpec device it walks the chain first.
+func (r *Reader) learn(ctx context.Context) error {
+	if r.cfg.Profile.SunSpec == nil {
+		r.plan = r.cfg.Profile.Blocks(0)
+		return nil
+	}
+	w := profile.NewWalk(r.cfg.Profile.SunSpec.Bases)
+	for {
+		fn, addr, count, done := w.Next()
+		if done {
+			break
+		}
+		data, err := r.cfg.Register.ReadRegisters(ctx, fn, addr, count)
+		if err != nil && exception(err) == 0 {
+			return err
+		}
+		if err := w.Feed(data); err != nil {
+			return fmt.Errorf("%w: %w", errMap, err)
+		}
+	}
+	chain, err := w.Chain()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errMap, err)
+	}
+	plan, err := r.cfg.Profile.ChainBlocks(chain, 0)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errMap, err)
+	}
+	r.chain, r.plan = &chain, plan
+	if r.pinned == nil {
+		r.pinned = r.chain
+		r.cfg.Logger.Info("SunSpec device found", "base", chain.Base, "manufacturer", chain.Manufacturer, "model", chain.Model, "serial", chain.Serial)
+	}
+	return nil
+}
+
+// stranger returns why the device is not the one it was at the start, or "".
+func (r *Reader) stranger() string {
+	if r.chain == nil || r.chain.Manufacturer == r.pinned.Manufacturer && r.chain.Serial == r.pinned.Serial {
+		return ""
+	}
+	return fmt.Sprintf("the device is %s %q now, it was %s %q: confirm the exchange", r.chain.Manufacturer, r.chain.Serial, r.pinned.Manufacturer, r.pinned.Serial)
+}
+
+// halve returns the blocks that together read what b does, or nil if b cannot
+// be divided.
+func (r *Reader) halve(b profile.Block) []profile.Block {
+	n, ok := poll.Shrink(b.Count)
+	if !ok {
+		return nil
+	}
+	blocks := r.cfg.Profile.Blocks(n)
+	if r.chain != nil {
+		var err error
+		if blocks, err = r.cfg.Profile.ChainBlocks(*r.chain, n); err != nil {
+			return nil
+		}
+	}
+	blocks = slices.DeleteFunc(blocks, func(x profile.Block) bool {
+		return x.Function != b.Function || x.Slow != b.Slow || x.Address < b.Address || int(x.Address)+int(x.Count) > int(b.Address)+int(b.Count)
+	})
+	if len(blocks) == 0 || len(blocks) == 1 && blocks[0] == b {
+		return nil
+	}
+	return blocks
+}

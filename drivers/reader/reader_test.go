@@ -1,0 +1,348 @@
+package reader_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/joulegate/joulegate/drivers"
+	"github.com/joulegate/joulegate/drivers/reader"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/poll"
+	"github.com/joulegate/joulegate/meter/profile"
+)
+
+// refusal is a Modbus exception as the line reports it.
+type refusal uint8
+
+func (r refusal) Error() string            { return fmt.Sprintf("exception %d", uint8(r)) }
+func (r refusal) Exception() (uint8, bool) { return uint8(r), true }
+
+// device is a fake drivers.Register with the registers of a profile.
+type device struct {
+	mu      sync.Mutex
+	profile *profile.Profile
+	image   profile.Image
+	silent  bool
+	longest uint16
+	latency time.Duration
+	reads   []profile.Block
+}
+
+func newDevice(t *testing.T, id string, points ...meter.Point) *device {
+	t.Helper()
+	p, err := profile.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := p.NewImage(0, profile.Identity{Manufacturer: "ACME", Serial: "1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &device{profile: p, image: im, longest: profile.MaxBlock, latency: 50 * time.Millisecond}
+	d.set(t, points...)
+	return d
+}
+
+func (d *device) set(t *testing.T, points ...meter.Point) {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.profile.Encode(points, d.image); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d *device) do(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+}
+
+func (d *device) ReadRegisters(ctx context.Context, fn drivers.Function, addr, count uint16) ([]byte, error) {
+	select {
+	case <-time.After(d.latency):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reads = append(d.reads, profile.Block{Function: fn, Address: addr, Count: count})
+	if d.silent {
+		return nil, errors.New("no answer")
+	}
+	if count > d.longest {
+		return nil, refusal(3)
+	}
+	data, ok := d.image.Read(fn, addr, count)
+	if !ok {
+		return nil, refusal(2)
+	}
+	return data, nil
+}
+
+func (d *device) WriteRegisters(context.Context, uint16, []uint16) error {
+	return errors.New("a reader writes nothing")
+}
+
+// recorder runs a reader inside a synctest bubble and keeps what it delivers.
+type recorder struct {
+	got []meter.Reading
+	r   *reader.Reader
+}
+
+func start(t *testing.T, d *device, cfg reader.Config) *recorder {
+	t.Helper()
+	rec := &recorder{}
+	cfg.Device, cfg.Profile, cfg.Register, cfg.Unit = "grid", d.profile, d, 7
+	cfg.Deliver = func(r meter.Reading) { rec.got = append(rec.got, r) }
+	rec.r = reader.New(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- rec.r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return rec
+}
+
+// after lets d pass and returns what was delivered meanwhile.
+func (rec *recorder) after(d time.Duration) []meter.Reading {
+	n := len(rec.got)
+	time.Sleep(d)
+	synctest.Wait()
+	return rec.got[n:]
+}
+
+func imported(mwh int64) meter.Point { return meter.Point{Quantity: meter.Import, Value: mwh} }
+
+func TestReadsEveryInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000), meter.Point{Quantity: meter.Power, Value: 1_500_000})
+		rec := start(t, d, reader.Config{})
+		got := rec.after(10*time.Second + 500*time.Millisecond)
+		if len(got) != 11 {
+			t.Fatalf("%d readings in 10 s, want 11", len(got))
+		}
+		for i, r := range got {
+			if r.Quality != meter.Good || r.Page != uint64(i+1) || r.Device != "grid" || r.Unit != 7 || r.Profile != "eastron-sdm630" || r.ProfileHash != d.profile.Hash() {
+				t.Fatalf("reading %d: %+v", i, r)
+			}
+			if v, _ := r.Power(); v != 1_500_000 {
+				t.Fatalf("reading %d: power %d", i, v)
+			}
+			// Anybody can decode the raw registers again.
+			again, err := d.profile.Decode(r.Raw)
+			if err != nil || !slices.Equal(again, r.Points) {
+				t.Fatalf("reading %d: decoded again %v, %v", i, again, err)
+			}
+			if _, slow := r.Value(meter.Energy, 0); slow != (i%10 == 0) {
+				t.Fatalf("reading %d: slow points %v", i, slow)
+			}
+		}
+	})
+}
+
+// While the device is silent there is a stale reading every second, from ten
+// seconds on, with the last values and their time; and it recovers by itself.
+func TestSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+		rec := start(t, d, reader.Config{})
+		last := rec.after(500 * time.Millisecond)[0]
+		d.do(func() { d.silent = true })
+		if got := rec.after(9 * time.Second); len(got) != 0 {
+			t.Fatalf("%d readings in the first 9 s of silence: %+v", len(got), got[0])
+		}
+		got := rec.after(60 * time.Second)
+		if len(got) != 60-1 && len(got) != 60 {
+			t.Fatalf("%d stale readings in 60 s", len(got))
+		}
+		for i, r := range got {
+			if r.Quality != meter.Stale || r.Mono != last.Mono || r.Page != last.Page+uint64(i)+1 {
+				t.Fatalf("reading %d: %s page %d mono %s", i, r.Quality, r.Page, r.Mono)
+			}
+			if v, ok := r.Import(); !ok || v != 5_000_000 {
+				t.Fatalf("reading %d lost the last values", i)
+			}
+		}
+		d.do(func() { d.silent = false })
+		if r := rec.after(2 * time.Second); len(r) == 0 || r[len(r)-1].Quality != meter.Good {
+			t.Fatalf("after silence: %+v", r)
+		}
+	})
+}
+
+// A device that hangs in the middle of a read does not stop the clock.
+func TestHangingDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+		d.latency = time.Hour
+		rec := start(t, d, reader.Config{})
+		got := rec.after(15 * time.Second)
+		if len(got) == 0 || got[0].Quality != meter.Stale || len(got[0].Points) != 0 {
+			t.Fatalf("%+v", got)
+		}
+	})
+}
+
+// A restarting meter shows zero: suspect, and good again at its true count.
+func TestRestartedMeter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+		rec := start(t, d, reader.Config{})
+		rec.after(3 * time.Second)
+		d.set(t, imported(0))
+		if got := rec.after(2 * time.Second); got[1].Quality != meter.Suspect || !strings.Contains(got[1].Reason, "restarted") {
+			t.Fatalf("%s %q", got[1].Quality, got[1].Reason)
+		}
+		d.set(t, imported(5_001_000))
+		if got := rec.after(2 * time.Second); got[1].Quality != meter.Good {
+			t.Fatalf("%s %q", got[1].Quality, got[1].Reason)
+		}
+		d.set(t, imported(17))
+		rec.after(5 * time.Second)
+		rec.r.Rebase() // a person confirms the new meter
+		if got := rec.after(2 * time.Second); got[1].Quality != meter.Good {
+			t.Fatalf("after Rebase: %s %q", got[1].Quality, got[1].Reason)
+		}
+	})
+}
+
+// A process restart does not open the gate: a register that went back while
+// nobody looked is suspect, one that moved on plausibly is good.
+func TestResume(t *testing.T) {
+	for value, want := range map[int64]meter.Quality{4_999_000: meter.Suspect, 5_900_000: meter.Good, 900_000_000: meter.Suspect} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+			rec := start(t, d, reader.Config{})
+			rec.after(2 * time.Second)
+			stored := rec.r.State()
+
+			d = newDevice(t, "eastron-sdm630", imported(value))
+			again := start(t, d, reader.Config{State: poll.Resume(stored.Page, stored.Registers, 5*time.Minute)})
+			got := again.after(500 * time.Millisecond)[0]
+			if got.Quality != want || got.Page != stored.Page+1 {
+				t.Errorf("%d mWh: %s (%s), page %d after %d", value, got.Quality, got.Reason, got.Page, stored.Page)
+			}
+		})
+	}
+}
+
+// Some meters of a family accept ten values per read and lack registers.
+func TestLearnsBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000), meter.Point{Quantity: meter.Voltage, Phase: 3, Value: 231_500})
+		d.longest = 20
+		for a := uint16(0x15A); a <= 0x165; a++ { // no energy per line
+			delete(d.image, profile.Register{Function: drivers.InputRegisters, Address: a})
+		}
+		rec := start(t, d, reader.Config{})
+		got := rec.after(12*time.Second + 500*time.Millisecond)
+		for _, r := range got {
+			if r.Quality != meter.Good {
+				t.Fatalf("%s (%s)", r.Quality, r.Reason)
+			}
+			if v, ok := r.Value(meter.Voltage, 3); !ok || v != 231_500 {
+				t.Fatalf("voltage_l3 = %d, %v", v, ok)
+			}
+			if _, ok := r.Value(meter.Import, 1); ok {
+				t.Fatal("a register that does not exist has a value")
+			}
+		}
+		d.do(func() { d.reads = nil })
+		rec.after(5 * time.Second)
+		for _, b := range d.reads {
+			if b.Count > 20 {
+				t.Fatalf("still asks for %d registers", b.Count)
+			}
+		}
+	})
+}
+
+// A SunSpec device may move its map between two reads, hang up in the walk,
+// and be exchanged.
+func TestSunSpec(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		power := meter.Point{Quantity: meter.Power, Value: -2_500_000}
+		d := newDevice(t, "sunspec-inverter", power, meter.Point{Quantity: meter.Export, Value: 7_000_000})
+		d.silent = true
+		rec := start(t, d, reader.Config{})
+		rec.after(3 * time.Second)
+		d.do(func() { d.silent = false })
+		good := func(when string, within time.Duration) meter.Reading {
+			t.Helper()
+			got := rec.after(within)
+			if len(got) == 0 {
+				t.Fatalf("%s: no reading", when)
+			}
+			r := got[len(got)-1]
+			if v, _ := r.Power(); v != -2_500_000 || r.Quality != meter.Good {
+				t.Fatalf("%s: %s (%s) power %d", when, r.Quality, r.Reason, v)
+			}
+			return r
+		}
+		good("after silence", 2*time.Second)
+
+		// New firmware inserts a model: everything moves down by 12.
+		d.do(func() {
+			moved := profile.Image{}
+			for r, v := range d.image {
+				if r.Address >= 40070 {
+					r.Address += 12
+				}
+				moved[r] = v
+			}
+			for i := uint16(0); i < 12; i++ {
+				moved[profile.Register{Function: 3, Address: 40070 + i}] = 0
+			}
+			moved[profile.Register{Function: 3, Address: 40070}] = 64999
+			moved[profile.Register{Function: 3, Address: 40071}] = 10
+			d.image = moved
+		})
+		if r := good("after the map moved", 4*time.Second); r.Raw[0].Address != 40082 {
+			t.Fatalf("reads register %d", r.Raw[0].Address)
+		}
+
+		// Another device in its place.
+		other := newDevice(t, "sunspec-inverter")
+		im, err := other.profile.NewImage(0, profile.Identity{Manufacturer: "ACME", Serial: "2"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.profile.Encode([]meter.Point{power, {Quantity: meter.Export, Value: 7_000_000}}, im); err != nil {
+			t.Fatal(err)
+		}
+		d.do(func() { d.image = im })
+		got := rec.after(5 * time.Second)
+		if r := got[len(got)-1]; r.Quality != meter.Suspect || !strings.Contains(r.Reason, "confirm the exchange") {
+			t.Fatalf("exchanged device: %s (%s)", r.Quality, r.Reason)
+		}
+	})
+}
+
+// A device that answers but is no SunSpec device is left in peace more and
+// more, while stale readings go on.
+func TestWrongDeviceBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "sunspec-meter")
+		d.image = profile.Image{}
+		rec := start(t, d, reader.Config{})
+		got := rec.after(10 * time.Minute)
+		if n := len(d.reads) / 3; n < 10 || n > 20 {
+			t.Errorf("%d walks in 10 minutes, want about 15", n)
+		}
+		if len(got) < 580 || got[0].Quality != meter.Stale {
+			t.Errorf("%d readings", len(got))
+		}
+	})
+}
