@@ -209,6 +209,22 @@ func (g *guard) awaits(fn byte) bool {
 		slices.ContainsFunc(g.doubts, func(d key) bool { return d.fn == fn })
 }
 
+// cover proposes a longer read that begins with the registers of k and is a
+// fence.
+func (g *guard) cover(k key, maxBlock int) (key, bool) {
+	if k.fn != fnReadHolding && k.fn != fnReadInput || g.refuses {
+		return key{}, false
+	}
+	for _, step := range []uint16{2, 1} {
+		for n := k.count + step; int(n) <= maxBlock && int(k.addr)+int(n) <= 1<<16 && n <= k.count+16; n += step {
+			if c := (key{k.fn, k.addr, n}); g.separate(c) {
+				return c, true
+			}
+		}
+	}
+	return key{}, false
+}
+
 // fence proposes a harmless read whose answer cannot be mistaken: something
 // that the device has answered before, else a part of it, else another read
 // function, which at least draws a telling exception. wanted is the request

@@ -23,6 +23,7 @@ const (
 	probeShare = 20               // asking silent slaves takes at most 1/probeShare of the line's time
 	probeFloor = 100 * time.Millisecond
 	fenceTries = 4 // fences per request
+	maxWaits   = 3 // times a request is put off until no copy can come
 	drainTries = 8 // times a drain starts anew before the request fails
 )
 

@@ -16,6 +16,7 @@ type pending struct {
 	class    Class
 	deadline time.Time
 	seq      uint64 // first come, first served among equals
+	waits    int    // times it was put off
 	done     chan result
 }
 

@@ -15,7 +15,8 @@ type exchange struct {
 	u       *unit
 	timeout time.Duration
 	fence   bool
-	copied  bool // the answer has the bytes of another one: to be verified
+	fenced  bool // the fence was answered
+	copied  bool // the answer may be a copy: to be verified
 }
 
 // echoState is what the line knows about adapters that hear themselves.
@@ -58,7 +59,7 @@ func (l *Line) ask(p *pending, probing bool) ([]byte, error) {
 			u.quietUntil = time.Now().Add(g.quiet(timeout))
 			return nil, errLater
 		}
-		if err := l.fence(u, p.key, timeout); err != nil {
+		if err := l.fence(p, timeout); err != nil {
 			return nil, err
 		}
 		if u.gap > 0 {
@@ -69,46 +70,57 @@ func (l *Line) ask(p *pending, probing bool) ([]byte, error) {
 	if !l.x.copied {
 		return data, err
 	}
-	// The bytes are those of an answer to something else: chance, or a copy
-	// of it. If it was a copy, the answer proper comes before the fence's.
-	strays := u.strays
-	if ferr := l.fence(u, p.key, timeout); ferr != nil {
-		return nil, ferr
+	// Something else had the same bytes a moment ago. A longer read of the
+	// same registers settles it, or a second try when no copy can come.
+	if k, ok := g.cover(p.key, l.maxBlock(u)); ok {
+		data, err := l.exchange(u, k, nil, exchange{timeout: timeout, fence: true})
+		if err == nil {
+			return data[:p.key.data()], nil
+		} else if errors.Is(err, ErrTimeout) || errors.Is(err, ErrLineDown) {
+			return nil, err
+		}
 	}
-	if u.strays != strays {
+	return nil, l.outwait(p)
+}
+
+// outwait puts p off until copies of what has been heard can no longer come.
+func (l *Line) outwait(p *pending) error {
+	u := p.dev.u
+	if p.waits++; p.waits > maxWaits {
 		u.count.Suspect++
-		return nil, fmt.Errorf("%w: a copy of an earlier answer came first", ErrSuspect)
+		return fmt.Errorf("%w: %d tries", ErrSuspect, p.waits)
 	}
-	return data, err
+	u.quietUntil = time.Now().Add(u.guard.window + time.Millisecond)
+	return errLater
+}
+
+func (l *Line) maxBlock(u *unit) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return u.maxBlock
 }
 
 // fence reads something whose answer cannot be mistaken. When it comes,
 // nothing that was asked earlier can follow.
-func (l *Line) fence(u *unit, wanted key, timeout time.Duration) error {
-	l.mu.Lock()
-	maxBlock := u.maxBlock
-	l.mu.Unlock()
+func (l *Line) fence(p *pending, timeout time.Duration) error {
+	u := p.dev.u
 	for range fenceTries {
 		if u.guard.full() {
 			return fmt.Errorf("%w: %d requests unanswered in %v", ErrSuspect, maxOpen, openLife)
 		}
-		k, ok := u.guard.fence(wanted, maxBlock)
-		if !ok { // wait until copies can no longer come
-			u.quietUntil = time.Now().Add(u.guard.window)
-			return errLater
+		k, ok := u.guard.fence(p.key, l.maxBlock(u))
+		if !ok {
+			break
 		}
 		_, err := l.exchange(u, k, nil, exchange{timeout: timeout, fence: true})
-		if len(u.guard.open) == 0 && !u.guard.stray {
-			return nil // an exception is as good
-		}
-		if err == nil {
-			panic(fmt.Sprintf("modbus: fence %+v answered, still open: %+v", k, u.guard.open))
-		}
-		if !errors.Is(err, ErrSuspect) {
+		switch {
+		case l.x.fenced:
+			return nil // by an exception as well as by data
+		case !errors.Is(err, ErrSuspect):
 			return fmt.Errorf("resync with registers %d+%d: %w", k.addr, k.count, err)
 		}
 	}
-	return fmt.Errorf("%w: no conclusive resync in %d tries", ErrSuspect, fenceTries)
+	return l.outwait(p)
 }
 
 // exchange sends k and returns the payload of its answer.
@@ -323,6 +335,7 @@ func (t rtuTransport) accept(k key, sent time.Time, frame []byte, took time.Dura
 		g.note(k, frame, now)
 		return nil, t.failed(k, sent, &x.u.count.Suspect, fmt.Errorf("%w: resync answered with % x", ErrSuspect, head(frame)))
 	case x.fence:
+		x.fenced = true
 		g.fenced()
 		g.answered(k, fresh, exception)
 		x.u.count.Resyncs++
@@ -330,11 +343,14 @@ func (t rtuTransport) accept(k key, sent time.Time, frame []byte, took time.Dura
 		g.note(k, frame, now)
 		return nil, t.failed(k, sent, &x.u.count.Suspect, fmt.Errorf("%w: an exception, perhaps to an earlier request", ErrSuspect))
 	default:
-		trust := g.judge(k, frame)
-		if x.copied = trust == copied; x.copied {
+		t := g.judge(k, frame)
+		// A second answer with the same bytes is right for a read of the same
+		// registers, but confirms no second write. An exception is right for
+		// any of its function.
+		if x.copied = !exception && (t == copied || t == again && !k.read()); x.copied {
 			g.owe(k, sent)
 		} else {
-			g.answered(k, trust, exception)
+			g.answered(k, t, exception)
 		}
 	}
 	g.note(k, frame, now)

@@ -1,0 +1,647 @@
+package modbus
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/joulegate/joulegate/drivers"
+)
+
+const ms = time.Millisecond
+
+// truth gives every register a value that names it, except that every fourth
+// address reads zero, so that different registers share bytes, and some
+// change over time.
+func truth(unit, fn byte, addr uint16) uint16 {
+	if addr%4 == 0 {
+		return 0
+	}
+	return addressed(unit, fn, addr)
+}
+
+// TestWrongValueImpossible throws every mixture of faults at the line, within
+// the two properties it relies on (answers in order, copies within a time-out),
+// and looks at each value that comes out.
+func TestWrongValueImpossible(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		seed := rapid.Uint64().Draw(rt, "seed")
+		faulty := rapid.IntRange(5, 90).Draw(rt, "percent of faulty answers")
+		sizes := rapid.SampledFrom([][]uint16{{1}, {2}, {1, 2}, {2, 10}, {1, 2, 3, 40}}).Draw(rt, "block sizes")
+		maxBlock := rapid.SampledFrom([]int{2, 10, 125}).Draw(rt, "largest block")
+		if int(slices.Max(sizes)) > maxBlock {
+			maxBlock = int(slices.Max(sizes))
+		}
+		synctest.Test(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			const timeout = 50 * ms
+			var last time.Duration // the slave's output keeps its order
+			start := time.Now()
+			var held []byte
+			script := func(req []byte) []sending {
+				now := time.Since(start)
+				at := func(d time.Duration, data []byte) sending {
+					last = max(last, now+d)
+					return sending{last - now, data}
+				}
+				good := registers(truth).reply(req)
+				turn := time.Duration(1+rnd.IntN(5)) * ms
+				var out []sending
+				if held != nil { // the answer that was kept back comes just before this one
+					out = append(out, at(0, held))
+					held = nil
+				}
+				if rnd.IntN(100) >= faulty {
+					return append(out, at(turn, good))
+				}
+				switch rnd.IntN(12) {
+				case 0: // late
+					return append(out, at(timeout+time.Duration(rnd.IntN(200))*ms, good))
+				case 1: // later than any patience
+					return append(out, at(time.Duration(rnd.IntN(3000))*ms, good))
+				case 2: // when the next request is on its way
+					held = good
+					return out
+				case 3: // again, at once or within a time-out
+					out = append(out, at(turn, good))
+					return append(out, at(turn+time.Duration(rnd.Int64N(int64(timeout))), good))
+				case 4: // checksum
+					bad := slices.Clone(good)
+					bad[rnd.IntN(len(bad))] ^= 1 << rnd.IntN(8)
+					return append(out, at(turn, bad))
+				case 5: // truncated
+					return append(out, at(turn, good[:rnd.IntN(len(good))]))
+				case 6: // in two pieces
+					i := rnd.IntN(len(good))
+					out = append(out, at(turn, good[:i]))
+					return append(out, at(turn+time.Duration(rnd.IntN(30))*ms, good[i:]))
+				case 7: // somebody else's
+					body := slices.Clone(good[:len(good)-2])
+					body[0] ^= 3
+					out = append(out, at(turn, seal(body...)))
+					return append(out, at(turn+ms, good))
+				case 8: // exception, in two pieces
+					x := seal(req[0], req[1]|exceptionBit, byte(1+rnd.IntN(6)))
+					out = append(out, at(turn, x[:2]))
+					return append(out, at(turn+ms, x[2:]))
+				case 9: // echo before the answer
+					out = append(out, at(0, req))
+					return append(out, at(turn, good))
+				case 10: // late and again
+					d := timeout + time.Duration(rnd.IntN(100))*ms
+					out = append(out, at(d, good))
+					return append(out, at(d+time.Duration(rnd.Int64N(int64(timeout))), good))
+				}
+				return out // silence
+			}
+			var wire []string // the end of the conversation, for a failure
+			trace := func(tr Trace) {
+				arrow := "<-"
+				if tr.Sent {
+					arrow = "->"
+				}
+				wire = append(wire[max(0, len(wire)-40):], fmt.Sprintf("%v %s % x", tr.At.Sub(start), arrow, tr.Data))
+			}
+			l, _, stop := pipeLine(Config{Timeout: timeout, Rand: rand.New(rand.NewPCG(seed, 2)), Trace: trace}, script)
+			defer stop()
+			devices := []drivers.Register{
+				l.Device(DeviceConfig{Unit: 1, Name: "a", MaxBlock: maxBlock}),
+				l.Device(DeviceConfig{Unit: 2, Name: "b", MaxBlock: maxBlock}),
+			}
+			right := 0
+			for range 150 {
+				i := rnd.IntN(2)
+				fn := drivers.HoldingRegisters + drivers.Function(rnd.IntN(2))
+				addr, count := uint16(rnd.IntN(24)), sizes[rnd.IntN(len(sizes))]
+				data, err := devices[i].ReadRegisters(context.Background(), fn, addr, count)
+				if err == nil {
+					want := registers(truth).data(byte(i+1), key{byte(fn), addr, count})
+					if !slices.Equal(data, want) {
+						t.Fatalf("unit %d function %d registers %d+%d: got % x, want % x\n%s", i+1, fn, addr, count, data, want, strings.Join(wire, "\n"))
+					}
+					right++
+				} else if errors.Is(err, ErrBackoff) {
+					time.Sleep(time.Second)
+				}
+				if rnd.IntN(4) == 0 {
+					time.Sleep(time.Duration(rnd.IntN(200)) * ms)
+				}
+			}
+			if faulty < 30 && right == 0 {
+				t.Fatalf("no value in 150 reads with %d %% faults: %+v", faulty, l.Stats())
+			}
+		})
+	})
+}
+
+// A late answer as long as the next one is what makes other clients bill
+// export as import.
+func TestLateAnswerIsNotTheNextOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := true
+		l, s, stop := pipeLine(Config{}, func(req []byte) []sending {
+			d := ms
+			if first {
+				first, d = false, 130*ms // 30 ms after the time-out
+			}
+			return []sending{{d, registers(addressed).reply(req)}}
+		})
+		defer stop()
+		dev := l.Device(DeviceConfig{Unit: 1, Name: "grid"})
+		if _, err := dev.ReadRegisters(t.Context(), 4, 0x48, 2); !errors.Is(err, ErrTimeout) {
+			t.Fatalf("first read: %v, want a time-out", err)
+		}
+		for addr := uint16(0x4a); addr < 0x60; addr += 2 {
+			data, err := dev.ReadRegisters(t.Context(), 4, addr, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := binary.BigEndian.Uint16(data); got != addressed(1, 4, addr) {
+				t.Fatalf("register %#x: got the value %#x, want %#x", addr, got, addressed(1, 4, addr))
+			}
+		}
+		st := l.Stats().Units[1]
+		if st.Timeouts != 1 || st.Late != 1 || st.Resyncs != 1 {
+			t.Errorf("time-outs, late, resyncs: %d, %d, %d, want 1 each", st.Timeouts, st.Late, st.Resyncs)
+		}
+		if fence := keyOf(s.requests()[1][1:]); fence.count == 2 {
+			t.Errorf("the read after the time-out asks for %d registers like the one that may be late", fence.count)
+		}
+	})
+}
+
+// Each fault alone gives an error that says so, or none, and the line is in
+// order again afterwards.
+func TestFaults(t *testing.T) {
+	good := registers(addressed).reply
+	for _, tt := range []struct {
+		name  string
+		fault func(req []byte) []sending
+		want  error // nil: survived
+		say   string
+		check func(UnitStats) uint64
+	}{
+		{"silence", func([]byte) []sending { return nil }, ErrTimeout, "silence for 100ms, expected 9 bytes", func(s UnitStats) uint64 { return s.Timeouts }},
+		{"checksum", func(req []byte) []sending {
+			b := good(req)
+			b[len(b)-1] ^= 0x40
+			return []sending{{ms, b}}
+		}, ErrFrame, "expected unit 1, function 4, 9 bytes", func(s UnitStats) uint64 { return s.BadFrames }},
+		{"truncated", func(req []byte) []sending { return []sending{{ms, good(req)[:6]}} }, ErrTimeout, "expected 9 bytes, got 6", func(s UnitStats) uint64 { return s.Timeouts }},
+		{"wrong unit", func(req []byte) []sending { return []sending{{ms, seal(2, 4, 4, 0, 1, 0, 2)}} }, ErrTimeout, "silence", func(s UnitStats) uint64 { return s.Timeouts }},
+		{"wrong length", func(req []byte) []sending { return []sending{{ms, seal(1, 4, 2, 0, 1)}} }, ErrTimeout, "silence", func(s UnitStats) uint64 { return s.Foreign }},
+		{"wrong function", func(req []byte) []sending { return []sending{{ms, seal(1, 3, 4, 0, 1, 0, 2)}} }, ErrTimeout, "silence", func(s UnitStats) uint64 { return s.Foreign }},
+		{"split", func(req []byte) []sending {
+			var out []sending
+			for i, b := range good(req) {
+				out = append(out, sending{time.Duration(i) * 5 * ms, []byte{b}})
+			}
+			return out
+		}, nil, "", func(s UnitStats) uint64 { return s.Answers }},
+		{"copy at once", func(req []byte) []sending { b := good(req); return []sending{{ms, append(b, b...)}} }, nil, "", func(s UnitStats) uint64 { return s.Duplicates }},
+		{"more behind it", func(req []byte) []sending { return []sending{{ms, append(good(req), 1, 2, 3)}} }, ErrSuspect, "3 bytes follow", func(s UnitStats) uint64 { return s.Suspect }},
+		{"echo", func(req []byte) []sending { return []sending{{0, req}, {ms, good(req)}} }, nil, "", func(s UnitStats) uint64 { return s.Answers }},
+		{"foreign before it", func(req []byte) []sending { return []sending{{ms, seal(9, 3, 2, 0, 1)}, {2 * ms, good(req)}} }, nil, "", func(s UnitStats) uint64 { return s.Answers }},
+		{"split exception", func(req []byte) []sending {
+			x := seal(1, 0x84, 2)
+			return []sending{{ms, x[:3]}, {20 * ms, x[3:]}}
+		}, nil, "illegal data address", func(s UnitStats) uint64 { return s.Exceptions }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := 0
+				l, _, stop := pipeLine(Config{}, func(req []byte) []sending {
+					if n++; n == 2 {
+						return tt.fault(req)
+					}
+					return []sending{{ms, good(req)}}
+				})
+				defer stop()
+				dev := l.Device(DeviceConfig{Unit: 1, Name: "grid"})
+				l.Device(DeviceConfig{Unit: 2, Name: "other"})
+				for i := range uint16(5) {
+					data, err := dev.ReadRegisters(t.Context(), 4, 10+2*i, 2)
+					switch {
+					case i == 1 && tt.want == nil && tt.say == "":
+						if err != nil {
+							t.Fatalf("during the fault: %v", err)
+						}
+					case i == 1:
+						var e *Error
+						if !errors.As(err, &e) || tt.want != nil && !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.say) {
+							t.Fatalf("during the fault: %v, want %v and %q", err, tt.want, tt.say)
+						}
+						if e.Unit != 1 || e.Device != "grid" || e.Address != 12 || e.Count != 2 {
+							t.Errorf("%+v does not name the registers", e)
+						}
+						continue
+					case err != nil:
+						t.Fatalf("read %d: %v", i, err)
+					}
+					if want := registers(addressed).data(1, key{4, 10 + 2*i, 2}); !slices.Equal(data, want) {
+						t.Fatalf("read %d: % x, want % x", i, data, want)
+					}
+				}
+				if c := tt.check(l.Stats().Units[1]); c == 0 {
+					t.Errorf("not counted: %+v", l.Stats())
+				}
+			})
+		})
+	}
+}
+
+func TestExceptionCode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, stop := pipeLine(Config{}, func(req []byte) []sending { return []sending{{ms, seal(req[0], req[1]|0x80, 2)}} })
+		defer stop()
+		_, err := l.Device(DeviceConfig{Unit: 7}).ReadRegisters(t.Context(), 3, 40000, 2)
+		var e *Error
+		if !errors.As(err, &e) {
+			t.Fatal(err)
+		}
+		if code, ok := e.Exception(); !ok || code != 2 || e.Timeout() {
+			t.Errorf("exception %d, %v, time-out %v; want 2, true, false", code, ok, e.Timeout())
+		}
+	})
+}
+
+// Function 6 is confirmed by the same bytes that an adapter echoes. A dead
+// slave behind such an adapter must not look as if it had obeyed.
+func TestEchoDoesNotConfirmWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dead := false
+		l, s, stop := pipeLine(Config{}, func(req []byte) []sending {
+			if dead {
+				return []sending{{0, req}}
+			}
+			return []sending{{0, req}, {5 * ms, registers(addressed).reply(req)}}
+		})
+		defer stop()
+		dev := l.Device(DeviceConfig{Unit: 1, Name: "wallbox"})
+		if err := dev.WriteRegisters(t.Context(), 100, []uint16{16}); err != nil {
+			t.Fatal(err)
+		}
+		if fn := s.requests()[0][1]; fn == fnWriteOne {
+			t.Error("wrote before it knew whether the adapter echoes")
+		}
+		if err := dev.WriteRegisters(t.Context(), 100, []uint16{1, 2, 3}); err != nil {
+			t.Fatal(err)
+		}
+		dead = true
+		if err := dev.WriteRegisters(t.Context(), 100, []uint16{0}); !errors.Is(err, ErrTimeout) {
+			t.Fatalf("write to a dead slave: %v, want a time-out", err)
+		}
+		if !l.Stats().Echo {
+			t.Error("echo not noticed")
+		}
+	})
+}
+
+func TestWriteUsesFunction6And16(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s, stop := pipeLine(Config{}, func(req []byte) []sending { return []sending{{ms, registers(addressed).reply(req)}} })
+		defer stop()
+		dev := l.Device(DeviceConfig{Unit: 1})
+		if _, err := dev.ReadRegisters(t.Context(), 3, 1, 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.WriteRegisters(t.Context(), 5, []uint16{0x1234}); err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.WriteRegisters(t.Context(), 6, []uint16{1, 2}); err != nil {
+			t.Fatal(err)
+		}
+		want := [][]byte{seal(1, 3, 0, 1, 0, 1), seal(1, 6, 0, 5, 0x12, 0x34), seal(1, 16, 0, 6, 0, 2, 4, 0, 1, 0, 2)}
+		if got := s.requests(); !slices.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("sent % x, want % x", got, want)
+		}
+	})
+}
+
+// The line serves the most urgent request, whoever came first.
+func TestUrgentFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s, stop := pipeLine(Config{}, func(req []byte) []sending { return []sending{{20 * ms, registers(addressed).reply(req)}} })
+		defer stop()
+		var wg sync.WaitGroup
+		ask := func(c Class, addr uint16, within time.Duration) {
+			dev := l.Device(DeviceConfig{Unit: 1, Class: c})
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			wg.Go(func() {
+				defer cancel()
+				if _, err := dev.ReadRegisters(ctx, 3, addr, 1); err != nil {
+					t.Errorf("register %d: %v", addr, err)
+				}
+			})
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)   // the line listens first
+		ask(Slow, 0, time.Minute) // goes at once: nobody else waits
+		ask(Scan, 6, time.Second)
+		ask(Slow, 5, 20*time.Second)
+		ask(Slow, 4, 10*time.Second)
+		ask(Fast, 3, time.Minute)
+		ask(Safety, 2, time.Minute)
+		ask(Safety, 1, 30*time.Second)
+		wg.Wait()
+		for i, req := range s.requests() {
+			if k := keyOf(req[1:]); int(k.addr) != i {
+				t.Errorf("request %d was for register %d", i, k.addr)
+			}
+		}
+	})
+}
+
+func TestQueueOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(Config{RTUTCP: "x:1", Timeout: time.Second}, nil) // never run: nothing leaves the queue
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		full := map[Class]int{}
+		ask := func(c Class) {
+			dev := l.Device(DeviceConfig{Unit: 1, Class: c})
+			wg.Go(func() {
+				if _, err := dev.ReadRegisters(ctx, 3, 0, 1); errors.Is(err, ErrQueueFull) {
+					mu.Lock()
+					full[c]++
+					mu.Unlock()
+				}
+			})
+		}
+		for range MaxQueue {
+			ask(Slow)
+		}
+		synctest.Wait()
+		ask(Slow)   // refused
+		ask(Safety) // pushes one out
+		synctest.Wait()
+		if full[Slow] != 2 || full[Safety] != 0 {
+			t.Errorf("refused: %v, want two slow ones", full)
+		}
+		if s := l.Stats(); s.Queued != MaxQueue || s.Overflows != 2 {
+			t.Errorf("queued %d, overflows %d; want %d, 2", s.Queued, s.Overflows, MaxQueue)
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
+// A slave that died costs the others less than 5 % and is back soon after it
+// answers again.
+func TestDeadSlaveCostsLittle(t *testing.T) {
+	for _, known := range []bool{false, true} {
+		t.Run(fmt.Sprintf("answered before %v", known), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dead := !known
+				l, _, stop := pipeLine(Config{Timeout: 500 * ms, Rand: rand.New(rand.NewPCG(1, 1))}, func(req []byte) []sending {
+					if req[0] == 2 && dead {
+						return nil
+					}
+					return []sending{{30 * ms, registers(addressed).reply(req)}}
+				})
+				defer stop()
+				ctx, cancel := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				defer cancel()
+				good := l.Device(DeviceConfig{Unit: 1, Name: "good"})
+				other := l.Device(DeviceConfig{Unit: 2, Name: "other"})
+				polls := 0
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						if _, err := good.ReadRegisters(ctx, 3, uint16(polls), 2); err == nil {
+							polls++
+						} else if ctx.Err() == nil {
+							t.Error(err)
+						}
+					}
+				})
+				var answers, refused, slowest int
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						start := time.Now()
+						_, err := other.ReadRegisters(ctx, 3, 1, 2)
+						switch {
+						case err == nil:
+							answers++
+						case errors.Is(err, ErrBackoff):
+							refused++
+							slowest = max(slowest, int(time.Since(start)))
+						}
+						time.Sleep(time.Second)
+					}
+				})
+				if known {
+					time.Sleep(10 * time.Second)
+					synctest.Wait()
+					if answers == 0 {
+						t.Fatal("the other slave never answered")
+					}
+					dead = true
+				}
+				time.Sleep(10 * time.Second) // it takes three time-outs to be sure
+				before := polls
+				const span = 300 * time.Second
+				time.Sleep(span)
+				synctest.Wait()
+				alone := int(span / (30 * ms))
+				if got := polls - before; got*100 < alone*95 {
+					t.Errorf("%d polls beside a dead slave, %d alone: %.1f %% lost", got, alone, 100-100*float64(got)/float64(alone))
+				}
+				if refused == 0 || slowest > 0 {
+					t.Errorf("%d requests to the dead slave refused, the slowest after %v; want at once", refused, time.Duration(slowest))
+				}
+				answers, dead = 0, false
+				time.Sleep(75 * time.Second)
+				synctest.Wait()
+				if answers == 0 {
+					t.Errorf("the slave answers again, but is not asked: %+v", l.Stats().Units[2])
+				}
+			})
+		})
+	}
+}
+
+// Slaves' wishes: a pause between requests, a longer one when the line turns
+// to them, one after connecting.
+func TestGaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		type arrival struct {
+			unit byte
+			at   time.Duration
+		}
+		var got []arrival
+		l, _, stop := pipeLine(Config{Timeout: 100 * ms}, func(req []byte) []sending {
+			got = append(got, arrival{req[0], time.Since(start)})
+			return []sending{{0, registers(addressed).reply(req)}}
+		})
+		defer stop()
+		a := l.Device(DeviceConfig{Unit: 1, SlaveChangeGap: 150 * ms})
+		b := l.Device(DeviceConfig{Unit: 2, Gap: 40 * ms, ConnectDelay: time.Second})
+		for _, d := range []drivers.Register{b, b, a, a, b} {
+			if _, err := d.ReadRegisters(t.Context(), 3, 0, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		want := []arrival{{2, 1000 * ms}, {2, 1040 * ms}, {1, 1190 * ms}, {1, 1190 * ms}, {2, 1190 * ms}}
+		for i, w := range want {
+			if got[i].unit != w.unit || got[i].at < w.at || got[i].at > w.at+5*ms {
+				t.Errorf("request %d: unit %d at %v, want unit %d at %v", i, got[i].unit, got[i].at, w.unit, w.at)
+			}
+		}
+	})
+}
+
+// Whoever gives up waiting leaves the line in order.
+func TestCallerGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, stop := pipeLine(Config{}, func(req []byte) []sending { return []sending{{50 * ms, registers(addressed).reply(req)}} })
+		defer stop()
+		dev := l.Device(DeviceConfig{Unit: 1})
+		ctx, cancel := context.WithTimeout(t.Context(), 120*ms) // 100 ms pass listening
+		defer cancel()
+		if _, err := dev.ReadRegisters(ctx, 3, 1, 2); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		data, err := dev.ReadRegisters(t.Context(), 3, 9, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := registers(addressed).data(1, key{3, 9, 2}); !slices.Equal(data, want) {
+			t.Errorf("got % x, want % x", data, want)
+		}
+	})
+}
+
+func TestRunEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, stop := pipeLine(Config{Timeout: time.Second}, func([]byte) []sending { return nil })
+		dev := l.Device(DeviceConfig{Unit: 1})
+		errs := make(chan error, 2)
+		for range 2 { // one on the wire, one waiting
+			go func() {
+				_, err := dev.ReadRegisters(context.Background(), 3, 0, 1)
+				errs <- err
+			}()
+		}
+		time.Sleep(1500 * ms)
+		stop()
+		for range 2 {
+			if err := <-errs; !errors.Is(err, ErrClosed) {
+				t.Errorf("got %v, want ErrClosed", err)
+			}
+		}
+		if _, err := dev.ReadRegisters(context.Background(), 3, 0, 1); !errors.Is(err, ErrClosed) {
+			t.Errorf("after the end: %v, want ErrClosed", err)
+		}
+	})
+}
+
+// The connection of a TCP line is lost and comes back.
+func TestReopen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var far net.Conn
+		gone := false
+		dials := 0
+		l := newLine(Config{RTUTCP: "bridge:1", Timeout: 50 * ms}, func(context.Context) (port, error) {
+			dials++
+			if gone {
+				return nil, errors.New("connection refused")
+			}
+			near, f := net.Pipe()
+			far = f
+			go serveRTU(f, func(req []byte) []sending { return []sending{{0, registers(addressed).reply(req)}} })
+			return near, nil
+		})
+		stop := running(l)
+		defer func() { stop(); far.Close(); synctest.Wait() }()
+		dev := l.Device(DeviceConfig{Unit: 1})
+		read := func() error { _, err := dev.ReadRegisters(t.Context(), 3, 0, 1); return err }
+		if err := read(); err != nil {
+			t.Fatal(err)
+		}
+		gone = true
+		far.Close()
+		time.Sleep(time.Second)
+		for range 3 {
+			if err := read(); !errors.Is(err, ErrLineDown) || !strings.Contains(err.Error(), "refused") {
+				t.Fatalf("while the bridge is away: %v", err)
+			}
+		}
+		dials = 0
+		time.Sleep(10 * time.Second)
+		if dials > 51 {
+			t.Errorf("%d attempts in 10 s", dials)
+		}
+		gone = false
+		time.Sleep(450 * ms)
+		if err := read(); err != nil {
+			t.Errorf("0.45 s after its return: %v", err)
+		}
+		if n := l.Stats().Opened; n != 2 {
+			t.Errorf("opened %d times, want 2", n)
+		}
+	})
+}
+
+func TestConfigErrors(t *testing.T) {
+	for _, tt := range []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{}, "exactly one of"},
+		{Config{Device: "/dev/x", TCP: "a:1"}, "exactly one of"},
+		{Config{Device: "/dev/ttyUSB9"}, "open /dev/ttyUSB9: no such device; is the adapter plugged in?"},
+		{Config{Device: "/dev/null"}, "open /dev/null: not a serial device"},
+		{Config{Device: "/etc/hostname"}, "not a serial device"},
+		{Config{Device: "/dev/x", Framing: "7E1"}, `framing "7E1": want 8N1, 8E1 or 8N2`},
+		{Config{Device: "/dev/x", Baud: 7}, "baud 7"},
+		{Config{Device: "/dev/x", Timeout: time.Hour}, "timeout 1h0m0s"},
+		{Config{TCP: "10.0.0.1"}, "want host:port"},
+	} {
+		if _, err := New(tt.cfg); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: %v, want %q", tt.cfg, err, tt.want)
+		}
+	}
+	l := newLine(Config{RTUTCP: "x:1"}, nil)
+	for _, cfg := range []DeviceConfig{{Unit: 0}, {Unit: 248}, {Unit: 1, Class: 9}, {Unit: 1, MaxBlock: 126}, {Unit: 1, Gap: -1}} {
+		if _, err := l.Device(cfg).ReadRegisters(t.Context(), 3, 0, 1); err == nil {
+			t.Errorf("%+v accepted", cfg)
+		}
+	}
+	for _, u := range []uint8{0, 1, 247, 255} {
+		if err := (&DeviceConfig{Unit: u}).Validate(true); err != nil {
+			t.Errorf("unit %d over TCP: %v", u, err)
+		}
+	}
+	dev := l.Device(DeviceConfig{Unit: 1, MaxBlock: 10})
+	for _, err := range []error{
+		second(dev.ReadRegisters(t.Context(), 3, 0, 0)), second(dev.ReadRegisters(t.Context(), 3, 0, 11)),
+		second(dev.ReadRegisters(t.Context(), 3, 65535, 2)), second(dev.ReadRegisters(t.Context(), 1, 0, 2)),
+		dev.WriteRegisters(t.Context(), 0, nil), dev.WriteRegisters(t.Context(), 65535, []uint16{1, 2}),
+		dev.WriteRegisters(t.Context(), 0, make([]uint16, 124)),
+	} {
+		if err == nil {
+			t.Error("a request out of range was accepted")
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+var _ = io.EOF
