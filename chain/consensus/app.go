@@ -137,16 +137,24 @@ func (a *app) view(fn func(committed, ledger.State) error) (err error) {
 	return errors.Join(fn(c, st), a.db.check())
 }
 
-// recovered turns a panic into an error with its place.
+// recovered turns a panic into an error.
 func recovered(err *error) {
 	switch r := recover().(type) {
 	case nil:
 	case storeError:
 		*err = r
 	default:
-		*err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		*err = &panicError{r, debug.Stack()}
 	}
 }
+
+// panicError is a panic of the ledger's rules or of CometBFT.
+type panicError struct {
+	value any
+	stack []byte // for the log
+}
+
+func (p *panicError) Error() string { return fmt.Sprint(p.value) }
 
 // Info tells CometBFT which block is applied; it replays the later ones.
 func (a *app) Info(context.Context, *abci.RequestInfo) (*abci.ResponseInfo, error) {

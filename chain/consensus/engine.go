@@ -287,7 +287,11 @@ func (e *Engine) failed(err error) error {
 
 func (e *Engine) setHalted(err error) {
 	if e.halted.CompareAndSwap(nil, &haltError{err}) {
-		e.log.Error("THE LEDGER HAS HALTED: nothing is committed until it is repaired and restarted; charging stays under local control", "err", err)
+		l := e.log
+		if p := (*panicError)(nil); errors.As(err, &p) {
+			l = l.With("stack", string(p.stack))
+		}
+		l.Error("THE LEDGER HAS HALTED: nothing is committed until it is repaired and restarted; charging stays under local control", "err", err)
 		close(e.halt)
 	}
 }

@@ -183,6 +183,7 @@ func TestFour(t *testing.T) {
 	}
 	// ... is admitted as a validator, ...
 	last = w.nodes[1].submit(w.invite(4, late))
+	late.reach(last.Height) // before that it would not know its invitation
 	last = late.submit(late.join())
 	late.until("vote", func(s Status) bool { return s.Voting && len(s.Validators) == 5 })
 	late.until("consensus", func(s Status) bool { return !s.CatchingUp })

@@ -15,6 +15,7 @@ import (
 	cmt "github.com/cometbft/cometbft/types"
 
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
 )
 
 // maxGenesisBytes bounds a genesis file: 1,000 members with addresses.
@@ -183,6 +184,9 @@ func parseGenesis(b []byte) (*cmt.GenesisDoc, chain.Genesis, error) {
 		if v.PubKey == nil || !bytes.Equal(v.PubKey.Bytes(), want[i].PubKey.Bytes()) || v.Power != ValidatorPower {
 			return nil, g, fmt.Errorf("genesis: validator %d is not member %q with power %d", i, want[i].Name, ValidatorPower)
 		}
+	}
+	if _, err := ledger.InitGenesis(ledger.NewMapState(), g, doc.GenesisTime.UnixMilli()); err != nil {
+		return nil, g, err
 	}
 	return doc, g, nil
 }

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -72,6 +73,35 @@ func openError(path string, err error) error {
 		return fmt.Errorf("open %s: %w", path, ErrLocked)
 	}
 	return fmt.Errorf("open %s: %w (the ledger can be fetched again from the neighbours: move the folder %s away)", path, err, filepath.Dir(path))
+}
+
+// scan reads every entry of every store, so that each block of each file is
+// compared with its checksum, and reports the stores that cannot be read.
+func (s *stores) scan(ctx context.Context) (bad []error) {
+	read := func(name string, open func() (iterator, error)) {
+		it, err := open()
+		if err == nil {
+			for ; it.Valid() && ctx.Err() == nil; it.Next() {
+			}
+			err = errors.Join(it.Error(), it.Close())
+		}
+		if err != nil {
+			bad = append(bad, fmt.Errorf("store %s: %w", name, err))
+		}
+	}
+	for name, db := range map[string]*lateDB{"blockstore": s.blocks, "state": s.state, "evidence": s.evidence} {
+		read(name, func() (iterator, error) { return db.Iterator(nil, nil) })
+	}
+	read("ledger", func() (iterator, error) { return s.ledger.Iterator(nil, nil) })
+	return bad
+}
+
+// iterator is what the two libraries' iterators have in common.
+type iterator interface {
+	Valid() bool
+	Next()
+	Error() error
+	Close() error
 }
 
 // close closes the stores that are open, the ledger state first: whatever the

@@ -29,8 +29,8 @@ type Report struct {
 	Violations []string   `json:"violations"` // empty: all is right
 }
 
-// Verify executes every block again from the genesis, on an empty state in
-// memory, exactly as a gateway that joins today would: signatures, links,
+// Verify reads every entry of the stores, so that their checksums are checked,
+// and executes every block again from the genesis, on an empty state in memory, exactly as a gateway that joins today would: signatures, links,
 // results and app hash of each header are checked, and what is on disk is
 // compared with what comes out, entry by entry. progress, which may be nil, is
 // told now and then how far it is.
@@ -41,7 +41,7 @@ func (e *Engine) Verify(ctx context.Context, progress func(height, of int64)) (R
 	var r Report
 	err := e.app.view(func(c committed, st ledger.State) error {
 		var err error
-		r, err = verify(ctx, e.doc, e.genesis, e.blocks, c, c.height, st, progress)
+		r, err = verify(ctx, e.doc, e.genesis, e.stores, e.blocks, c, c.height, st, progress)
 		return err
 	})
 	return r, err
@@ -75,7 +75,7 @@ func VerifyHome(ctx context.Context, home, genesisFile string, progress func(hei
 	// view's own error is a read failure: again a finding.
 	var fatal error
 	if verr := a.view(func(c committed, st ledger.State) error {
-		r, fatal = verify(ctx, doc, g, blocks, c, blocks.Height(), st, progress)
+		r, fatal = verify(ctx, doc, g, s, blocks, c, blocks.Height(), st, progress)
 		return nil
 	}); verr != nil {
 		r.Violations = append(r.Violations, verr.Error())
@@ -84,11 +84,14 @@ func VerifyHome(ctx context.Context, home, genesisFile string, progress func(hei
 }
 
 // verify executes blocks 1 to height and compares the state at have.height.
-func verify(ctx context.Context, doc *cmt.GenesisDoc, g chain.Genesis, blocks *store.BlockStore,
+func verify(ctx context.Context, doc *cmt.GenesisDoc, g chain.Genesis, s *stores, blocks *store.BlockStore,
 	have committed, height int64, st ledger.State, progress func(height, of int64),
 ) (Report, error) {
 	r := Report{FromHeight: 1, Violations: []string{}}
 	found := func(format string, args ...any) { r.Violations = append(r.Violations, fmt.Sprintf(format, args...)) }
+	for _, err := range s.scan(ctx) {
+		found("%v", err)
+	}
 	if base := blocks.Base(); base > 1 {
 		return r, fmt.Errorf("blocks before %d are not here, so they cannot be executed again", base)
 	}

@@ -39,7 +39,7 @@ func keyFrom(name string) ed25519.PrivateKey {
 func public(k ed25519.PrivateKey) chain.Key { return chain.Key(k.Public().(ed25519.PublicKey)) }
 
 // operators is how many operators a world has: each has nonces of its own.
-const operators = 32
+const operators = 16
 
 func operator(i int) ed25519.PrivateKey { return keyFrom(fmt.Sprintf("operator %d", i)) }
 
@@ -128,17 +128,17 @@ func (w *world) addresses() []peer.AddrInfo {
 	return out
 }
 
-func newHost(t testing.TB, key ed25519.PrivateKey, listen string) host.Host {
-	t.Helper()
+// newHost makes a host as a gateway would, without a gate.
+func newHost(key ed25519.PrivateKey, listen string) host.Host {
 	priv, err := crypto.UnmarshalEd25519PrivateKey(key)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	h, err := libp2p.New(libp2p.Identity(priv), libp2p.ListenAddrStrings(listen),
 		libp2p.Transport(tcp.NewTCPTransport), libp2p.Security(noise.ID, noise.New), libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.DisableRelay(), libp2p.ResourceManager(&network.NullResourceManager{}))
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	return h
 }
@@ -150,7 +150,7 @@ func (n *gateway) open() *gateway {
 	if len(n.addr.Addrs) > 0 {
 		listen = n.addr.Addrs[0].String()
 	}
-	n.host = newHost(n.world.t, n.key, listen)
+	n.host = newHost(n.key, listen)
 	n.world.mu.Lock()
 	n.addr = peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()}
 	n.world.mu.Unlock()
@@ -254,6 +254,7 @@ func (n *gateway) reach(height int64) {
 // every 50 ms.
 func (n *gateway) until(what string, ok func(Status) bool) {
 	n.world.t.Helper()
+	defer func(t0 time.Time) { n.world.t.Logf("%s: %s after %v", n.name, what, time.Since(t0).Round(time.Millisecond)) }(time.Now())
 	blocks, cancel, err := n.eng.Subscribe(1)
 	if err != nil {
 		n.world.t.Fatal(err)
