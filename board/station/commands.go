@@ -1,0 +1,236 @@
+package station
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/session"
+	"github.com/joulegate/joulegate/meter/setpoint"
+)
+
+var errEnded = errors.New("the control loop has ended")
+
+// command runs f in the loop. f calls reply exactly once, now or later; the
+// first reply wins and a caller that has gone is not waited for.
+func (s *Station) command(ctx context.Context, f func(reply func(error))) error {
+	out := make(chan error, 1)
+	reply := func(err error) {
+		select {
+		case out <- err:
+		default:
+		}
+	}
+	select {
+	case s.commands <- func() { f(reply) }:
+	case <-s.ended:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-out:
+		return err
+	case <-s.ended:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Station) connector(id uint8) (*charger, error) {
+	for _, c := range s.chargers {
+		if c.ID == id {
+			return c, nil
+		}
+	}
+	return nil, refuse("this gateway has no charger %d", id)
+}
+
+// free returns the charger if a session may start there.
+func (s *Station) free(id uint8) (*charger, error) {
+	c, err := s.connector(id)
+	switch {
+	case err != nil:
+		return nil, err
+	case s.draining:
+		return nil, refuse("the gateway is shutting down")
+	case c.st.Fault != session.NoFault:
+		return nil, refuse("charger %d has a latched fault: %s; a person has to clear it", id, c.st.Fault)
+	case c.opening || c.st.Phase != session.Idle:
+		return nil, refuse("charger %d has session %s", id, c.quote.ID)
+	case c.mode == setpoint.Off:
+		return nil, refuse("charger %d is switched off", id)
+	}
+	return c, nil
+}
+
+// Quote offers a price to a driver. What the driver signs is exactly the
+// canonical encoding of the returned quote.
+func (s *Station) Quote(ctx context.Context, connector uint8, driver chain.Key, maxWh meter.WattHour, limit chain.NanoPerWh, redeem bool) (chain.Quote, error) {
+	var q chain.Quote
+	err := s.command(ctx, func(reply func(error)) {
+		var err error
+		q, err = s.quote(connector, driver, maxWh, limit, redeem)
+		reply(err)
+	})
+	if err != nil {
+		return chain.Quote{}, err
+	}
+	return q, nil
+}
+
+func (s *Station) quote(connector uint8, driver chain.Key, maxWh meter.WattHour, limit chain.NanoPerWh, redeem bool) (chain.Quote, error) {
+	if _, err := s.free(connector); err != nil {
+		return chain.Quote{}, err
+	}
+	if maxWh < 1 || maxWh > MaxWh {
+		return chain.Quote{}, refuse("%d Wh is outside 1..%d", maxWh, MaxWh)
+	}
+	hold, err := chain.Cost(limit, maxWh)
+	if err != nil || limit <= 0 {
+		return chain.Quote{}, refuse("%d Wh at %d nano/Wh cannot be priced", maxWh, limit)
+	}
+	q := chain.Quote{
+		Version: chain.Version, Chain: s.cfg.ChainID, Gateway: s.cfg.Device, Connector: connector, Driver: driver,
+		Created: s.wall.UnixMilli(), Expires: s.wall.Add(s.cfg.QuoteLife).UnixMilli(),
+		MaxWh: maxWh, Cap: limit, Hold: hold, Redeem: redeem,
+	}
+	if _, err := io.ReadFull(s.cfg.Random, q.ID[:]); err != nil {
+		return chain.Quote{}, fmt.Errorf("quote: %w", err)
+	}
+	if len(s.quotes) == MaxQuotes {
+		s.quotes = s.quotes[1:]
+	}
+	s.quotes = append(s.quotes, q)
+	return q, nil
+}
+
+// Start opens a session for a quote of this gateway that the driver signed.
+// It returns when the SessionOpen record is durable; the relay closes later,
+// when the ledger holds the money and everything else is as it must be. A
+// repeated start of the running session succeeds and changes nothing.
+func (s *Station) Start(ctx context.Context, signed chain.SignedQuote) error {
+	q, err := signed.Open()
+	if err != nil {
+		return fmt.Errorf("%w: without the driver's signature nothing can be held: %w", ErrRefused, err)
+	}
+	return s.command(ctx, func(reply func(error)) {
+		if err := s.start(q, signed, reply); err != nil {
+			reply(err)
+		}
+	})
+}
+
+func (s *Station) start(q chain.Quote, signed chain.SignedQuote, reply func(error)) error {
+	for _, c := range s.chargers {
+		if c.ID == q.Connector && c.quote.ID == q.ID && !c.opening && c.st.Phase != session.Idle {
+			reply(nil)
+			return nil
+		}
+	}
+	// Only what this gateway offered, to the byte: a driver can sign a price
+	// of his own making.
+	at := -1
+	for i := range s.quotes {
+		if s.quotes[i] == q {
+			at = i
+		}
+	}
+	switch {
+	case at < 0:
+		return refuse("quote %s was not made by this gateway since its start: ask for a new one", q.ID)
+	case s.wall.UnixMilli() > q.Expires:
+		return refuse("quote %s has expired: ask for a new one", q.ID)
+	}
+	c, err := s.free(q.Connector)
+	if err != nil {
+		return err
+	}
+	s.quotes = append(s.quotes[:at], s.quotes[at+1:]...)
+	c.opening, c.quote, c.signed, c.seq = true, q, signed, 0
+	s.enqueue(entry{
+		record: chain.NewRecord(chain.KindSessionOpen, chain.SessionOpen{Quote: signed}),
+		done: func() {
+			c.opening = false
+			s.step(c, session.Open{ID: q.ID, MaxWh: q.MaxWh})
+			for i, n := range s.notes {
+				if n.id == q.ID { // the ledger was faster than our own disk
+					s.notes = append(s.notes[:i:i], s.notes[i+1:]...)
+					s.note(n)
+					break
+				}
+			}
+			reply(nil)
+		},
+		failed: func(err error) {
+			c.opening = false
+			s.close(c)
+			reply(fmt.Errorf("start session %s: %w", q.ID, err))
+		},
+	}, true)
+	return nil
+}
+
+// Stop asks for an ordinary stop. It returns when the stop has begun; a second
+// one changes nothing.
+func (s *Station) Stop(ctx context.Context, id chain.ID, reason chain.StopReason) error {
+	return s.command(ctx, func(reply func(error)) {
+		for _, c := range s.chargers {
+			if c.st.Phase != session.Idle && c.st.ID == id {
+				s.step(c, session.Stop{Reason: reason})
+				reply(nil)
+				return
+			}
+		}
+		reply(refuse("there is no open session %s", id))
+	})
+}
+
+// SetLimit lowers what a charger offers. 0 takes a person's limit away.
+func (s *Station) SetLimit(ctx context.Context, connector uint8, limit meter.MilliAmpere) error {
+	return s.command(ctx, func(reply func(error)) {
+		c, err := s.connector(connector)
+		switch {
+		case err != nil:
+		case limit != 0 && limit < session.MinCurrent:
+			err = refuse("%d mA: a vehicle can be offered 0 or at least %d mA (IEC 61851-1)", limit, session.MinCurrent)
+		case limit > c.Session.MaxCurrent:
+			err = refuse("%d mA: charger %d is rated %d mA", limit, connector, c.Session.MaxCurrent)
+		default:
+			c.limit, s.changed = limit, true
+		}
+		reply(err)
+	})
+}
+
+// SetMode changes what a charger charges with.
+func (s *Station) SetMode(ctx context.Context, connector uint8, mode setpoint.Mode) error {
+	return s.command(ctx, func(reply func(error)) {
+		c, err := s.connector(connector)
+		if err == nil {
+			c.mode, s.changed = mode, true
+		}
+		reply(err)
+	})
+}
+
+// ClearFault takes a person's word that a latched fault is repaired. It comes
+// back at once when it is not.
+func (s *Station) ClearFault(ctx context.Context, connector uint8) error {
+	return s.command(ctx, func(reply func(error)) {
+		c, err := s.connector(connector)
+		switch {
+		case err != nil:
+		case c.st.Fault == session.NoFault:
+			err = refuse("charger %d has no fault", connector)
+		default:
+			s.evidence("charger.fault_cleared", 2, fmt.Sprint(connector), c.st.Fault.String())
+			s.step(c, session.ClearFault{})
+		}
+		reply(err)
+	})
+}

@@ -1,0 +1,185 @@
+package station
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/config"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/drivers"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/session"
+	"github.com/joulegate/joulegate/meter/setpoint"
+	"github.com/joulegate/joulegate/meter/slot"
+)
+
+// Limits.
+const (
+	MaxQueue    = 4096 // records waiting for the outbox; then no new slot record is made
+	MaxBatch    = 64   // records per Append; fits chain.MaxBlockBytes
+	MaxQuotes   = 64   // quotes not yet accepted; the oldest is forgotten
+	MaxNotes    = 64   // ledger notes for sessions not open yet; the oldest is forgotten
+	MaxCommands = 16   // commands waiting for the loop; callers wait
+	MaxWh       = meter.WattHour(200_000)
+)
+
+// ErrRefused is wrapped by every command that a limit or a rule refuses.
+var ErrRefused = errors.New("refused")
+
+func refuse(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...))
+}
+
+// Outbox takes records on their way to the gateway's own chain.
+type Outbox interface {
+	// Append returns after the records are durable, in order, or with an
+	// error and none of them. It is called by one goroutine. After a crash
+	// the same records may come again; the second ones must change nothing.
+	Append(ctx context.Context, records []chain.Record, leaves []slot.Leaves) error
+}
+
+// Store keeps what the station needs after a crash.
+type Store interface {
+	// Load returns what was saved last, or nil.
+	Load() ([]byte, error)
+	// Save replaces it, atomically and synced.
+	Save(b []byte) error
+}
+
+// Publisher takes snapshots. Publish must not block.
+type Publisher interface {
+	Publish(s board.Snapshot)
+}
+
+// Receipt is what a receipt of a session states.
+type Receipt struct {
+	Session   chain.ID
+	Quote     chain.Quote
+	Meter     string
+	Begin     Register
+	End       Register
+	Reason    chain.StopReason
+	Connector uint8
+}
+
+// Register is one end of a session.
+type Register struct {
+	Value   meter.WattHour
+	At      int64 // Unix ms
+	Quality meter.Quality
+}
+
+// Meter is one meter of this gateway.
+type Meter struct {
+	ID       string
+	Role     chain.Role
+	Interval time.Duration // between readings
+}
+
+// Charger is one charging point with its hardware.
+type Charger struct {
+	ID       uint8
+	Meter    string // id of its session meter
+	Relay    drivers.Relay
+	Limiter  drivers.Limiter // nil: relay only
+	EStop    drivers.Input   // nil: none fitted
+	Feedback drivers.Input   // nil: none fitted
+	Session  session.Rules
+	Setpoint setpoint.Rules
+	Mode     setpoint.Mode
+}
+
+// Config is what a station is made of.
+type Config struct {
+	Name        string
+	ChainID     string
+	Device      chain.Key // this gateway, for quotes
+	SlotSeconds int64
+	Tick        time.Duration
+	Watchdog    time.Duration // the loop is stalled when silent for longer
+	QuoteLife   time.Duration
+	Meters      []Meter
+	Chargers    []Charger
+
+	Outbox    Outbox
+	Store     Store
+	Publisher Publisher
+	// Receipt makes the receipt of an ended session and returns the hash of
+	// its payload. It may be called again for the same session after a crash.
+	Receipt func(Receipt) (chain.Hash, error)
+
+	// Now is monotonic time on the same scale as meter.Reading.Mono.
+	Now    func() time.Duration
+	Wall   func() time.Time // nil: time.Now
+	Random io.Reader        // nil: crypto/rand
+	Log    *slog.Logger
+}
+
+// FromConfig fills in everything that a configuration file says. Hardware,
+// stores and identity are the caller's to add.
+func FromConfig(c config.Config) (Config, error) {
+	t := c.Timing
+	out := Config{Name: c.Name, Tick: t.Tick.D(), Watchdog: t.Watchdog.D(), QuoteLife: t.QuoteLife.D()}
+	intervals := map[string]time.Duration{}
+	site := false
+	for _, m := range c.Meters {
+		role, err := chain.ParseRole(m.Role)
+		if err != nil {
+			return out, err
+		}
+		site = site || role == chain.RoleSite
+		intervals[m.ID] = m.Interval.D()
+		out.Meters = append(out.Meters, Meter{ID: m.ID, Role: role, Interval: m.Interval.D()})
+	}
+	for _, h := range c.Chargers {
+		mode, err := setpoint.ParseMode(h.Mode)
+		if err != nil {
+			return out, err
+		}
+		out.Chargers = append(out.Chargers, Charger{
+			ID: h.ID, Meter: h.Meter, Mode: mode,
+			Session: session.Rules{
+				MaxCurrent: h.MaxCurrent, Phases: h.Phases, Pilot: h.EVSE.Fitted(), Site: site,
+				StaleAfter: t.StaleAfter.D(), StaleOff: t.StaleOff.D(), StopWait: t.StopWait.D(), MinOff: t.MinOff.D(),
+				HoldLimit: t.HoldLimit.D(), StartLimit: t.StartLimit.D(), FullAfter: t.FullAfter.D(), ResumeLimit: t.ResumeLimit.D(),
+				LoopLimit: t.Watchdog.D(),
+				// A reading may be one interval old when it is acted upon, and
+				// an ordinary stop takes StopWait.
+				Horizon: intervals[h.Meter] + t.StopWait.D() + 2*t.Tick.D(),
+			},
+			Setpoint: setpoint.Rules{MaxCurrent: h.MaxCurrent, Fuse: c.Site.Fuse, Phases: h.Phases, OnDelay: t.OnDelay.D(), OffDelay: t.OffDelay.D()},
+		})
+	}
+	return out, nil
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.Outbox == nil || c.Store == nil || c.Publisher == nil || c.Receipt == nil || c.Now == nil || c.Log == nil:
+		return errors.New("station: outbox, store, publisher, receipt, clock and logger are required")
+	case c.Tick <= 0 || c.Watchdog < 2*c.Tick || c.QuoteLife <= 0 || c.SlotSeconds < 1:
+		return fmt.Errorf("station: tick %s, watchdog %s, quote life %s, slot %d s", c.Tick, c.Watchdog, c.QuoteLife, c.SlotSeconds)
+	}
+	seen := map[uint8]bool{}
+	for _, h := range c.Chargers {
+		known := slices.ContainsFunc(c.Meters, func(m Meter) bool { return m.ID == h.Meter && m.Role == chain.RoleCharger })
+		if h.Relay == nil || !known || seen[h.ID] || h.Session.Pilot != (h.Limiter != nil) {
+			return fmt.Errorf("station: charger %d: needs a relay, a number and a charger meter of its own, and a limiter exactly if its rules know a pilot", h.ID)
+		}
+		seen[h.ID] = true
+	}
+	if c.Wall == nil {
+		c.Wall = time.Now
+	}
+	if c.Random == nil {
+		c.Random = rand.Reader
+	}
+	return nil
+}

@@ -1,0 +1,40 @@
+// Package station is the control loop of a gateway: the one goroutine that
+// owns sessions and actuators.
+//
+// It decides nothing itself. What a charger may do is decided by the pure
+// packages meter/session and meter/setpoint, what a slot's record says by
+// meter/slot. The station gives them readings, contacts and time, and carries
+// out what they answer:
+//
+//	poller ──Reading──► mailbox ─┐                      ┌─► relay (guarded)
+//	ledger ──LedgerSession──►────┤   ┌─────────────┐    ├─► limiter worker ─► bus
+//	people ──Start, Stop──► queue┼──►│  the loop   ├────┤
+//	contacts ◄──read each tick───┘   └──────┬──────┘    └─► snapshot
+//	                                        │ records
+//	                                        ▼
+//	                                   scribe: Store.Save, Outbox.Append
+//
+// The loop never waits for a bus or a disk: both have goroutines of their
+// own, so that an emergency stop is seen within a tick whatever they do.
+//
+// # Journal first
+//
+// A record is saved with the state it belongs to, then appended to the outbox,
+// then acted upon. A crash between any two of these repeats the append after
+// the restart, with the same bytes: records name themselves by (meter, page)
+// and (session, sequence), and the second one changes nothing. While records
+// cannot be written nobody is charged.
+//
+//	SessionOpen on disk ─► ledger holds ─► SessionMeter 1 on disk ─► relay closes
+//	                                       SessionMeter n each slot's end
+//	relay open, last reading ─► receipt ─► SessionStop on disk
+//
+// # Safe by default
+//
+// Every actuator is halted before the loop starts and after it ends, by
+// return, by panic and by shutdown. A watchdog goroutine halts all of them
+// when the loop has not ticked for Config.Watchdog and keeps them halted until
+// the loop has ticked again for a while. What no program can promise about
+// itself (kill -9, loss of power) is the board's: see package board on safe
+// levels.
+package station

@@ -1,0 +1,690 @@
+package station
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/session"
+	"github.com/joulegate/joulegate/meter/setpoint"
+	"github.com/joulegate/joulegate/meter/slot"
+)
+
+const (
+	publishEach  = 500 * time.Millisecond // at least; every change of a session at once
+	readBackEach = time.Second            // between two looks at a relay's output
+	trustAfter   = 10                     // ticks after a stall until relays may close again
+	flushLimit   = 3 * time.Second        // at the end, for the last records
+)
+
+// Station is made by New and lives in Run. Its other methods are safe for
+// concurrent use.
+type Station struct {
+	cfg   Config
+	pulse pulse
+
+	commands chan func()
+	jobs     chan job
+	results  chan result
+	failures chan error
+	sessions atomic.Pointer[[]chain.ID]
+	ended    chan struct{} // closed when Run returns
+	mail     mailbox
+
+	// Owned by the loop.
+	now      time.Duration
+	wall     time.Time
+	chargers []*charger
+	meters   []*meterState
+	site     *meterState
+	quotes   []chain.Quote // open ones, oldest first
+	notes    []ledgerNote  // for sessions that are not open yet, oldest first
+	queue    []entry
+	receipts []receipt
+	resumes  []func()       // sessions of the time before the restart
+	old      []chain.Record // and its records that may not be in the outbox
+	due      time.Duration  // when the queue goes out
+	retry    time.Duration  // not before
+	busy     bool
+	dirty    bool
+	diskErr  error
+	trust    int // ticks to go until a stall is forgiven
+	draining bool
+	seq      uint64
+	shown    time.Duration
+	changed  bool
+	since    map[string]time.Time // alarm -> since when
+}
+
+// meterState is a meter and its latest reading.
+type meterState struct {
+	Meter
+	cut  *slot.Cutter
+	last meter.Reading
+	good time.Duration // of the last good reading
+	seen bool          // there was a good one
+}
+
+// charger is a charging point and its session.
+type charger struct {
+	Charger
+	relay   relay
+	limiter *limiter
+	meter   *meterState
+	st      session.State
+	set     setpoint.State
+	mode    setpoint.Mode
+	limit   meter.MilliAmpere // a person's; 0: none
+	why     string            // the setpoint's words
+
+	opening bool // SessionOpen is on its way to disk
+	closing bool // SessionStop is
+	quote   chain.Quote
+	signed  chain.SignedQuote
+	seq     uint32
+	begin   Register
+	last    Register // last good register and when it was read
+	stopped string   // reason of the last stop, for people
+
+	pilotErr error
+	checked  time.Duration // output read back
+}
+
+// mailbox holds what other goroutines bring. Of readings and pilots the latest
+// per device wins; notes are bounded and the oldest is dropped.
+type mailbox struct {
+	kick chan struct{}
+
+	mu       sync.Mutex
+	readings map[string]meter.Reading
+	pilots   map[uint8]pilot
+	notes    []ledgerNote
+}
+
+type ledgerNote struct {
+	id   chain.ID
+	held bool
+	why  string
+}
+
+func (m *mailbox) put(f func()) {
+	m.mu.Lock()
+	f()
+	m.mu.Unlock()
+	select {
+	case m.kick <- struct{}{}:
+	default:
+	}
+}
+
+// New loads the state of the last run and prepares the loop. It touches no
+// actuator.
+func New(cfg Config) (*Station, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	b, err := cfg.Store.Load()
+	if err != nil {
+		return nil, fmt.Errorf("load station state: %w", err)
+	}
+	var was saved
+	if err := was.parse(b); err != nil {
+		return nil, err
+	}
+	s := &Station{
+		cfg:      cfg,
+		pulse:    pulse{now: cfg.Now, limit: cfg.Watchdog},
+		commands: make(chan func(), MaxCommands),
+		jobs:     make(chan job, 1),
+		results:  make(chan result, 1),
+		failures: make(chan error, 1),
+		ended:    make(chan struct{}),
+		mail:     mailbox{kick: make(chan struct{}, 1), readings: map[string]meter.Reading{}, pilots: map[uint8]pilot{}},
+		since:    map[string]time.Time{},
+		old:      was.Pending,
+	}
+	for _, m := range cfg.Meters {
+		var st slot.State
+		for _, v := range was.Meters {
+			if v.ID == m.ID {
+				st = v.State
+			}
+		}
+		ms := &meterState{Meter: m, cut: slot.New(slot.Meter{ID: m.ID, Role: m.Role, SlotSeconds: cfg.SlotSeconds}, st)}
+		s.meters = append(s.meters, ms)
+		if m.Role == chain.RoleSite {
+			s.site = ms
+		}
+	}
+	for _, h := range cfg.Chargers {
+		c := &charger{Charger: h, mode: h.Mode, relay: relay{h.Relay, &s.pulse}, meter: s.meter(h.Meter)}
+		if h.Limiter != nil {
+			c.limiter = newLimiter(h.Limiter, &s.pulse, func(p pilot) { s.mail.put(func() { s.mail.pilots[h.ID] = p }) })
+		}
+		s.chargers = append(s.chargers, c)
+	}
+	if err := s.restore(was.Chargers); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// restore takes up the sessions of the time before the restart.
+func (s *Station) restore(was []savedCharger) error {
+	for _, v := range was {
+		for _, c := range s.chargers {
+			if c.ID != v.ID {
+				continue
+			}
+			if v.Session.ID != (chain.ID{}) {
+				q, err := v.Quote.Open()
+				if err != nil {
+					return fmt.Errorf("station state: charger %d: %w", v.ID, err)
+				}
+				c.quote, c.signed, c.seq, c.begin, c.last = q, v.Quote, v.Seq, v.Begin, v.Last
+			}
+			// Applied by Run, after every actuator was halted.
+			s.resumes = append(s.resumes, func() { s.step(c, session.Resume{Saved: v.Session}) })
+		}
+	}
+	return nil
+}
+
+func (s *Station) meter(id string) *meterState {
+	for _, m := range s.meters {
+		if m.ID == id {
+			return m
+		}
+	}
+	return nil
+}
+
+// Reading takes a reading from a poller. It does not block. Of several
+// readings of one device between two ticks the latest wins.
+func (s *Station) Reading(r meter.Reading) {
+	if s.meter(r.Device) == nil {
+		return // not one of ours: the mailbox holds as many as there are meters
+	}
+	s.mail.put(func() { s.mail.readings[r.Device] = r })
+}
+
+// LedgerSession says whether the ledger holds money for a session: after
+// SessionOpen was applied, after it was refused, when the session ended there,
+// and for each of Sessions after a start. Repeating it is harmless.
+func (s *Station) LedgerSession(id chain.ID, held bool, why string) {
+	s.mail.put(func() {
+		if len(s.mail.notes) == MaxNotes {
+			s.mail.notes = s.mail.notes[1:]
+		}
+		s.mail.notes = append(s.mail.notes, ledgerNote{id, held, why})
+	})
+}
+
+// Sessions returns the sessions that are open at this gateway.
+func (s *Station) Sessions() []chain.ID {
+	if p := s.sessions.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Alive reports whether the loop runs and ticks. It is what a system watchdog
+// is fed from.
+func (s *Station) Alive() bool { return s.pulse.alive() && !s.pulse.stalled.Load() }
+
+// Run owns the actuators until ctx ends. It returns after they are safe, the
+// last records are written and its goroutines have ended. A panic in any of
+// them halts the actuators and becomes the returned error.
+func (s *Station) Run(ctx context.Context) (err error) {
+	defer close(s.ended)
+	s.haltRelays()
+	// The workers outlive ctx: the last records are written after it ends.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	s.pulse.tick()
+	s.pulse.running.Store(true)
+	defer func() {
+		s.pulse.running.Store(false)
+		s.haltRelays() // before waiting for anything
+		stop()         // limiter workers halt their devices
+		wg.Wait()
+	}()
+	spawn := func(f func()) {
+		wg.Go(func() {
+			defer s.rescue(func(e error) {
+				select {
+				case s.failures <- e:
+				default:
+				}
+			})
+			f()
+		})
+	}
+	spawn(func() { s.pulse.watch(work, s.haltRelays) })
+	spawn(func() { s.scribe(work) })
+	for _, c := range s.chargers {
+		if c.limiter != nil {
+			spawn(func() { c.limiter.run(work) })
+		}
+	}
+	defer s.rescue(func(e error) { err = e })
+	return s.loop(ctx)
+}
+
+// rescue halts the actuators when its goroutine panics.
+func (s *Station) rescue(report func(error)) {
+	if p := recover(); p != nil {
+		s.haltRelays()
+		e := fmt.Errorf("station: panic: %v\n%s", p, debug.Stack())
+		s.cfg.Log.Error("the control loop failed; every relay is open", "err", e)
+		report(e)
+	}
+}
+
+func (s *Station) haltRelays() {
+	var wg sync.WaitGroup
+	for _, c := range s.chargers {
+		wg.Go(func() { // one that hangs must not keep the next one closed
+			if err := c.Relay.Halt(); err != nil {
+				s.cfg.Log.Error("relay does not halt", "charger", c.ID, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (s *Station) loop(ctx context.Context) error {
+	ticker := time.NewTicker(s.cfg.Tick)
+	defer ticker.Stop()
+	s.clock()
+	for _, resume := range s.resumes {
+		resume()
+	}
+	if len(s.old) > 0 {
+		for _, r := range s.old {
+			s.enqueue(entry{record: r}, true)
+		}
+		last := &s.queue[len(s.queue)-1]
+		last.done = func() { s.old = nil; s.setDisk(nil) }
+		s.setDisk(nil)
+	}
+	done := ctx.Done()
+	var deadline time.Duration
+	for {
+		select {
+		case <-done:
+			done, s.draining = nil, true
+			for _, c := range s.chargers {
+				s.step(c, session.Drain{})
+			}
+			deadline = s.now + session.FinalWait
+		case err := <-s.failures:
+			return err
+		case f := <-s.commands:
+			s.clock()
+			f()
+		case r := <-s.results:
+			s.clock()
+			s.written(r)
+		case <-s.mail.kick:
+			s.clock()
+		case <-ticker.C:
+			s.tick()
+		}
+		s.collect()
+		s.dispatch()
+		s.publish()
+		if s.draining && (s.opened() || s.now > deadline) {
+			return s.flush()
+		}
+	}
+}
+
+func (s *Station) clock() {
+	s.now, s.wall = s.cfg.Now(), s.cfg.Wall()
+}
+
+// tick is the loop's sign of life and does what depends on time alone.
+func (s *Station) tick() {
+	s.clock()
+	s.forgive()
+	for _, c := range s.chargers {
+		s.contacts(c)
+		s.readBack(c)
+		s.decide(c)
+		s.step(c, session.Tick{})
+	}
+	s.pulse.tick()
+}
+
+// forgive lets relays close again when the loop has ticked for a while after
+// a stall.
+func (s *Station) forgive() {
+	if !s.pulse.stalled.Load() {
+		return
+	}
+	if s.trust == 0 {
+		s.trust = trustAfter
+		s.cfg.Log.Error("the control loop stalled; every relay was opened", "stalls", s.pulse.stalls.Load())
+		for _, c := range s.chargers {
+			s.step(c, session.Stalled{})
+		}
+		s.evidence("loop.stalled", 3, "", "the control loop was silent for longer than its watchdog allows")
+	}
+	if s.trust--; s.trust == 0 {
+		s.pulse.stalled.Store(false)
+	}
+}
+
+func (s *Station) contacts(c *charger) {
+	in := session.Inputs{}
+	if c.EStop != nil {
+		on, err := c.EStop.Active()
+		in.EStop = on || err != nil // one that cannot be read counts as pressed
+	}
+	if c.Feedback != nil {
+		in.Feedback = session.ContactOpen
+		if closed, err := c.Feedback.Active(); err != nil {
+			in.EStop = true
+		} else if closed {
+			in.Feedback = session.ContactClosed
+		}
+	}
+	s.step(c, in)
+}
+
+func (s *Station) readBack(c *charger) {
+	if s.now-c.checked < readBackEach {
+		return
+	}
+	c.checked = s.now
+	closed, err := c.relay.Closed()
+	s.step(c, session.Output{Closed: closed, OK: err == nil})
+}
+
+// decide computes what the charger may offer.
+func (s *Station) decide(c *charger) {
+	in := setpoint.Input{Mode: c.mode, Authorised: c.st.Confirmed, Limit: c.limit}
+	if m := s.site; m != nil && m.seen && s.now-m.good <= c.Session.StaleAfter {
+		in.SiteKnown = true
+		in.Site, _ = m.last.Power()
+		in.House = current(&m.last, c.Setpoint.Phases)
+		in.Charger, _ = c.meter.last.Power()
+		in.Draw = c.st.Current
+	}
+	c.set, c.why = setpoint.Step(c.Setpoint, c.set, in, s.now)
+	s.step(c, session.Setpoint{Limit: c.set.Limit})
+}
+
+// current returns the highest phase current of a reading, measured or, where
+// the meter gives none, computed from the power.
+func current(r *meter.Reading, phases int) meter.MilliAmpere {
+	var most int64
+	found := false
+	for _, p := range r.Points {
+		if p.Quantity == meter.Current {
+			most, found = max(most, p.Value, -p.Value), true
+		}
+	}
+	if p, ok := r.Power(); !found && ok {
+		most = max(int64(p), -int64(p)) / int64(230*max(1, phases))
+	}
+	return meter.MilliAmpere(most)
+}
+
+// collect takes what the mailbox holds.
+func (s *Station) collect() {
+	s.mail.mu.Lock()
+	readings, pilots, notes := s.mail.readings, s.mail.pilots, s.mail.notes
+	if len(readings) > 0 {
+		s.mail.readings = map[string]meter.Reading{}
+	}
+	if len(pilots) > 0 {
+		s.mail.pilots = map[uint8]pilot{}
+	}
+	s.mail.notes = nil
+	s.mail.mu.Unlock()
+	for _, m := range s.meters {
+		if r, ok := readings[m.ID]; ok {
+			s.read(m, r)
+		}
+	}
+	for _, c := range s.chargers {
+		if p, ok := pilots[c.ID]; ok {
+			c.pilotErr = p.err
+			if p.err == nil {
+				s.step(c, session.Vehicle{State: p.state, At: p.at})
+			}
+		}
+	}
+	for _, n := range notes {
+		s.note(n)
+	}
+}
+
+func (s *Station) note(n ledgerNote) {
+	for _, c := range s.chargers {
+		if c.st.Phase != session.Idle && c.st.ID == n.id {
+			if !n.held && c.st.Confirmed {
+				s.cfg.Log.Info("the ledger ended the session", "session", n.id, "why", n.why)
+			}
+			if !n.held && !c.st.Confirmed {
+				c.stopped = "the ledger holds no money: " + n.why
+			}
+			s.step(c, session.Ledger{ID: n.id, OK: n.held})
+			return
+		}
+	}
+	if len(s.notes) == MaxNotes {
+		s.notes = s.notes[1:]
+	}
+	s.notes = append(s.notes, n)
+}
+
+// read takes one reading: first the slot's record, so that a session's
+// registers follow each other in the order of the slots, then the session.
+func (s *Station) read(m *meterState, r meter.Reading) {
+	m.last = r
+	good := r.Quality == meter.Good
+	if good {
+		m.good, m.seen = r.Mono, true
+	}
+	// Backpressure: with a full queue no record is cut. The next one carries
+	// all the energy.
+	if len(s.queue) < MaxQueue {
+		if rec, ok := m.cut.Read(r); ok {
+			s.slotEnd(m, rec)
+		}
+	}
+	for _, c := range s.chargers {
+		if m == s.site && good {
+			s.step(c, session.SiteReading{At: r.Mono})
+		}
+		if m == c.meter {
+			reg, ok := r.Import()
+			if good && ok {
+				c.last = Register{reg.WattHours(), r.Wall, meter.Good}
+			}
+			s.step(c, session.Reading{Good: good && ok, Import: reg, Current: current(&r, c.Session.Phases), At: r.Mono})
+		}
+	}
+}
+
+func (s *Station) slotEnd(m *meterState, rec slot.Record) {
+	s.enqueue(entry{record: chain.NewRecord(chain.KindMeter, rec.MeterRecord), leaves: &rec.Leaves}, false)
+	for _, c := range s.chargers {
+		if c.meter != m || c.seq == 0 || c.st.Phase == session.Idle || c.st.Phase == session.Metered || rec.Import < c.st.Last.WattHours() {
+			continue
+		}
+		c.seq++
+		s.enqueue(entry{record: sessionMeter(c.st.ID, c.seq, rec.Slot, Register{rec.Import, rec.At, meter.Good})}, false)
+	}
+	for _, o := range s.meters {
+		if o.cut.State().Slot != rec.Slot && o.seen && s.now-o.good < lingerFor*4 {
+			return
+		}
+	}
+	s.due = s.now // every meter that answers has its record: no need to linger
+}
+
+// step gives the session machine an event and carries out what it asks for.
+func (s *Station) step(c *charger, e session.Event) {
+	was := c.st
+	var acts []session.Action
+	c.st, acts = session.Step(c.Session, c.st, e, s.now)
+	if c.st.Phase != was.Phase || c.st.Relay != was.Relay {
+		s.changed = true
+		s.cfg.Log.Info("charger", "charger", c.ID, "session", c.st.ID, "state", c.st.Phase.String(), "was", was.Phase.String(), "relay", c.st.Relay, "why", c.st.Why)
+		switch {
+		case c.st.Phase == was.Phase:
+		case c.st.Phase == session.Idle:
+			s.close(c)
+		case c.st.Phase == session.Stopping:
+			s.dirty = true // a stop survives a restart
+		}
+		s.index()
+	}
+	if c.st.Fault != was.Fault {
+		s.dirty = true
+	}
+	for _, a := range acts {
+		s.act(c, a)
+	}
+}
+
+// close forgets an ended session.
+func (s *Station) close(c *charger) {
+	c.quote, c.signed, c.seq, c.begin, c.closing = chain.Quote{}, chain.SignedQuote{}, 0, Register{}, false
+	s.dirty = true
+}
+
+func (s *Station) index() {
+	var ids []chain.ID
+	for _, c := range s.chargers {
+		if c.st.Phase != session.Idle {
+			ids = append(ids, c.st.ID)
+		}
+	}
+	s.sessions.Store(&ids)
+}
+
+func (s *Station) act(c *charger, a session.Action) {
+	switch a.Kind {
+	case session.OpenRelay:
+		if err := c.relay.Set(false); err != nil {
+			s.cfg.Log.Error("relay does not open", "charger", c.ID, "err", err)
+			s.evidence("relay.stuck", 3, fmt.Sprint(c.ID), err.Error())
+		}
+		c.checked = s.now - readBackEach // look at once whether it obeyed
+	case session.CloseRelay:
+		if err := c.relay.Set(true); err != nil {
+			s.cfg.Log.Error("relay does not close", "charger", c.ID, "err", err)
+			s.step(c, session.Output{OK: false})
+		}
+	case session.Offer:
+		if c.limiter != nil {
+			c.limiter.offer(a.Limit)
+		}
+	case session.RecordBegin:
+		c.begin, c.seq = c.last, 1
+		s.enqueue(entry{
+			record: sessionMeter(c.st.ID, 1, s.slotOf(c.begin.At), c.begin),
+			done:   func() { s.step(c, session.BeginRecorded{}) },
+		}, true)
+	case session.RecordStop:
+		s.recordStop(c, a)
+	case session.Ended:
+		s.dirty = true
+	case session.Alarm:
+		s.cfg.Log.Error("charger fault", "charger", c.ID, "fault", a.Fault.String())
+		s.evidence("charger.fault", 3, fmt.Sprint(c.ID), a.Fault.String())
+	}
+}
+
+// recordStop makes the receipt and then the record that names it.
+func (s *Station) recordStop(c *charger, a session.Action) {
+	if !a.Begun {
+		// Nothing was delivered. The ledger still has to learn that it is
+		// over, and it reads a session from its begin register on.
+		c.begin, c.seq = c.last, 1
+		s.enqueue(entry{record: sessionMeter(c.st.ID, 1, s.slotOf(c.begin.At), c.begin)}, true)
+	}
+	end := c.last
+	end.Value = a.Register.WattHours()
+	r := Receipt{Session: c.st.ID, Quote: c.quote, Meter: c.Meter, Begin: c.begin, End: end, Reason: a.Reason, Connector: c.ID}
+	c.stopped = a.Reason.String()
+	var hash chain.Hash
+	s.receipts = append(s.receipts, receipt{
+		make: func() (err error) {
+			if hash, err = s.cfg.Receipt(r); err != nil {
+				return fmt.Errorf("receipt of session %s: %w", r.Session, err)
+			}
+			return nil
+		},
+		done: func() {
+			c.seq++
+			c.closing = true
+			s.enqueue(entry{
+				record: chain.NewRecord(chain.KindSessionStop, chain.SessionStop{
+					Session: r.Session, Seq: c.seq, Slot: s.slotOf(end.At), Register: end.Value, Quality: meter.Good,
+					At: end.At, Reason: r.Reason, Receipt: hash,
+				}),
+				done: func() { s.step(c, session.StopRecorded{}) },
+			}, true)
+		},
+	})
+}
+
+// evidence puts something that happened on record.
+func (s *Station) evidence(code string, severity uint8, subject, text string) {
+	if len(s.queue) >= MaxQueue {
+		return // evidence gives way to billing
+	}
+	s.enqueue(entry{record: chain.NewRecord(chain.KindEvent, chain.Event{
+		Code: code, Severity: severity, Subject: subject, At: s.wall.UnixMilli(), Detail: chain.Sum([]byte(text)),
+	})}, true)
+}
+
+// opened reports whether every relay is open and nobody waits.
+func (s *Station) opened() bool {
+	for _, c := range s.chargers {
+		if c.st.Relay {
+			return false
+		}
+	}
+	return true
+}
+
+// flush writes what is still waiting, for at most flushLimit. What does not
+// make it is in the saved state and goes out after the next start.
+func (s *Station) flush() error {
+	s.haltRelays()
+	t := time.NewTimer(flushLimit)
+	defer t.Stop()
+	s.dirty = true
+	for s.busy || s.dirty || len(s.queue)+len(s.receipts) > 0 {
+		s.clock()
+		s.due = s.now
+		s.dispatch()
+		if !s.busy {
+			return fmt.Errorf("last records: %w", s.diskErr) // refused a moment ago
+		}
+		select {
+		case r := <-s.results:
+			s.written(r)
+			if r.err != nil {
+				return fmt.Errorf("last records: %w", r.err)
+			}
+		case <-t.C:
+			return errors.New("last records: the disk does not answer")
+		}
+		s.pulse.tick()
+	}
+	return nil
+}
