@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/cometbft/cometbft/libs/log"
 )
@@ -29,18 +30,26 @@ func (l *cometLog) Debug(string, ...any)       {} // thousands of lines a second
 func (l *cometLog) Info(msg string, kv ...any) { l.write(slog.LevelDebug, msg, kv) }
 func (l *cometLog) Warn(msg string, kv ...any) { l.write(slog.LevelInfo, msg, kv) }
 func (l *cometLog) With(kv ...any) log.Logger  { return l.with(kv) }
-func (l *cometLog) level(lv slog.Level) slog.Level {
-	return map[bool]slog.Level{true: slog.LevelDebug, false: lv}[l.quiet]
-}
-
 func (l *cometLog) Error(msg string, kv ...any) {
 	if msg == consensusFailure {
 		l.write(slog.LevelError, "consensus stopped", kv)
 		l.failure(reasonOf(kv))
 		return
 	}
-	l.write(l.level(slog.LevelWarn), msg, kv)
+	lv := slog.LevelWarn
+	if l.quiet || benign[msg] || strings.HasPrefix(msg, notStarted) {
+		lv = slog.LevelDebug
+	}
+	l.write(lv, msg, kv)
 }
+
+// benign are errors that mean nothing went wrong here.
+var benign = map[string]bool{
+	"Error stopping consensus state": true, // stopped while still in block sync
+	"Error stopping pool":            true, // block sync had finished
+}
+
+const notStarted = "Not stopping " // so begins the warning of a service that never ran
 
 func reasonOf(kv []any) string {
 	for i := 0; i+1 < len(kv); i += 2 {
@@ -54,8 +63,7 @@ func reasonOf(kv []any) string {
 func (l *cometLog) with(kv []any) log.Logger {
 	c := *l
 	for i := 0; i+1 < len(kv); i += 2 {
-		switch {
-		case kv[i] == "module" && (kv[i+1] == "p2p" || kv[i+1] == "mempool" || kv[i+1] == "blocksync"):
+		if kv[i] == "module" && (kv[i+1] == "p2p" || kv[i+1] == "mempool" || kv[i+1] == "blocksync") {
 			c.quiet = true
 		}
 	}

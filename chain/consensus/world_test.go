@@ -254,7 +254,9 @@ func (n *gateway) reach(height int64) {
 // every 50 ms.
 func (n *gateway) until(what string, ok func(Status) bool) {
 	n.world.t.Helper()
-	defer func(t0 time.Time) { n.world.t.Logf("%s: %s after %v", n.name, what, time.Since(t0).Round(time.Millisecond)) }(time.Now())
+	defer func(t0 time.Time) {
+		n.world.t.Logf("%s: %s after %v", n.name, what, time.Since(t0).Round(time.Millisecond))
+	}(time.Now())
 	blocks, cancel, err := n.eng.Subscribe(1)
 	if err != nil {
 		n.world.t.Fatal(err)
