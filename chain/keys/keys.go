@@ -178,7 +178,10 @@ func LoadOrCreateReceipt(path string, passphrase []byte) (r Receipt, created boo
 	if err != nil {
 		return Receipt{}, false, fmt.Errorf("make receipt key: %w", err)
 	}
-	return Receipt{key}, true, write("receipt key", path, key, passphrase)
+	if err := write("receipt key", path, key, passphrase); err != nil {
+		return Receipt{}, false, err
+	}
+	return Receipt{key}, true, nil
 }
 
 // Public returns the public key as DER SubjectPublicKeyInfo (RFC 5480), which
@@ -226,7 +229,10 @@ func loadOrCreateEd25519(what, path string, passphrase []byte) (ed25519.PrivateK
 	if err != nil {
 		return nil, false, fmt.Errorf("make %s: %w", what, err)
 	}
-	return key, true, write(what, path, key, passphrase)
+	if err := write(what, path, key, passphrase); err != nil {
+		return nil, false, err // a key that is not on disk is not used
+	}
+	return key, true, nil
 }
 
 func load(what, path string, passphrase []byte) (any, error) {
