@@ -16,6 +16,7 @@ import (
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -125,6 +126,7 @@ func New(cfg Config) (*Service, error) {
 		SetClientID("joulegate-"+cfg.Gateway).
 		SetProtocolVersion(4).
 		SetCleanSession(false). // subscriptions and what waits in them survive a reconnect
+		SetStore(forgetful{}).
 		SetOrderMatters(false). // else one slow handler stalls the connection
 		SetConnectRetry(true).
 		SetConnectRetryInterval(retryInterval).
@@ -380,6 +382,19 @@ func (s *Service) kick() {
 	default:
 	}
 }
+
+// forgetful is a paho store that keeps nothing. What must be sent again waits
+// in this package, with a limit; the library's own memory has none, and its
+// resumption after a connect races with the first publish.
+type forgetful struct{}
+
+func (forgetful) Open()                             {}
+func (forgetful) Put(string, packets.ControlPacket) {}
+func (forgetful) Get(string) packets.ControlPacket  { return nil }
+func (forgetful) All() []string                     { return nil }
+func (forgetful) Del(string)                        {}
+func (forgetful) Close()                            {}
+func (forgetful) Reset()                            {}
 
 // message is one thing to send.
 type message struct {
