@@ -111,11 +111,13 @@ type Block struct {
 // LedgerStatus is the ledger's summary.
 type LedgerStatus struct {
 	ledger.Status
-	StateHash chain.Hash       `json:"state_hash"`
-	Validator bool             `json:"validator"`          // this gateway votes
-	Waiting   int              `json:"waiting"`            // transactions not in a block yet
-	Counters  map[string]int64 `json:"counters,omitempty"` // refusals by reason, since start
-	Blocks    []Block          `json:"blocks"`             // the newest first, at most 32
+	StateHash  chain.Hash       `json:"state_hash"`
+	Validator  bool             `json:"validator"` // this gateway votes
+	Waiting    int              `json:"waiting"`   // transactions not in a block yet
+	CatchingUp bool             `json:"catching_up,omitempty"`
+	Halted     string           `json:"halted,omitempty"`   // why the ledger stopped for good
+	Counters   map[string]int64 `json:"counters,omitempty"` // refusals by reason, since start
+	Blocks     []Block          `json:"blocks"`             // the newest first, at most 32
 }
 
 // StateHash names the state after a block.
@@ -162,11 +164,12 @@ type Member struct {
 
 // Peer is a live connection.
 type Peer struct {
-	Device chain.Key     `json:"device"`
-	Name   string        `json:"name"` // of the member; empty: not a member
-	Addr   string        `json:"addr"`
-	Since  time.Time     `json:"since"`
-	RTT    time.Duration `json:"rtt_ns"`
+	Device chain.Key `json:"device"`
+	Name   string    `json:"name"` // of the member; empty: not a member
+	Addr   string    `json:"addr"`
+	Since  time.Time `json:"since"`
+	// Direction is "in" when the peer dialled, "out" when this gateway did.
+	Direction string `json:"direction"`
 }
 
 // Session is a charging session as the ledger knows it.

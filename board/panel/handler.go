@@ -165,7 +165,7 @@ func (s *Server) Handler(control bool) http.Handler {
 	if s.cfg.Metrics != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: writeTimeout}))
 	}
-	mux.Handle("GET /", s.page)
+	mux.Handle("/", s.page)
 
 	var h http.Handler = http.MaxBytesHandler(mux, MaxBody)
 	if !control {
@@ -466,7 +466,7 @@ func loadPages() (pages, error) {
 
 func (p pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a, ok := p[r.URL.Path]
-	if !ok {
+	if !ok || (r.Method != http.MethodGet && r.Method != http.MethodHead) {
 		http.NotFound(w, r)
 		return
 	}
