@@ -295,7 +295,7 @@ func (r *run) book(st State, m *member, rec *chain.MeterRecord, imp, exp meter.W
 		b.Reported, b.Late = true, b.Late || late
 		c.Site, c.LastSlot = true, max(c.LastSlot, rec.Slot)
 	case chain.RoleProduction:
-		c.Production = true
+		c.Production = c.Production || !fresh // a base tells nothing of the slot before it
 		if open {
 			b.Produced += exp
 			break
