@@ -1,0 +1,246 @@
+package session
+
+import (
+	"testing"
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/drivers"
+	"github.com/joulegate/joulegate/meter"
+	"pgregory.net/rapid"
+)
+
+// model knows, independently of the machine, what the conditions are.
+type model struct {
+	held, begun, estop, disk, drain, fault bool
+	obeys                                  bool
+	limit                                  meter.MilliAmpere
+	vehicle                                drivers.VehicleState
+	meterAt, siteAt, pilotAt, lastStep     time.Duration
+	openedAt                               time.Duration
+}
+
+// TestNothingEnergisesWithoutAllConditions drives the machine with arbitrary
+// events and checks at every step that a closed relay has every reason to be.
+func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
+	closures := 0
+	rapid.Check(t, func(t *rapid.T) {
+		r := testRules
+		r.FullAfter, r.StartLimit, r.ResumeLimit, r.MinOff = 20*time.Second, 40*time.Second, 15*time.Second, 2*time.Second
+		const never = -time.Hour
+		now := time.Hour
+		m := model{disk: true, obeys: true, meterAt: never, siteAt: never, pilotAt: never, openedAt: now}
+		var s State
+		reg := meter.MilliWattHour(1_000_000)
+		var did []string
+		step := func(e Event) {
+			gap := now - m.lastStep
+			m.lastStep = now
+			was := s
+			var acts []Action
+			s, acts = Step(r, s, e, now)
+			fresh := now-m.meterAt <= r.StaleAfter && now-m.siteAt <= r.StaleAfter && now-m.pilotAt <= r.StaleAfter
+			for _, a := range acts {
+				did = append(did, a.Kind.String())
+				switch a.Kind {
+				case OpenRelay:
+					if was.Relay {
+						m.openedAt = now
+					}
+				case CloseRelay:
+					closures++
+					connected := m.vehicle == drivers.StateB || m.vehicle == drivers.StateC || m.vehicle == drivers.StateD
+					if !m.held || !m.begun || m.estop || !m.disk || m.drain || m.fault || !m.obeys || !fresh || !connected ||
+						m.limit < MinCurrent || gap > r.LoopLimit || now-m.openedAt < r.MinOff || s.ID == (chain.ID{}) {
+						t.Fatalf("closed on %T at %s: model %+v, fresh %t, gap %s", e, now, m, fresh, gap)
+					}
+				case Alarm:
+					m.fault = true
+				case RecordStop, Ended:
+					m.held, m.begun = false, false
+				}
+			}
+			switch {
+			case s.Fault != NoFault, m.estop, gap > r.LoopLimit && was.Phase != Idle:
+				if s.Relay {
+					t.Fatalf("relay closed: fault %q, stop %t, gap %s", s.Fault, m.estop, gap)
+				}
+			case s.Relay && now-min(m.meterAt, m.siteAt, m.pilotAt) > r.StaleAfter+r.StaleOff+r.StopWait+r.LoopLimit:
+				t.Fatalf("relay closed on readings of %s, %s, %s at %s", m.meterAt, m.siteAt, m.pilotAt, now)
+			case s.Relay && now-min(m.meterAt, m.siteAt, m.pilotAt) > r.StaleAfter && s.Offered > MinCurrent:
+				t.Fatalf("offers %d mA on stale readings", s.Offered)
+			}
+			if s.Offered != 0 && (s.Offered < MinCurrent || s.Offered > r.MaxCurrent || !s.Relay) {
+				t.Fatalf("offers %d mA, relay %t", s.Offered, s.Relay)
+			}
+			if s.Phase == Idle && s.Relay {
+				t.Fatal("idle with a closed relay")
+			}
+			for _, a := range acts {
+				if a.Kind == RecordBegin && rapid.Bool().Draw(t, "disk is quick") {
+					m.begun = true
+					s, acts = Step(r, s, BeginRecorded{}, now)
+					if len(acts) > 0 && acts[0].Kind == CloseRelay {
+						closures++
+					}
+				}
+			}
+		}
+		id := chain.ID{1}
+		heard := func() {
+			if now > m.meterAt {
+				m.meterAt = now
+				reg += meter.MilliWattHour(rapid.IntRange(0, 3000).Draw(t, "mWh"))
+				step(Reading{Good: true, Import: reg, Current: meter.MilliAmpere(rapid.SampledFrom([]int{0, 300, 900, 6000, 16000, 20000}).Draw(t, "mA")), At: now})
+			}
+			m.siteAt = now
+			step(SiteReading{At: now})
+			m.pilotAt = now
+			step(Vehicle{State: m.vehicle, At: now})
+		}
+		m.vehicle, m.limit = drivers.StateB, 16_000
+		step(Setpoint{m.limit})
+		for range rapid.IntRange(100, 600).Draw(t, "events") {
+			// Most of the time the world is healthy, or little would happen.
+			quiet := rapid.IntRange(0, 9).Draw(t, "world") < 8
+			now += time.Duration(rapid.IntRange(300, 950).Draw(t, "ms")) * time.Millisecond
+			if quiet {
+				heard()
+				m.estop, m.obeys = false, true
+				step(Inputs{})
+				step(Output{Closed: s.Relay, OK: true})
+				step(Tick{})
+			}
+			switch rapid.IntRange(0, 24).Draw(t, "event") {
+			case 0, 1, 2:
+				if s.Phase == Idle {
+					m.held, m.begun = false, false
+					id[1]++
+				}
+				step(Open{id, meter.WattHour(rapid.IntRange(1, 4000).Draw(t, "Wh"))})
+			case 3, 4, 5:
+				if s.Phase != Idle {
+					m.held = true
+				}
+				step(Ledger{s.ID, true})
+			case 6:
+				m.held = false
+				step(Ledger{s.ID, false})
+			case 7, 8, 9:
+				m.limit = meter.MilliAmpere(rapid.SampledFrom([]int{0, 3000, 6000, 10000, 16000, 40000}).Draw(t, "limit"))
+				step(Setpoint{m.limit})
+			case 10:
+				m.estop = true
+				step(Inputs{EStop: true})
+			case 11:
+				m.vehicle = rapid.SampledFrom([]drivers.VehicleState{drivers.StateA, drivers.StateB, drivers.StateC, drivers.StateD, drivers.StateF, drivers.StateUnknown}).Draw(t, "vehicle")
+				m.pilotAt = now
+				step(Vehicle{State: m.vehicle, At: now})
+			case 12:
+				m.disk = rapid.Bool().Draw(t, "disk")
+				step(Journal{m.disk})
+			case 13:
+				m.obeys = false
+				step(Output{OK: false})
+			case 14:
+				step(Stalled{})
+			case 15:
+				m.fault = false
+				step(ClearFault{})
+			case 16:
+				step(Stop{chain.StopDriver})
+			case 17:
+				step(StopRecorded{})
+			case 18:
+				if s.asked {
+					m.begun = true
+				}
+				step(BeginRecorded{})
+			case 19:
+				step(Reading{Good: false, Import: reg + 5000, Current: 100, At: now})
+			case 20:
+				now += time.Duration(rapid.IntRange(0, 40).Draw(t, "s")) * time.Second
+				step(Tick{})
+			case 21:
+				if s.Phase == Idle {
+					m.held, m.begun = false, true
+					step(Resume{Saved{ID: id, MaxWh: 300, Begun: true, Base: reg, Last: reg}})
+				}
+			case 22:
+				if rapid.IntRange(0, 20).Draw(t, "drain") == 0 {
+					m.drain = true
+					step(Drain{})
+				}
+			default:
+				step(Tick{})
+			}
+		}
+	})
+	if closures < 20 {
+		t.Fatalf("the relay closed only %d times: the property says little", closures)
+	}
+}
+
+// TestEveryBegunSessionIsRecordedOnce checks that whatever happens, a session
+// that began ends with exactly one last register, not below its first.
+func TestEveryBegunSessionIsRecordedOnce(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := testRules
+		now, reg := time.Hour, meter.MilliWattHour(7_000_000)
+		var s State
+		begins, stops := 0, 0
+		var base meter.MilliWattHour
+		step := func(e Event) {
+			var acts []Action
+			s, acts = Step(r, s, e, now)
+			for _, a := range acts {
+				switch a.Kind {
+				case RecordBegin:
+					begins++
+					base = a.Register
+				case RecordStop:
+					stops++
+					if !a.Begun {
+						begins++
+						base = a.Register
+					}
+					if a.Register < base {
+						t.Fatalf("ends at %d, began at %d", a.Register, base)
+					}
+				}
+			}
+		}
+		step(Tick{})
+		now += 11 * time.Second
+		step(Setpoint{16_000})
+		step(Open{chain.ID{1}, 500})
+		step(Ledger{chain.ID{1}, true})
+		for range rapid.IntRange(1, 60).Draw(t, "seconds") {
+			now += time.Second
+			if rapid.IntRange(0, 9).Draw(t, "meter") > 0 {
+				reg += 3000
+				step(Reading{Good: true, Import: reg, At: now})
+			}
+			step(SiteReading{At: now})
+			step(Vehicle{State: drivers.StateC, At: now})
+			if rapid.Bool().Draw(t, "recorded") {
+				step(BeginRecorded{})
+			}
+			if rapid.IntRange(0, 30).Draw(t, "stop") == 0 {
+				step(Stop{chain.StopDriver})
+			}
+			step(Inputs{EStop: rapid.IntRange(0, 60).Draw(t, "estop") == 0})
+		}
+		step(Stop{chain.StopOperator})
+		for range 20 {
+			now += time.Second
+			step(Tick{})
+		}
+		if stops != 1 && !(stops == 0 && begins == 0) {
+			t.Fatalf("%d begin and %d stop records; %s", begins, stops, s.Phase)
+		}
+		if begins != stops {
+			t.Fatalf("%d begin and %d stop records", begins, stops)
+		}
+	})
+}
