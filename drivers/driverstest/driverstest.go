@@ -1,8 +1,12 @@
 // Package driverstest has a fake for each capability of package drivers, and
 // a recorder that turns a real device into a fixture.
 //
-// All fakes are safe for concurrent use. Setting Err makes every later call
-// fail with it.
+//	relay := &driverstest.Relay{}
+//	station := newStation(relay)
+//	...
+//	if got := relay.Log(); !slices.Equal(got, []bool{true, false}) { ... }
+//
+// All fakes are safe for concurrent use. Fail makes every later call fail.
 package driverstest
 
 import (

@@ -50,6 +50,7 @@ func TestWrongValueImpossible(t *testing.T) {
 			var last time.Duration // the slave's output keeps its order
 			start := time.Now()
 			var held []byte
+			written := map[[2]byte]uint16{} // unit and register: what the slave last obeyed
 			script := func(req []byte) []sending {
 				now := time.Since(start)
 				at := func(d time.Duration, data []byte) sending {
@@ -63,10 +64,23 @@ func TestWrongValueImpossible(t *testing.T) {
 					out = append(out, at(0, held))
 					held = nil
 				}
-				if rnd.IntN(100) >= faulty {
-					return append(out, at(turn, good))
+				fault := -1
+				if rnd.IntN(100) < faulty {
+					fault = rnd.IntN(12)
 				}
-				switch rnd.IntN(12) {
+				if fault != 8 && fault != 11 { // not refused, not unheard
+					switch {
+					case req[1] == fnWriteOne:
+						written[[2]byte{req[0], req[3]}] = binary.BigEndian.Uint16(req[4:])
+					case req[1] == fnWriteMany:
+						for i := range req[5] {
+							written[[2]byte{req[0], req[3] + i}] = binary.BigEndian.Uint16(req[7+2*i:])
+						}
+					}
+				}
+				switch fault {
+				case -1:
+					return append(out, at(turn, good))
 				case 0: // late
 					return append(out, at(timeout+time.Duration(rnd.IntN(200))*ms, good))
 				case 1: // later than any patience
@@ -89,7 +103,7 @@ func TestWrongValueImpossible(t *testing.T) {
 					return append(out, at(turn+time.Duration(rnd.IntN(30))*ms, good[i:]))
 				case 7: // somebody else's
 					body := slices.Clone(good[:len(good)-2])
-					body[0] ^= 3
+					body[0] ^= 8
 					out = append(out, at(turn, seal(body...)))
 					return append(out, at(turn+ms, good))
 				case 8: // exception, in two pieces
@@ -123,6 +137,17 @@ func TestWrongValueImpossible(t *testing.T) {
 			right := 0
 			for range 150 {
 				i := rnd.IntN(2)
+				if rnd.IntN(5) == 0 {
+					values := []uint16{uint16(rnd.IntN(2)), uint16(rnd.IntN(2))}[:1+rnd.IntN(2)]
+					addr := uint16(rnd.IntN(3))
+					if err := devices[i].WriteRegisters(context.Background(), addr, values); err == nil {
+						for j, v := range values {
+							if got := written[[2]byte{byte(i + 1), byte(addr) + byte(j)}]; got != v {
+								t.Fatalf("unit %d register %d: write of %d confirmed, the slave has %d\n%s", i+1, int(addr)+j, v, got, strings.Join(wire, "\n"))
+							}
+						}
+					}
+				}
 				fn := drivers.HoldingRegisters + drivers.Function(rnd.IntN(2))
 				addr, count := uint16(rnd.IntN(24)), sizes[rnd.IntN(len(sizes))]
 				data, err := devices[i].ReadRegisters(context.Background(), fn, addr, count)
