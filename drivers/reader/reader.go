@@ -40,8 +40,9 @@ type Config struct {
 type Reader struct {
 	cfg Config
 
-	mu    sync.Mutex
-	state poll.State
+	mu      sync.Mutex
+	state   poll.State
+	lastErr error // of the last poll
 
 	// Owned by the poll that is under way.
 	polls   int
@@ -84,6 +85,9 @@ func New(cfg Config) *Reader {
 	return &Reader{cfg: cfg, state: cfg.State}
 }
 
+// Device returns the id of the polled device.
+func (r *Reader) Device() string { return r.cfg.Device }
+
 // State returns what must be stored so that polling can go on after a restart
 // (see poll.Resume). It may be called at any time.
 func (r *Reader) State() poll.State {
@@ -92,6 +96,14 @@ func (r *Reader) State() poll.State {
 	s := r.state
 	s.Registers = slices.Clone(s.Registers)
 	return s
+}
+
+// Err returns why the last poll failed, nil if it did not. It may be called at
+// any time.
+func (r *Reader) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lastErr
 }
 
 // Rebase forgets the energy bases after a person has confirmed that the
@@ -172,6 +184,7 @@ func (r *Reader) deliver(reading meter.Reading) {
 func (r *Reader) finish(res result) {
 	r.mu.Lock()
 	failures, last := r.state.Failures, r.state.Last.Quality
+	r.lastErr = res.err
 	var reading meter.Reading
 	if res.err != nil {
 		r.state = poll.Fail(r.state, r.now())

@@ -100,20 +100,15 @@ func (p *PTY) SetReadDeadline(t time.Time) error { return p.master.SetReadDeadli
 // interrupt makes Read fail now and for ever.
 func (p *PTY) interrupt() { _ = p.master.Close() }
 
-// speeds of the termios interface.
-var speeds = map[uint32]int{
-	unix.B1200: 1200, unix.B2400: 2400, unix.B4800: 4800, unix.B9600: 9600,
-	unix.B19200: 19200, unix.B38400: 38400, unix.B57600: 57600, unix.B115200: 115200,
-}
-
-// Speed returns what the bus master has set.
+// Speed returns what the bus master has set. TCGETS2 also tells speeds that
+// have no constant, and masters that never use one.
 func (p *PTY) Speed() (baud, stopBits int, err error) {
 	conn, err := p.master.SyscallConn()
 	if err != nil {
 		return 0, 0, err
 	}
 	var t *unix.Termios
-	if e := conn.Control(func(fd uintptr) { t, err = unix.IoctlGetTermios(int(fd), unix.TCGETS) }); e != nil {
+	if e := conn.Control(func(fd uintptr) { t, err = unix.IoctlGetTermios(int(fd), unix.TCGETS2) }); e != nil {
 		return 0, 0, e
 	}
 	if err != nil {
@@ -123,7 +118,7 @@ func (p *PTY) Speed() (baud, stopBits int, err error) {
 	if t.Cflag&unix.CSTOPB != 0 {
 		stopBits = 2
 	}
-	return speeds[t.Cflag&unix.CBAUD], stopBits, nil
+	return int(t.Ospeed), stopBits, nil
 }
 
 // Close unplugs the device: masters get an error, the link goes away.

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/joulegate/joulegate/drivers/modbus"
+	"github.com/joulegate/joulegate/drivers/reader"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/profile"
+)
+
+func newMeterCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "meter",
+		Short: "Read meters, inverters and wallboxes",
+	}
+	cmd.AddCommand(newMeterReadCmd(), newMeterProfilesCmd())
+	return cmd
+}
+
+// lineFlags are the flags that say how a device is connected.
+type lineFlags struct {
+	profile          string
+	rtu, tcp, rtutcp string
+	baud             int
+	framing          string
+	unit             int
+	timeout          time.Duration
+}
+
+func (f *lineFlags) add(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.profile, "profile", "", "what the device is, an `ID` of: joulegate meter profiles")
+	fl.StringVar(&f.rtu, "rtu", "", "serial `DEVICE`, for example /dev/ttyUSB0")
+	fl.StringVar(&f.tcp, "tcp", "", "Modbus TCP at `HOST:PORT`")
+	fl.StringVar(&f.rtutcp, "rtutcp", "", "RTU frames through a serial server at `HOST:PORT`")
+	fl.IntVar(&f.baud, "baud", 0, "bit/s of the serial line (default: as the device leaves the factory)")
+	fl.StringVar(&f.framing, "framing", "", "8N1, 8E1 or 8N2 (default: as the device leaves the factory)")
+	fl.IntVar(&f.unit, "unit", 0, "Modbus unit id, 1..247, over TCP also 255 (default: as the device leaves the factory)")
+	fl.DurationVar(&f.timeout, "timeout", 5*time.Second, "give up if the device has not answered by then")
+}
+
+// resolve checks the flags and fills in the profile's defaults.
+func (f *lineFlags) resolve(cmd *cobra.Command) (*profile.Profile, modbus.Config, modbus.DeviceConfig, error) {
+	fail := func(err error) (*profile.Profile, modbus.Config, modbus.DeviceConfig, error) {
+		return nil, modbus.Config{}, modbus.DeviceConfig{}, usageError{err}
+	}
+	if f.profile == "" {
+		return fail(errors.New("--profile is needed: see joulegate meter profiles"))
+	}
+	p, err := profile.Get(f.profile)
+	if err != nil {
+		return fail(err)
+	}
+	if n := len(f.rtu) + len(f.tcp) + len(f.rtutcp); n == 0 || n != max(len(f.rtu), len(f.tcp), len(f.rtutcp)) {
+		return fail(errors.New("say where the device is with one of --rtu DEVICE, --tcp HOST:PORT and --rtutcp HOST:PORT"))
+	}
+	if f.rtu == "" && (cmd.Flags().Changed("baud") || cmd.Flags().Changed("framing")) {
+		return fail(errors.New("--baud and --framing need --rtu: a network line has neither"))
+	}
+	if f.timeout <= 0 {
+		return fail(fmt.Errorf("--timeout %s: want more than 0", f.timeout))
+	}
+	unit, err := unitFlag(cmd, f.unit, p, f.tcp != "")
+	if err != nil {
+		return fail(err)
+	}
+	line := modbus.Config{Device: f.rtu, TCP: f.tcp, RTUTCP: f.rtutcp, Baud: f.baud, Framing: f.framing}
+	if line.Baud == 0 && !cmd.Flags().Changed("baud") {
+		line.Baud = p.Serial.Baud
+	} else if line.Baud < 300 {
+		return fail(fmt.Errorf("--baud %d: want 300 or more, for example 9600", f.baud))
+	}
+	if line.Framing == "" {
+		line.Framing = p.Serial.Framing
+	}
+	if err := line.Validate(); err != nil {
+		return fail(err)
+	}
+	return p, line, modbusDevice(p, unit, fmt.Sprintf("%s unit %d", p.ID, unit), modbus.Fast), nil
+}
+
+// unitFlag checks --unit, or takes the profile's.
+func unitFlag(cmd *cobra.Command, unit int, p *profile.Profile, tcp bool) (uint8, error) {
+	if !cmd.Flags().Changed("unit") {
+		return p.Serial.Unit, nil
+	}
+	if unit >= 1 && unit <= 247 || tcp && unit == 255 {
+		return uint8(unit), nil
+	}
+	if tcp {
+		return 0, fmt.Errorf("--unit %d: want 1..247, or 255 for a device without units", unit)
+	}
+	return 0, fmt.Errorf("--unit %d: want 1..247", unit)
+}
+
+// modbusDevice says to the line how a device of this profile likes to be asked.
+func modbusDevice(p *profile.Profile, unit uint8, name string, class modbus.Class) modbus.DeviceConfig {
+	t := p.Timing
+	return modbus.DeviceConfig{
+		Unit: unit, Name: name, Class: class,
+		Gap: t.Gap, SlaveChangeGap: t.SlaveChangeGap, ConnectDelay: t.ConnectDelay, Timeout: t.Timeout,
+	}
+}
+
+func newMeterReadCmd() *cobra.Command {
+	var (
+		line     lineFlags
+		count    int
+		interval time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "read --profile ID (--rtu DEVICE | --tcp HOST:PORT | --rtutcp HOST:PORT)",
+		Short: "Read a device and print what it says",
+		Long: `Read a device and print what it says. Import is positive power, also for
+inverters. With --json every reading is one line.`,
+		Example: `  joulegate meter read --profile eastron-sdm630 --rtu /dev/ttyUSB0 --unit 3
+  joulegate meter read --profile sunspec-inverter --tcp 192.0.2.7:502 --count 0 --json`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, lineCfg, device, err := line.resolve(cmd)
+			if err != nil {
+				return err
+			}
+			if count < 0 {
+				return usageError{fmt.Errorf("--count %d: want how many readings, or 0 for no end", count)}
+			}
+			if interval < 10*time.Millisecond {
+				return usageError{fmt.Errorf("--interval %s: want 10ms or more", interval)}
+			}
+			return meterRead(cmd, p, lineCfg, device, line.timeout, count, interval)
+		},
+	}
+	line.add(cmd)
+	cmd.Flags().IntVar(&count, "count", 1, "how many readings, 0: until interrupted")
+	cmd.Flags().DurationVar(&interval, "interval", time.Second, "time between readings")
+	return cmd
+}
+
+// noArgs is cobra.NoArgs as wrong usage.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+func meterRead(cmd *cobra.Command, p *profile.Profile, lineCfg modbus.Config, device modbus.DeviceConfig, timeout time.Duration, count int, interval time.Duration) error {
+	if p.Experimental {
+		fmt.Fprintf(cmd.ErrOrStderr(), "warning: profile %s is experimental: compare what it says with the display\n", p.ID)
+	}
+	line, err := modbus.New(lineCfg)
+	if err != nil {
+		return err
+	}
+	readings := make(chan meter.Reading)
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	r := reader.New(reader.Config{
+		Device: device.Name, Profile: p, Register: line.Device(device), Unit: device.Unit,
+		Interval: interval, SlowEvery: 1, Timeout: timeout,
+		Deliver: func(m meter.Reading) {
+			select {
+			case readings <- m:
+			case <-ctx.Done():
+			}
+		},
+	})
+	var g errgroup.Group
+	g.Go(func() error { return line.Run(ctx) })
+	g.Go(func() error { return r.Run(ctx) })
+	err = meterPrint(ctx, cmd, r, readings, timeout, count)
+	cancel()
+	if e := g.Wait(); e != nil && !errors.Is(e, context.Canceled) {
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		return fmt.Errorf("%s on %s: %w", device.Name, lineCfg.Name(), err)
+	}
+	return nil
+}
+
+// meterPrint prints count readings. Only the first answer has a deadline:
+// afterwards silence is reported as stale readings.
+func meterPrint(ctx context.Context, cmd *cobra.Command, r *reader.Reader, readings <-chan meter.Reading, timeout time.Duration, count int) error {
+	deadline := time.NewTimer(timeout)
+	defer deadline.Stop()
+	answered := false
+	for n := 0; count == 0 || n < count; {
+		select {
+		case <-ctx.Done():
+			if answered {
+				return nil // interrupted by a person who has seen enough
+			}
+			return errors.New("interrupted before the first answer")
+		case m := <-readings:
+			if m.Quality == meter.Stale && !answered {
+				continue
+			}
+			answered = true
+			deadline.Stop()
+			if err := emit(cmd, newReadingJSON(&m), func(w io.Writer) error { return printReading(w, &m) }); err != nil {
+				return err
+			}
+			n++
+		case <-deadline.C:
+			if err := r.Err(); err != nil {
+				return fmt.Errorf("no usable answer within %s: %w", timeout, err)
+			}
+			return fmt.Errorf("no answer within %s: check wiring (A and B exchanged?), unit id, speed and framing", timeout)
+		}
+	}
+	return nil
+}
+
+// readingJSON is a reading as scripts see it.
+type readingJSON struct {
+	Profile string           `json:"profile"`
+	Unit    uint8            `json:"unit"`
+	Time    time.Time        `json:"time"`
+	Quality meter.Quality    `json:"quality"`
+	Reason  string           `json:"reason,omitempty"`
+	Points  map[string]int64 `json:"points"`
+}
+
+func newReadingJSON(m *meter.Reading) readingJSON {
+	points := make(map[string]int64, len(m.Points))
+	for _, p := range m.Points {
+		points[p.Name()] = p.Value
+	}
+	return readingJSON{m.Profile, m.Unit, time.UnixMilli(m.Wall).UTC(), m.Quality, m.Reason, points}
+}
+
+func printReading(w io.Writer, m *meter.Reading) error {
+	quality := m.Quality.String()
+	if m.Reason != "" {
+		quality += ": " + m.Reason
+	}
+	rows := [][]string{{m.Profile + " unit " + strconv.Itoa(int(m.Unit)), time.UnixMilli(m.Wall).Format("15:04:05.000"), quality}}
+	for _, p := range m.Points {
+		phase := ""
+		if p.Phase > 0 {
+			phase = fmt.Sprintf(" L%d", p.Phase)
+		}
+		value, unit := humanValue(p)
+		rows = append(rows, []string{"  " + strings.ReplaceAll(p.Quantity.String(), "_", " ") + phase, value, unit})
+	}
+	return table(w, rows)
+}
+
+// humanValue writes a point in the unit that people use.
+func humanValue(p meter.Point) (value, unit string) {
+	units := map[string]struct {
+		decimals int
+		name     string
+	}{
+		"mw": {3, "W"}, "mva": {3, "VA"}, "mvar": {3, "var"}, "mv": {3, "V"}, "ma": {3, "A"},
+		"mhz": {3, "Hz"}, "permille": {3, ""}, "mwh": {6, "kWh"}, "code": {0, ""},
+	}
+	u, ok := units[p.Quantity.Unit()]
+	if !ok {
+		return strconv.FormatInt(p.Value, 10), p.Quantity.Unit()
+	}
+	digits := strconv.FormatInt(p.Value, 10)
+	sign := ""
+	if digits[0] == '-' {
+		sign, digits = "-", digits[1:]
+	}
+	if u.decimals == 0 {
+		return sign + digits, u.name
+	}
+	digits = strings.Repeat("0", max(0, u.decimals+1-len(digits))) + digits
+	cut := len(digits) - u.decimals
+	return sign + digits[:cut] + "." + digits[cut:], u.name
+}
+
+// profileJSON is a profile as scripts see it.
+type profileJSON struct {
+	ID           string             `json:"id"`
+	Vendor       string             `json:"vendor"`
+	Model        string             `json:"model"`
+	Kind         profile.Kind       `json:"kind"`
+	Baud         int                `json:"baud"`
+	Framing      string             `json:"framing"`
+	Unit         uint8              `json:"unit"`
+	Confidence   profile.Confidence `json:"confidence"`
+	Experimental bool               `json:"experimental"`
+	Note         string             `json:"note,omitempty"`
+	Hash         string             `json:"hash"`
+}
+
+func newMeterProfilesCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "profiles",
+		Short: "List the devices that can be read",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := []profileJSON{}
+			rows := [][]string{{"ID", "DEVICE", "KIND", "FACTORY SETTING", "CONFIDENCE"}}
+			for _, p := range profile.All() {
+				hash := p.Hash()
+				out = append(out, profileJSON{p.ID, p.Vendor, p.Model, p.Kind, p.Serial.Baud, p.Serial.Framing, p.Serial.Unit, p.Confidence(), p.Experimental, p.Note, fmt.Sprintf("%x", hash)})
+				confidence := string(p.Confidence())
+				if p.Experimental {
+					confidence += ", experimental"
+				}
+				rows = append(rows, []string{p.ID, p.Vendor + " " + p.Model, string(p.Kind), fmt.Sprintf("%d %s unit %d", p.Serial.Baud, p.Serial.Framing, p.Serial.Unit), confidence})
+			}
+			return emit(cmd, out, func(w io.Writer) error { return table(w, rows) })
+		},
+	}
+}

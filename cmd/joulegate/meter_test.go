@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// lockedBuffer is an output that a test reads while a command writes.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+	new chan struct{}
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, err := b.buf.Write(p)
+	select {
+	case b.new <- struct{}{}:
+	default:
+	}
+	return n, err
+}
+
+// meterRoot is a root with only the commands under test.
+func meterRoot(args ...string) *cobra.Command {
+	root := &cobra.Command{Use: "joulegate", SilenceUsage: true, SilenceErrors: true}
+	root.PersistentFlags().Bool("json", false, "")
+	root.PersistentFlags().String("log-level", "error", "")
+	root.AddCommand(newMeterCmd(), newSimCmd())
+	root.SetArgs(args)
+	return root
+}
+
+func runMeter(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var out bytes.Buffer
+	root := meterRoot(args...)
+	root.SetOut(&out)
+	root.SetErr(&out)
+	err := root.ExecuteContext(ctx)
+	return out.String(), err
+}
+
+// startSim starts a simulated device and returns where it is.
+func startSim(t *testing.T, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	out := &lockedBuffer{new: make(chan struct{}, 1)}
+	root := meterRoot(append([]string{"sim", "meter", "--json"}, args...)...)
+	root.SetOut(out)
+	done := make(chan error, 1)
+	go func() { done <- root.ExecuteContext(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("sim: %v", err)
+		}
+	})
+	select {
+	case <-out.new:
+	case err := <-done:
+		done <- nil
+		t.Fatalf("sim ended: %v", err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("sim did not start")
+	}
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	var v struct{ At string }
+	if err := json.Unmarshal(out.buf.Bytes(), &v); err != nil {
+		t.Fatalf("%q: %v", out.buf.String(), err)
+	}
+	return v.At
+}
+
+// What a person sets on the simulator is what meter read prints, over every
+// kind of line and for every profile.
+func TestMeterReadsSimulator(t *testing.T) {
+	for name, c := range map[string]struct {
+		profile, listen, set string
+		points               map[string]int64
+	}{
+		"sdm630 rtu": {"eastron-sdm630", "", "power_mw=-1501500,import_mwh=1234500000,export_mwh=7125000,voltage_l1_mv=230100,frequency_mhz=49980",
+			map[string]int64{"power_mw": -1501500, "import_mwh": 1234500000, "export_mwh": 7125000, "voltage_l1_mv": 230100, "frequency_mhz": 49980}},
+		"sdm120 rtu":         {"eastron-sdm120", "", "power_mw=250250,import_mwh=500000", map[string]int64{"power_mw": 250250, "import_mwh": 500000}},
+		"sdm120 rtutcp":      {"eastron-sdm120", "rtutcp://127.0.0.1:0", "power_mw=250250,import_mwh=500000", map[string]int64{"power_mw": 250250, "import_mwh": 500000}},
+		"inverter tcp":       {"sunspec-inverter", "tcp://127.0.0.1:0", "power_mw=-3456000,export_mwh=98765000", map[string]int64{"power_mw": -3456000, "export_mwh": 98765000}},
+		"meter tcp":          {"sunspec-meter", "tcp://127.0.0.1:0", "power_mw=-12000,import_mwh=1000,export_mwh=2000", map[string]int64{"power_mw": -12000, "import_mwh": 1000, "export_mwh": 2000}},
+		"reversed meter tcp": {"sunspec-meter+reversed", "tcp://127.0.0.1:0", "power_mw=-12000", map[string]int64{"power_mw": -12000}},
+		"wallbox rtu":        {"simpleevse", "", "current_limit_ma=16000,status_code=3", map[string]int64{"current_limit_ma": 16000, "status_code": 3, "firmware_code": 10}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sim := []string{"--profile", c.profile, "--set", c.set, "--unit", "9"}
+			read := []string{"meter", "read", "--profile", c.profile, "--unit", "9", "--json", "--count", "2", "--interval", "50ms", "--timeout", "20s"}
+			if c.listen == "" {
+				at := startSim(t, append(sim, "--pty", filepath.Join(t.TempDir(), "meter"))...)
+				read = append(read, "--rtu", at)
+			} else {
+				kind, addr, _ := strings.Cut(startSim(t, append(sim, "--listen", c.listen)...), "://")
+				read = append(read, "--"+kind, addr)
+			}
+			out, err := runMeter(t, read...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines := strings.Split(strings.TrimSpace(out), "\n")
+			if len(lines) != 2 {
+				t.Fatalf("%d lines: %s", len(lines), out)
+			}
+			for _, line := range lines {
+				var r struct {
+					Profile string
+					Unit    int
+					Time    time.Time
+					Quality string
+					Points  map[string]int64
+				}
+				if err := json.Unmarshal([]byte(line), &r); err != nil {
+					t.Fatal(err)
+				}
+				if r.Profile != c.profile || r.Unit != 9 || r.Quality != "good" || time.Since(r.Time) > time.Minute {
+					t.Errorf("%s", line)
+				}
+				for name, want := range c.points {
+					if got, ok := r.Points[name]; !ok || got != want {
+						t.Errorf("%s = %d, want %d", name, got, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+// People see units that they use.
+func TestMeterReadTable(t *testing.T) {
+	_, addr, _ := strings.Cut(startSim(t, "--profile", "sunspec-inverter", "--listen", "tcp://127.0.0.1:0", "--set", "power_mw=-45000"), "://")
+	out, err := runMeter(t, "meter", "read", "--profile", "sunspec-inverter", "--tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"sunspec-inverter unit 1", "good", "-45.000", "345.678000", "kWh", "voltage L1"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+// Faults on the line never become values.
+func TestMeterReadsThroughFaults(t *testing.T) {
+	at := startSim(t, "--profile", "eastron-sdm630", "--pty", filepath.Join(t.TempDir(), "meter"), "--set", "power_mw=1500000",
+		"--fault", "crc:0.1", "--fault", "exception:0.1,wrong-unit:0.1", "--fault", "split:0.2", "--seed", "3")
+	out, err := runMeter(t, "meter", "read", "--profile", "eastron-sdm630", "--rtu", at, "--json", "--count", "5", "--interval", "20ms", "--timeout", "25s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out, `"power_mw":1500000`); n != 5 {
+		t.Errorf("%d of 5 readings have the right power:\n%s", n, out)
+	}
+}
+
+// Wrong usage names the flag and what is possible; it is told from failure.
+func TestMeterUsage(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"meter read --tcp 127.0.0.1:502", "--profile"},
+		{"meter read --profile nope --tcp 127.0.0.1:502", "eastron-sdm630"},
+		{"meter read --profile eastron-sdm630", "one of --rtu"},
+		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1:502 --rtu /dev/ttyUSB0", "one of --rtu"},
+		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1:502 --unit 0", "1..247"},
+		{"meter read --profile eastron-sdm630 --rtu /dev/ttyUSB0 --unit 300", "1..247"},
+		{"meter read --profile eastron-sdm630 --rtu /dev/ttyUSB0 --unit 255", "1..247"},
+		{"meter read --profile eastron-sdm630 --rtu /dev/ttyUSB0 --framing 7N1", "8N1, 8E1"},
+		{"meter read --profile eastron-sdm630 --rtu /dev/ttyUSB0 --baud 0", "300"},
+		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1:502 --baud 9600", "--rtu"},
+		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1", "host:port"},
+		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1:502 --count -1", "--count"},
+		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1:502 --interval 0", "--interval"},
+		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1:502 extra", "extra"},
+		{"sim meter --profile eastron-sdm630", "--pty"},
+		{"sim meter --profile eastron-sdm630 --listen udp://127.0.0.1:1", "tcp://"},
+		{"sim meter --profile eastron-sdm630 --listen tcp://127.0.0.1:0 --fault lost:1", "late"},
+		{"sim meter --profile eastron-sdm630 --listen tcp://127.0.0.1:0 --fault late:2", "0..1"},
+		{"sim meter --profile eastron-sdm630 --listen tcp://127.0.0.1:0 --unit 0", "1..247"},
+		{"sim meter --profile eastron-sdm630 --listen tcp://127.0.0.1:0 --set power=1", "power_mw"},
+		{"sim meter --profile eastron-sdm120 --listen tcp://127.0.0.1:0 --set voltage_l3_mv=1", "no such point"},
+		{"sim meter --profile sunspec-meter --listen tcp://127.0.0.1:0 --model 7", "no model 7"},
+	} {
+		_, err := runMeter(t, strings.Fields(c.args)...)
+		var usage usageError
+		if !errors.As(err, &usage) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want wrong usage that mentions %q", c.args, err, c.want)
+		}
+	}
+}
+
+// A device that is not there is an error that names it and what to check.
+func TestMeterSilent(t *testing.T) {
+	at := startSim(t, "--profile", "eastron-sdm630", "--pty", filepath.Join(t.TempDir(), "meter"))
+	_, err := runMeter(t, "meter", "read", "--profile", "eastron-sdm630", "--rtu", at, "--unit", "2", "--timeout", "900ms")
+	if err == nil || !strings.Contains(err.Error(), at) || !strings.Contains(err.Error(), "unit 2") {
+		t.Errorf("silent unit: %v", err)
+	}
+	missing := filepath.Join(t.TempDir(), "ttyUSB9")
+	if _, err = runMeter(t, "meter", "read", "--profile", "eastron-sdm630", "--rtu", missing); err == nil || !strings.Contains(err.Error(), missing) {
+		t.Errorf("missing device: %v", err)
+	}
+	_, addr, _ := strings.Cut(startSim(t, "--profile", "simpleevse", "--listen", "tcp://127.0.0.1:0"), "://")
+	if _, err = runMeter(t, "meter", "read", "--profile", "sunspec-meter", "--tcp", addr, "--timeout", "2s"); err == nil || !strings.Contains(err.Error(), "SunS") {
+		t.Errorf("no SunSpec device: %v", err)
+	}
+}
+
+func TestMeterProfiles(t *testing.T) {
+	out, err := runMeter(t, "meter", "profiles")
+	if err != nil || !strings.Contains(out, "eastron-sdm630") || !strings.Contains(out, "9600 8N1 unit 1") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	out, err = runMeter(t, "meter", "profiles", "--json")
+	var list []struct{ ID, Hash string }
+	if e := json.Unmarshal([]byte(out), &list); err != nil || e != nil || len(list) < 5 || len(list[0].Hash) != 64 {
+		t.Errorf("%v %v\n%s", err, e, out)
+	}
+}
