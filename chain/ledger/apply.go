@@ -3,6 +3,7 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/joulegate/joulegate/chain"
@@ -18,6 +19,10 @@ const (
 	// MaxPrice bounds prices, fees and limits. With the energy that one slot
 	// can hold, it keeps every product of price and energy within 63 bits.
 	MaxPrice chain.NanoPerWh = 100_000_000_000
+
+	// SilentSlots: a charging session without a record for longer, and for
+	// longer than the start limit, is closed by rule on its last register.
+	SilentSlots = 4
 
 	maxInvitations      = 1000       // open ones
 	maxMeters           = 32         // of one gateway
@@ -35,7 +40,6 @@ const (
 
 	votingPower         = 10  // of every validator
 	defaultStartSeconds = 900 // when the genesis sets no start limit
-	silentSlots         = 4   // a charging session without a record for longer is closed by rule
 	clockSlackMs        = 600_000
 )
 
@@ -134,6 +138,8 @@ func InitGenesis(st State, g chain.Genesis, genesisTimeMs int64) ([]ValidatorUpd
 		return nil, fmt.Errorf("genesis: time %d out of range", genesisTimeMs)
 	case len(g.Operators) > MaxOperators:
 		return nil, fmt.Errorf("genesis: %d operators, at most %d", len(g.Operators), MaxOperators)
+	case slices.Contains(g.Operators, chain.Key{}):
+		return nil, errors.New("genesis: an operator key is zero")
 	case g.Retail > MaxPrice:
 		return nil, fmt.Errorf("genesis: retail %d, at most %d", g.Retail, MaxPrice)
 	case g.StartSeconds < 0 || g.StartSeconds > 86400:

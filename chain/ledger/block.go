@@ -131,7 +131,8 @@ func body[T any](rec chain.Record, fn func(T) error) error {
 	return fn(b)
 }
 
-// offer sets the standing limit of one side.
+// offer sets the standing limit of one side, from its first slot on but not
+// for slots that are over.
 func (r *run) offer(st State, m *member, o chain.Offer) error {
 	if o.Side != chain.Buy && o.Side != chain.Sell {
 		return refuse(CodeMalformed, "side %d", o.Side)
@@ -142,7 +143,15 @@ func (r *run) offer(st State, m *member, o chain.Offer) error {
 	if err := checkPrice("limit", o.Limit); err != nil {
 		return err
 	}
-	put(st, limitKey(m.Member.Device, o.Side), o.Limit)
+	k := limitKey(m.Member.Device, o.Side)
+	next := standingLimit{From: max(o.From, r.slot), Limit: o.Limit}
+	if last, ok := get[standingLimit](st, k); ok {
+		next.Set, next.Before = last.Set, last.Before
+		if last.From <= r.slot {
+			next.Set, next.Before = true, last.Limit
+		}
+	}
+	put(st, k, next)
 	return nil
 }
 
@@ -323,15 +332,16 @@ func (r *run) book(st State, m *member, rec *chain.MeterRecord, imp, exp meter.W
 		put(st, k, b)
 	}
 	if late && !fresh {
-		return r.bookLate(st, m, rec.Slot, imp, exp)
+		return r.bookLate(st, m, rec.Slot, imp, exp, whole)
 	}
 	return nil
 }
 
 // bookLate books site energy that cannot trade any more, at the grid's price:
 // hiding a reading gains nothing. What the owner's or the supplier's balance
-// does not cover is left to the supplier's own bill.
-func (r *run) bookLate(st State, m *member, s chain.Slot, imp, exp meter.WattHour) error {
+// does not cover is left to the supplier's own bill. whole tells that it is
+// the energy of slot s alone.
+func (r *run) bookLate(st State, m *member, s chain.Slot, imp, exp meter.WattHour, whole bool) error {
 	if imp == 0 && exp == 0 {
 		return nil
 	}
@@ -356,8 +366,35 @@ func (r *run) bookLate(st State, m *member, s chain.Slot, imp, exp meter.WattHou
 	c.Export += exp
 	c.Produced += e.Produced
 	put(st, key(tabCounters, m.Member.Device[:]), c)
+	if whole {
+		r.netLate(st, m, s, imp, 0)
+	}
 	r.event("meter.late", m.Member.Name, "slot %d: %d Wh imported, %d Wh exported at the grid's price", s, imp, exp)
 	return total(st, e)
+}
+
+// netLate sets a house's late import off against its cars' late energy of the
+// same slot. The owner was charged retail for the one and got feed-in for the
+// other; for what passed straight through to a car, the supplier makes up the
+// difference. Energy is matched within one slot only: over a longer gap it
+// would pay to hide readings and net the day's sun against the night.
+func (r *run) netLate(st State, m *member, s chain.Slot, imp, cars meter.WattHour) {
+	k := key(tabLate, m.Member.Device[:])
+	l, _ := get[lateSlot](st, k)
+	if s < l.Slot {
+		return
+	}
+	if s > l.Slot {
+		l = lateSlot{Slot: s}
+	}
+	before := min(l.Import, l.Cars)
+	l.Import += imp
+	l.Cars += cars
+	put(st, k, l)
+	retail, feedIn := r.prices(st, s)
+	if wh := min(l.Import, l.Cars) - before; !pay(st, chain.AccountGrid, m.owner(), retail-feedIn, wh) {
+		r.event("supplier.owes", m.Member.Name, "slot %d: %d Wh at %d nano/Wh", s, wh, retail-feedIn)
+	}
 }
 
 // pay moves the price of energy if the payer's balance covers it and tells

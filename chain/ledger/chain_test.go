@@ -202,6 +202,13 @@ func TestStandingLimits(t *testing.T) {
 	w.ok(w.a.sign(w.a.site(firstSl, 0, 500)), w.b.sign(w.b.site(firstSl, 500, 0)), w.c.sign(w.c.site(firstSl, 0, 0)))
 	equal(t, "traded", EnergyOf(w.st).Traded, 0)
 	equal(t, "sold at feed-in", w.balance(w.a.owner.account()), 500*80_000)
+	// From the next slot but one on they meet; until then the old limit stands.
+	w.ok(w.a.sign(chain.NewRecord(chain.KindOffer, chain.Offer{From: firstSl + 2, To: firstSl + 2, Side: chain.Sell, Limit: 200_000})))
+	for s := firstSl + 1; s <= firstSl+2; s++ {
+		w.at(s)
+		w.ok(w.a.sign(w.a.site(s, 0, 500)), w.b.sign(w.b.site(s, 500, 0)), w.c.sign(w.c.site(s, 0, 0)))
+		equal(t, "traded", EnergyOf(w.st).Traded, 500*meter.WattHour(s-firstSl-1))
+	}
 	w.refusedRecord(CodeRange, w.a, chain.NewRecord(chain.KindOffer, chain.Offer{Side: chain.Sell, Limit: -1}))
 	w.refusedRecord(CodeMalformed, w.a, chain.NewRecord(chain.KindOffer, chain.Offer{Side: 3, Limit: 1}))
 }

@@ -20,7 +20,7 @@ const (
 	tabFill       = 'f' // slot, order -> FillView
 	tabHead       = 'h' // device -> Head
 	tabInvitation = 'i' // one-time key -> InvitationView
-	tabLimit      = 'l' // device, side -> chain.NanoPerWh: standing limit
+	tabLimit      = 'l' // device, side -> standingLimit
 	tabMember     = 'm' // device -> member
 	tabNonce      = 'n' // signer -> last nonce
 	tabNode       = 'o' // node -> node of the fee tree
@@ -31,6 +31,7 @@ const (
 	tabTariff     = 't' // first slot -> chain.Tariff, none overlapping
 	tabCounters   = 'u' // device -> counters
 	tabValidator  = 'v' // consensus key -> validator
+	tabLate       = 'w' // device -> lateSlot
 	tabEnergy     = 'E' // -> Energy
 	tabGrid       = 'G' // -> connection: the meter against the public grid
 	tabClock      = 'K' // -> clock
@@ -218,6 +219,22 @@ type bucket struct {
 	Connection bool           `cbor:"6,keyasint"` // the grid connection has reported this slot
 	GridImport meter.WattHour `cbor:"7,keyasint"`
 	GridExport meter.WattHour `cbor:"8,keyasint"`
+}
+
+// lateSlot nets a house's import and its cars' energy of one slot that were
+// both settled outside the market, in whichever order they arrive.
+type lateSlot struct {
+	Slot   chain.Slot     `cbor:"1,keyasint"` // newest such slot
+	Import meter.WattHour `cbor:"2,keyasint"`
+	Cars   meter.WattHour `cbor:"3,keyasint"`
+}
+
+// standingLimit is what an offer has set, and what stands until it begins.
+type standingLimit struct {
+	From   chain.Slot      `cbor:"1,keyasint"`
+	Limit  chain.NanoPerWh `cbor:"2,keyasint"`
+	Set    bool            `cbor:"3,keyasint"` // Before is set
+	Before chain.NanoPerWh `cbor:"4,keyasint"`
 }
 
 // connection is the one meter against the public grid.

@@ -213,17 +213,25 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 	return nil
 }
 
-// sellBySite bills a session's energy outside the local market: at the grid's
-// price or the cap, and to the site's owner, because the site's own meter
-// has charged, or will charge, the owner for the same energy.
+// sellBySite bills a session's energy outside the local market: the driver
+// pays the grid's price or the cap. The site's own meter has charged, or will
+// charge, the owner for the same energy, or missed it as the owner's surplus;
+// hence the owner gets the feed-in price, and more where netLate finds that
+// it came from the grid.
 func (r *run) sellBySite(st State, m *member, s *SessionView, slot chain.Slot, wh meter.WattHour) error {
-	retail, _ := r.prices(st, slot)
-	amount, err := chain.Cost(min(retail, s.Cap), wh)
-	if err != nil {
-		return err // beyond the hold, which cap * MaxWh fits
+	retail, feedIn := r.prices(st, slot)
+	price := min(retail, s.Cap)
+	// Neither overflows: cap * MaxWh is the hold.
+	owner, amount := chain.Nano(min(feedIn, price))*chain.Nano(wh), chain.Nano(price)*chain.Nano(wh)
+	r.event("session.late", s.ID.String(), "slot %d: %d Wh at %d nano/Wh", slot, wh, price)
+	if err := capture(st, s, m.owner(), owner); err != nil {
+		return err
 	}
-	r.event("session.late", s.ID.String(), "slot %d: %d Wh at %d nano/Wh", slot, wh, min(retail, s.Cap))
-	return capture(st, s, m.owner(), amount)
+	if err := capture(st, s, chain.AccountGrid, amount-owner); err != nil {
+		return err
+	}
+	r.netLate(st, m, slot, 0, wh)
+	return nil
 }
 
 // capture moves held money to an account. The caller stores s.
@@ -253,7 +261,7 @@ func (r *run) endByRule(st State, s *SessionView, reason chain.StopReason) {
 // timers ends what block time has overtaken.
 func (r *run) timers(st State) error {
 	start := r.rules.StartSeconds * 1000
-	silent := max(silentSlots*r.rules.SlotSeconds*1000, start)
+	silent := max(SilentSlots*r.rules.SlotSeconds*1000, start)
 	for _, id := range openSessions(st) {
 		s := session(st, id)
 		switch {

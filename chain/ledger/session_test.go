@@ -267,9 +267,9 @@ func TestEnergyBeyondTheHoldIsTheSites(t *testing.T) {
 	equal(t, "house", w.fill(firstSl, "buy/b").Wh, 100)
 }
 
-// A session that is reported after its slot pays the grid's price, to the
-// owner whose site meter was charged for the same energy.
-func TestLateSessionEnergyPaysTheOwner(t *testing.T) {
+// A session that is reported after its slot pays the grid's price. The owner
+// has no gain from reporting it late: he gets what the surplus is worth.
+func TestLateSessionEnergyTradesAtTheGridsPrice(t *testing.T) {
 	w := newWorld(t)
 	w.ok(w.b.sign(signQuote(w.quote(w.b, w.driver, 1, 1, 5000), w.driver), sessionMeter(1, 1, firstSl, 0, w.now)))
 	w.at(firstSl)
@@ -282,5 +282,33 @@ func TestLateSessionEnergyPaysTheOwner(t *testing.T) {
 	s := w.session(1)
 	equal(t, "state", s.State, SessionClosed)
 	equal(t, "captured", s.Captured, 300*300_000)
-	equal(t, "owner's income", w.balance(w.b.owner.account())-owner, 300*300_000)
+	equal(t, "owner's income", w.balance(w.b.owner.account())-owner, 300*80_000)
+}
+
+// A gateway that was cut off submits its queue later: everything is settled
+// at the grid's price, and energy that only passed through the house costs
+// its owner nothing, in whichever order the records arrive.
+func TestQueueOfACutOffGateway(t *testing.T) {
+	for _, sessionFirst := range []bool{false, true} {
+		w := newWorld(t)
+		w.ok(w.mint(w.b.owner.account(), 1e9))
+		w.ok(w.b.sign(signQuote(w.quote(w.b, w.driver, 1, 1, 5000), w.driver), sessionMeter(1, 1, firstSl, 0, w.now)))
+		w.at(firstSl)
+		stopped := w.now
+		records := []chain.Record{w.b.site(firstSl, 500, 0), sessionStop(1, 2, firstSl, 300, stopped)}
+		if sessionFirst {
+			records[0], records[1] = records[1], records[0]
+		}
+		queue := w.b.sign(records...)
+		w.ok(w.a.sign(w.a.site(firstSl, 0, 900)), w.c.sign(w.c.site(firstSl, 0, 0)))
+		w.at(firstSl + 2)
+		w.block()
+		w.ok(queue)
+		s := w.session(1)
+		equal(t, "state", s.State, SessionClosed)
+		equal(t, "captured", s.Captured, 300*300_000)
+		equal(t, "owner paid for the house", 1e9-w.balance(w.b.owner.account()), 200*300_000)
+		equal(t, "traded", EnergyOf(w.st).Traded, 0)
+		equal(t, "consumed", EnergyOf(w.st).Consumed, 500)
+	}
 }

@@ -147,7 +147,7 @@ func (r *run) clear(st State, s chain.Slot) error {
 		view.Reported++
 		imp, exp, owner, name := at.bucket.Import, at.bucket.Export, at.member.owner(), at.member.Member.Name
 		if wh := max(0, imp-at.cars); wh > 0 {
-			f := FillView{ID: "buy/" + name, Device: at.device, Account: owner, Side: chain.Buy, Node: name, Limit: r.limit(st, at.device, chain.Buy, retail, feedIn), Wh: wh, GridAt: retail}
+			f := FillView{ID: "buy/" + name, Device: at.device, Account: owner, Side: chain.Buy, Node: name, Limit: r.limit(st, at.device, chain.Buy, s, retail, feedIn), Wh: wh, GridAt: retail}
 			left, ok := budget[owner]
 			if !ok {
 				left = balance(st, owner)
@@ -161,7 +161,7 @@ func (r *run) clear(st State, s chain.Slot) error {
 			fills = append(fills, f)
 		}
 		if wh := exp + max(0, at.cars-imp); wh > 0 {
-			fills = append(fills, FillView{ID: "sell/" + name, Device: at.device, Account: owner, Side: chain.Sell, Node: name, Limit: r.limit(st, at.device, chain.Sell, retail, feedIn), Wh: wh, GridAt: feedIn})
+			fills = append(fills, FillView{ID: "sell/" + name, Device: at.device, Account: owner, Side: chain.Sell, Node: name, Limit: r.limit(st, at.device, chain.Sell, s, retail, feedIn), Wh: wh, GridAt: feedIn})
 		}
 	}
 	slices.SortFunc(fills, func(a, b FillView) int { return cmp.Compare(a.ID, b.ID) })
@@ -186,19 +186,23 @@ func (r *run) clear(st State, s chain.Slot) error {
 	return nil
 }
 
-// limit is the standing limit of a side, within what the supplier offers.
-func (r *run) limit(st State, device chain.Key, side chain.Side, retail, feedIn chain.NanoPerWh) chain.NanoPerWh {
-	l, ok := get[chain.NanoPerWh](st, limitKey(device, side))
-	if side == chain.Buy {
-		if !ok {
-			return retail
-		}
-		return min(l, retail)
+// limit is the standing limit of a side in slot s, within what the supplier
+// offers. Without an offer it is the supplier's price.
+func (r *run) limit(st State, device chain.Key, side chain.Side, s chain.Slot, retail, feedIn chain.NanoPerWh) chain.NanoPerWh {
+	limit := retail
+	if side == chain.Sell {
+		limit = feedIn
 	}
-	if !ok {
-		return feedIn
+	switch l, ok := get[standingLimit](st, limitKey(device, side)); {
+	case ok && s >= l.From:
+		limit = l.Limit
+	case ok && l.Set:
+		limit = l.Before
 	}
-	return max(l, feedIn)
+	if side == chain.Sell {
+		return max(limit, feedIn)
+	}
+	return min(limit, retail)
 }
 
 // trade clears the fills' energy between neighbours, has the supplier take

@@ -157,6 +157,9 @@ func (r *run) invite(st State, signer chain.Key, i chain.Invite) error {
 	if err := checkPrice("fee", i.Fee); err != nil {
 		return err
 	}
+	if i.Key == (chain.Key{}) {
+		return refuse(CodeMalformed, "the one-time key is zero")
+	}
 	if i.Expires <= r.time {
 		return refuse(CodeInvitation, "expires at %d, before block time %d", i.Expires, r.time)
 	}

@@ -3,6 +3,7 @@ package ledger
 import (
 	"crypto/ed25519"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -100,6 +101,7 @@ func (h *house) site(s chain.Slot, imp, exp meter.WattHour) chain.Record {
 type world struct {
 	t        testing.TB
 	st       State
+	twin     plainState // a second replica, if not nil
 	op       *person
 	a, b, c  *house
 	driver   *person
@@ -150,6 +152,15 @@ func (w *world) block(txs ...[]byte) BlockOutput {
 	}
 	if bad := CheckInvariants(w.st); len(bad) > 0 || len(out.Violations) > 0 {
 		w.t.Fatalf("block %d: %v %v", w.height, bad, out.Violations)
+	}
+	if w.twin != nil {
+		again, err := Apply(w.twin, BlockInput{Height: w.height, TimeMs: w.now, Txs: txs})
+		if a, b := StateHash(w.st), StateHash(w.twin); err != nil || a != b {
+			w.t.Fatalf("block %d: replicas have %s and %s (%v)", w.height, a, b, err)
+		}
+		if !reflect.DeepEqual(again, out) {
+			w.t.Fatalf("block %d: replicas did %+v and %+v", w.height, out, again)
+		}
 	}
 	w.last = out
 	return out
