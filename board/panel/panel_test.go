@@ -242,6 +242,7 @@ func (f *fake) slots() []ledger.SlotView {
 	car := fill(3, "car", chain.Buy, 10, 8, 203000)
 	car.Session = openID
 	out[0].Height = f.height
+	out[0].Energy = ledger.Energy{Produced: 24, Consumed: 24, Traded: 15, GridImport: 2, GridExport: 2}
 	out[0].Fills = []ledger.FillView{fill(0, "sell", chain.Sell, 12, 12, 183000), fill(1, "sell", chain.Sell, 5, 3, 181000), fill(2, "buy", chain.Buy, 7, 7, 203000), car}
 	return out
 }

@@ -33,7 +33,7 @@ function draw(id, data, make) {
 // Numbers for people.
 const num = (v, digits = 0) => v.toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const watts = w => Math.abs(w) >= 1000 ? num(w / 1000, 2) + ' kW' : num(w) + ' W';
-const wh = v => Math.abs(v) >= 10000 ? num(v / 1000, 1) + ' kWh' : num(v) + ' Wh';
+const wh = v => Math.abs(v) >= 1000 ? num(v / 1000, Math.abs(v) >= 1e5 ? 0 : Math.abs(v) >= 1e4 ? 1 : 2) + ' kWh' : num(v) + ' Wh';
 const price = p => num(p / 1e6, 3);                            // nano/Wh -> unit/kWh
 const money = n => num(n / 1e9, Math.abs(n) < 1e8 && n ? 4 : 2); // nano -> unit
 const clock = t => new Date(t).toLocaleTimeString();
@@ -97,7 +97,7 @@ function street() {
     return el('li.house' + (sells ? '.sells' : buys ? '.buys' : takes ? '.takes' : ''),
       picture({ pv: x.pv, selling: sells, car: !!session, charging }),
       el('h3', x.name, x.self && el('span.tag', 'this house'), !x.up && el('span.tag', 'not connected')),
-      el('p.does', does), el('p.sub', notes.join(' · ')),
+      el('p.does', does), el('p.sub', notes.map(n => el('span', n))),
       el('div.wire'), el('div.rail'));
   }) : el('li.empty', 'No members yet.'));
 
