@@ -175,14 +175,15 @@ func (s *Station) start(q chain.Quote, signed chain.SignedQuote, reply func(erro
 	return nil
 }
 
-// Stop asks for an ordinary stop. It returns when the stop has begun; a second
-// one changes nothing.
+// Stop asks for an ordinary stop, which begins at once. It returns when a
+// restart would not forget it; a second one changes nothing.
 func (s *Station) Stop(ctx context.Context, id chain.ID, reason chain.StopReason) error {
 	return s.command(ctx, func(reply func(error)) {
 		for _, c := range s.chargers {
 			if c.st.Phase != session.Idle && c.st.ID == id {
 				s.step(c, session.Stop{Reason: reason})
-				reply(nil)
+				s.dirty = true
+				s.acks = append(s.acks, reply)
 				return
 			}
 		}

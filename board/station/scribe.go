@@ -62,6 +62,7 @@ type entry struct {
 type job struct {
 	state   []byte
 	entries []entry
+	acks    []func(error)
 	receipt func() error
 }
 
@@ -134,10 +135,11 @@ func (s *Station) dispatch() {
 	switch {
 	case len(s.receipts) > 0:
 		j.receipt = s.receipts[0].make
-	case len(s.queue) > 0 && s.now >= s.due || s.dirty && len(s.queue) == 0:
+	case len(s.queue) > 0 && s.now >= s.due || s.dirty && len(s.queue) == 0 || len(s.acks) > 0:
 		n := min(len(s.queue), MaxBatch)
 		j.entries = s.queue[:n:n]
 		j.state = chain.Marshal(s.save())
+		j.acks, s.acks = s.acks, nil
 		s.dirty = false
 	default:
 		return
@@ -149,6 +151,9 @@ func (s *Station) dispatch() {
 // written takes the scribe's result.
 func (s *Station) written(r result) {
 	s.busy = false
+	for _, ack := range r.job.acks {
+		ack(r.err)
+	}
 	if r.err != nil {
 		s.retry = s.now + retryAfter
 		s.dirty = true

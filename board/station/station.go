@@ -47,6 +47,7 @@ type Station struct {
 	notes    []ledgerNote  // for sessions that are not open yet, oldest first
 	queue    []entry
 	receipts []receipt
+	acks     []func(error) // callers who wait for the state to be durable
 	resumes  []func()       // sessions of the time before the restart
 	old      []chain.Record // and its records that may not be in the outbox
 	due      time.Duration  // when the queue goes out
@@ -667,7 +668,7 @@ func (s *Station) flush() error {
 	s.haltRelays()
 	t := time.NewTimer(flushLimit)
 	defer t.Stop()
-	s.dirty = true
+	s.dirty, s.retry = true, 0
 	for s.busy || s.dirty || len(s.queue)+len(s.receipts) > 0 {
 		s.clock()
 		s.due = s.now

@@ -499,7 +499,7 @@ func (m *machine) judgeCurrent(e Reading) {
 		m.fault(OverCurrent)
 	}
 	idle := m.Relay && settled && m.Offered >= MinCurrent && !m.ramping && m.Wh() > 0 &&
-		(m.Vehicle == drivers.StateB || e.Current < FullBelow)
+		(e.Current < FullBelow || m.Vehicle == drivers.StateB && e.Current < MinCurrent)
 	if hold(&m.fulling, &m.fullAt, idle, m.r.FullAfter, false) {
 		m.stop(chain.StopFull)
 	}
