@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -47,7 +48,7 @@ type Station struct {
 	notes    []ledgerNote  // for sessions that are not open yet, oldest first
 	queue    []entry
 	receipts []receipt
-	acks     []func(error) // callers who wait for the state to be durable
+	acks     []func(error)  // callers who wait for the state to be durable
 	resumes  []func()       // sessions of the time before the restart
 	old      []chain.Record // and its records that may not be in the outbox
 	due      time.Duration  // when the queue goes out
@@ -442,13 +443,9 @@ func current(r *meter.Reading, phases int) meter.MilliAmpere {
 // collect takes what the mailbox holds.
 func (s *Station) collect() {
 	s.mail.mu.Lock()
-	readings, pilots, notes := s.mail.readings, s.mail.pilots, s.mail.notes
-	if len(readings) > 0 {
-		s.mail.readings = map[string]meter.Reading{}
-	}
-	if len(pilots) > 0 {
-		s.mail.pilots = map[uint8]pilot{}
-	}
+	readings, pilots, notes := maps.Clone(s.mail.readings), maps.Clone(s.mail.pilots), s.mail.notes
+	clear(s.mail.readings)
+	clear(s.mail.pilots)
 	s.mail.notes = nil
 	s.mail.mu.Unlock()
 	for _, m := range s.meters {

@@ -326,6 +326,12 @@ func (w *world) run() func() error {
 	return end
 }
 
+func (w *world) isDead() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dead
+}
+
 func (w *world) closed() bool {
 	c, err := w.relay.Closed()
 	if err != nil {
@@ -353,7 +359,7 @@ func (w *world) start(max meter.WattHour) chain.ID {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := w.station.Start(w.t.Context(), signed(q)); err != nil && !w.dead {
+	if err := w.station.Start(w.t.Context(), signed(q)); err != nil && !w.isDead() {
 		w.t.Fatal(err)
 	}
 	return q.ID
@@ -662,7 +668,7 @@ func TestKilledAtEveryWrite(t *testing.T) {
 			select {
 			case <-time.After(d):
 			case <-w.killed:
-				if w.killAt > 0 {
+				if w.isDead() {
 					restart()
 				}
 				time.Sleep(d)
@@ -679,7 +685,7 @@ func TestKilledAtEveryWrite(t *testing.T) {
 		startErr := w.station.Start(t.Context(), signed(q))
 		sleep(40 * time.Second)
 		stopErr := w.station.Stop(t.Context(), q.ID, chain.StopDriver)
-		if w.dead && stopErr != nil { // nobody answered: ask again
+		if w.isDead() && stopErr != nil { // nobody answered: ask again
 			sleep(4 * time.Second)
 			stopErr = w.station.Stop(t.Context(), q.ID, chain.StopDriver)
 		}
@@ -696,7 +702,7 @@ func TestKilledAtEveryWrite(t *testing.T) {
 				t.Errorf("registers %v, stops %+v; the meter went from %d to %d", regs, w.stops[q.ID], begin, w.car())
 			}
 		}
-		if err := end(); err != nil && !w.dead {
+		if err := end(); err != nil && !w.isDead() {
 			t.Error(err)
 		}
 		if len(w.regs[q.ID]) == 0 && w.car() != begin {
@@ -713,7 +719,7 @@ func TestKilledAtEveryWrite(t *testing.T) {
 				time.AfterFunc(time.Duration(ms)*time.Millisecond, func() {
 					w.mu.Lock()
 					defer w.mu.Unlock()
-					w.dead, w.killAt = true, 1<<30
+					w.dead = true
 					close(w.killed)
 				})
 				life(t, w)
