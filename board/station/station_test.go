@@ -782,9 +782,11 @@ func TestCommandsAreRefusedWithTheLimit(t *testing.T) {
 				t.Errorf("%s: %v, want a refusal with %q", name, c.err, c.word)
 			}
 		}
+		w.mu.Lock()
 		if len(w.records) > 2 {
 			t.Errorf("refused commands left records: %d", len(w.records))
 		}
+		w.mu.Unlock()
 		wait(11 * time.Minute)
 		if err := w.station.Start(ctx, signed(good)); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "expired") {
 			t.Errorf("expired quote: %v", err)
