@@ -189,7 +189,7 @@ func New(cfg Config) (*Service, error) {
 		o.AddBroker("tcp://embedded:1883").SetUsername(cfg.Gateway).SetPassword(secret)
 		o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
 			ours, theirs := net.Pipe()
-			go s.broker.server.EstablishConnection(listenerID, theirs)
+			go func() { _ = s.broker.server.EstablishConnection(listenerID, theirs) }() // our end notices
 			return ours, nil
 		})
 	}

@@ -52,8 +52,8 @@ func NewClient(addr string) *Client {
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// open makes a request and returns the answer of a success.
-func (c *Client) open(ctx context.Context, method, path string, in any) (*http.Response, error) {
+// open makes a request and returns the body of a success.
+func (c *Client) open(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
 	var rd io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -77,7 +77,7 @@ func (c *Client) open(ctx context.Context, method, path string, in any) (*http.R
 		return nil, fmt.Errorf("ask the gateway: %w", err)
 	}
 	if res.StatusCode == http.StatusOK {
-		return res, nil
+		return res.Body, nil
 	}
 	defer res.Body.Close()
 	e := &Error{Status: res.StatusCode}
@@ -90,12 +90,12 @@ func (c *Client) open(ctx context.Context, method, path string, in any) (*http.R
 // call makes a request and decodes its answer.
 func call[T any](ctx context.Context, c *Client, method, path string, in any) (T, error) {
 	var out T
-	res, err := c.open(ctx, method, path, in)
+	body, err := c.open(ctx, method, path, in)
 	if err != nil {
 		return out, err
 	}
-	defer res.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&out); err != nil {
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&out); err != nil {
 		return out, fmt.Errorf("answer to %s %s: %w", method, path, err)
 	}
 	return out, nil
@@ -103,12 +103,12 @@ func call[T any](ctx context.Context, c *Client, method, path string, in any) (T
 
 // raw fetches exact bytes.
 func (c *Client) raw(ctx context.Context, path string) ([]byte, error) {
-	res, err := c.open(ctx, http.MethodGet, path, nil)
+	body, err := c.open(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer res.Body.Close()
-	return io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	defer body.Close()
+	return io.ReadAll(io.LimitReader(body, maxAnswer))
 }
 
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {
@@ -212,12 +212,12 @@ func (c *Client) Invite(ctx context.Context, req InviteRequest) (Invitation, err
 
 // LedgerVerify implements Backend. Only the control socket offers it.
 func (c *Client) LedgerVerify(ctx context.Context, progress func(VerifyProgress)) (VerifyReport, error) {
-	res, err := c.open(ctx, http.MethodGet, "/ledger/verify", nil)
+	body, err := c.open(ctx, http.MethodGet, "/ledger/verify", nil)
 	if err != nil {
 		return VerifyReport{}, err
 	}
-	defer res.Body.Close()
-	d := json.NewDecoder(res.Body)
+	defer body.Close()
+	d := json.NewDecoder(body)
 	for {
 		var l verifyLine
 		if err := d.Decode(&l); err != nil {
@@ -237,15 +237,15 @@ func (c *Client) LedgerVerify(ctx context.Context, progress func(VerifyProgress)
 // Watch implements Backend; Data is a json.RawMessage. The channel closes when
 // ctx ends or the connection breaks.
 func (c *Client) Watch(ctx context.Context) (<-chan Update, error) {
-	res, err := c.open(ctx, http.MethodGet, "/live", nil)
+	body, err := c.open(ctx, http.MethodGet, "/live", nil)
 	if err != nil {
 		return nil, err
 	}
 	out := make(chan Update)
 	go func() {
 		defer close(out)
-		defer res.Body.Close()
-		lines := bufio.NewScanner(res.Body)
+		defer body.Close()
+		lines := bufio.NewScanner(body)
 		lines.Buffer(nil, 1<<20)
 		var u Update
 		for lines.Scan() {

@@ -167,7 +167,7 @@ func (s *Server) Handler(control bool) http.Handler {
 	}
 	mux.Handle("/", s.page)
 
-	var h http.Handler = http.MaxBytesHandler(mux, MaxBody)
+	h := http.MaxBytesHandler(mux, MaxBody)
 	if !control {
 		cross := http.NewCrossOriginProtection()
 		cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -376,8 +376,8 @@ func (s *Server) ledgerVerify(w http.ResponseWriter, r *http.Request) error {
 	defer s.verify.Unlock()
 	out := newStream(w, "application/x-ndjson")
 	line := func(l verifyLine) {
-		b, _ := json.Marshal(l) // plain structs
-		out.write(append(b, '\n'))
+		b, _ := json.Marshal(l)        // plain structs
+		_ = out.write(append(b, '\n')) // if nobody reads, the context ends it
 	}
 	var last time.Time
 	report, err := s.cfg.Backend.LedgerVerify(r.Context(), func(p VerifyProgress) {
@@ -406,7 +406,7 @@ func newStream(w http.ResponseWriter, contentType string) stream {
 	w.Header().Set("Content-Type", contentType)
 	s := stream{w, http.NewResponseController(w)}
 	s.rc.SetReadDeadline(time.Time{}) // the request has been read
-	s.write(nil)
+	_ = s.write(nil)                  // sends the header; the next write tells if it failed
 	return s
 }
 

@@ -92,14 +92,14 @@ func judge(in io.Reader, out io.Writer, list []string, strict bool) (bool, error
 		if len(line) > 0 {
 			var e event
 			if json.Unmarshal(line, &e) != nil {
-				out.Write(line) // the go command's own complaint
+				fmt.Fprintf(out, "%s", line) // the go command's own complaint
 			} else {
 				k := key{e.Package, e.Test}
 				switch e.Action {
 				case "output":
 					if e.Test == "" {
 						if e.Output != "PASS\n" && e.Output != "FAIL\n" {
-							io.WriteString(out, e.Output)
+							fmt.Fprint(out, e.Output)
 						}
 						break
 					}
@@ -108,7 +108,7 @@ func judge(in io.Reader, out io.Writer, list []string, strict bool) (bool, error
 					}
 					text[k].WriteString(e.Output)
 				case "build-output":
-					io.WriteString(out, e.Output)
+					fmt.Fprint(out, e.Output)
 				case "pass":
 					if e.Test != "" {
 						passed++
@@ -121,7 +121,7 @@ func judge(in io.Reader, out io.Writer, list []string, strict bool) (bool, error
 					}
 					failed++
 					if b := text[k]; b != nil {
-						io.WriteString(out, b.String())
+						fmt.Fprint(out, b.String())
 					}
 					delete(text, k)
 				case "skip":
