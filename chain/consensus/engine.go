@@ -304,6 +304,14 @@ func (e *Engine) Halted() error {
 	return nil
 }
 
+// Close gives back what Open took, when Run is not going to be called.
+func (e *Engine) Close() error {
+	if !e.started.CompareAndSwap(false, true) {
+		return nil // Run closes
+	}
+	return e.close()
+}
+
 // close stops what runs and closes the stores.
 func (e *Engine) close() error {
 	select {

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/joulegate/joulegate/board/panel"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/keys"
+	"github.com/spf13/cobra"
+)
+
+// errNotRunning is returned by dial when nobody serves the control socket.
+var errNotRunning = errors.New("no gateway is running")
+
+// dial connects to the running gateway's control socket, or with --at to a
+// panel somewhere else.
+func dial(cmd *cobra.Command) (*panel.Client, error) {
+	if f := cmd.Flags().Lookup("at"); f != nil && f.Value.String() != "" {
+		return panel.NewClient(strings.TrimRight(f.Value.String(), "/")), nil
+	}
+	st := stateOf(cmd)
+	conn, err := net.DialTimeout("unix", st.control(), 2*time.Second)
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("%s: permission denied; run as the user of the gateway", st.control())
+		}
+		return nil, fmt.Errorf("%w with state folder %s; start it with: joulegate run --state %s", errNotRunning, st, st)
+	}
+	conn.Close()
+	return panel.Dial(st.control()), nil
+}
+
+// atFlag adds --at for what a driver or neighbour does over the network.
+func atFlag(cmd *cobra.Command) {
+	cmd.Flags().String("at", "", "panel `ADDRESS` of another gateway, for example http://192.0.2.7:8080")
+}
+
+// passphrase reads the file named by JOULEGATE_PASSPHRASE_FILE; nil without.
+func passphrase() ([]byte, error) {
+	file := os.Getenv("JOULEGATE_PASSPHRASE_FILE")
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("JOULEGATE_PASSPHRASE_FILE: %w", err)
+	}
+	return []byte(strings.TrimRight(string(b), "\r\n")), nil
+}
+
+// wallet opens a wallet given as a file, or by its name in the state
+// folder's wallets.
+func wallet(cmd *cobra.Command, arg string) (keys.Wallet, error) {
+	pass, err := passphrase()
+	if err != nil {
+		return keys.Wallet{}, err
+	}
+	path := arg
+	if !strings.ContainsRune(arg, filepath.Separator) && filepath.Ext(arg) == "" {
+		if path, err = keys.WalletPath(stateOf(cmd).wallets(), arg); err != nil {
+			return keys.Wallet{}, err
+		}
+	}
+	w, err := keys.LoadWallet(path, pass)
+	if errors.Is(err, fs.ErrNotExist) {
+		return w, fmt.Errorf("wallet %s does not exist; make one with: joulegate account new NAME", path)
+	}
+	return w, err
+}
+
+// account reads an account: 40 hex digits, a public key, sys:NAME, or a
+// wallet.
+func account(cmd *cobra.Command, arg string) (chain.Account, error) {
+	var a chain.Account
+	if a.UnmarshalText([]byte(arg)) == nil {
+		return a, nil
+	}
+	var k chain.Key
+	if k.UnmarshalText([]byte(arg)) == nil {
+		return chain.AccountOf(k), nil
+	}
+	w, err := wallet(cmd, arg)
+	if err != nil {
+		return a, fmt.Errorf("%q is neither an account, a public key nor a wallet: %w", arg, err)
+	}
+	return w.Account(), nil
+}
+
+// submit signs a transaction with w, sends it and turns a refusal into an
+// error.
+func submit(cmd *cobra.Command, c *panel.Client, w keys.Wallet, kind chain.TxKind, body any) (panel.TxResult, error) {
+	ctx := cmd.Context()
+	s, err := c.Status(ctx)
+	if err != nil {
+		return panel.TxResult{}, err
+	}
+	nonce, err := c.Nonce(ctx, w.Public())
+	if err != nil {
+		return panel.TxResult{}, err
+	}
+	r, err := c.Submit(ctx, chain.SignTx(s.Chain, nonce, kind, body, w.Key))
+	if err != nil {
+		return r, err
+	}
+	if r.Code != 0 {
+		return r, fmt.Errorf("the ledger refused: %s (code %d)", r.Info, r.Code)
+	}
+	return r, nil
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/boards"
+	"github.com/joulegate/joulegate/board/config"
+	"github.com/joulegate/joulegate/board/station"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/drivers"
+	"github.com/joulegate/joulegate/drivers/gpio"
+	"github.com/joulegate/joulegate/drivers/gpio/simpin"
+	"github.com/joulegate/joulegate/drivers/modbus"
+	"github.com/joulegate/joulegate/drivers/reader"
+	"github.com/joulegate/joulegate/drivers/wallbox"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/poll"
+	"github.com/joulegate/joulegate/meter/profile"
+	"golang.org/x/sync/errgroup"
+)
+
+// devices is everything outside the box: lines with their meters, and pins.
+type devices struct {
+	lines    map[string]*modbus.Line
+	readers  []*reader.Reader
+	profiles map[string]*profile.Profile // by device id
+	pins     *simpin.Client              // nil: no simulated pins
+	board    board.Board
+}
+
+// openDevices opens lines and pins. An error names the device and closes what
+// was opened.
+func openDevices(cfg config.Config, log *slog.Logger) (_ *devices, err error) {
+	d := &devices{lines: map[string]*modbus.Line{}, profiles: map[string]*profile.Profile{}}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.board, err = boards.Get(cfg.Board); err != nil {
+		return nil, err
+	}
+	for _, l := range cfg.Lines {
+		d.lines[l.ID], err = modbus.New(modbus.Config{
+			Device: l.Device, TCP: l.TCP, RTUTCP: l.RTUTCP, Baud: l.Baud, Framing: l.Framing, Timeout: l.Timeout.D(),
+			Logger: log.With("line", l.ID),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("line %s: %w", l.ID, err)
+		}
+	}
+	if cfg.Pins.Socket != "" {
+		if d.pins, err = simpin.Dial(cfg.Pins.Socket); err != nil {
+			return nil, fmt.Errorf("pins %s: %w", cfg.Pins.Socket, err)
+		}
+	}
+	return d, nil
+}
+
+func (d *devices) close() {
+	if d.pins != nil {
+		d.pins.Close()
+	}
+}
+
+// register returns the registers of one device on a line.
+func (d *devices) register(line string, unit uint8, name string, p *profile.Profile, class modbus.Class) drivers.Register {
+	t := p.Timing
+	return d.lines[line].Device(modbus.DeviceConfig{
+		Unit: unit, Name: name, Class: class,
+		Gap: t.Gap, SlaveChangeGap: t.SlaveChangeGap, ConnectDelay: t.ConnectDelay, Timeout: t.Timeout, MaxBlock: int(t.MaxBlock),
+	})
+}
+
+// addMeters makes a reader for each meter. resume says where a meter's page
+// and energy registers stood before a restart.
+func (d *devices) addMeters(cfg config.Config, origin time.Time, resume func(id string) poll.State, deliver func(meter.Reading), log *slog.Logger) error {
+	for _, m := range cfg.Meters {
+		p, err := profile.Get(m.Profile)
+		if err != nil {
+			return fmt.Errorf("meter %s: %w", m.ID, err)
+		}
+		if m.Invert {
+			p = p.Reversed()
+		}
+		d.profiles[m.ID] = p
+		d.readers = append(d.readers, reader.New(reader.Config{
+			Device: m.ID, Profile: p, Unit: m.Unit, Interval: m.Interval.D(), Origin: origin,
+			Register: d.register(m.Line, m.Unit, m.ID, p, modbus.Fast),
+			Limits:   poll.Limits{MaxPower: meter.MilliWatt(m.MaxPower) * 1000, StaleAfter: cfg.Timing.StaleAfter.D()},
+			State:    resume(m.ID), Deliver: deliver, Logger: log,
+		}))
+	}
+	return nil
+}
+
+// addChargers gives the station's chargers their hardware.
+func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) error {
+	for i, h := range cfg.Chargers {
+		c := &chargers[i]
+		relay, err := openPin(d, h.Relay, gpio.NewRelay)
+		if err != nil {
+			return fmt.Errorf("charger %d: relay: %w", h.ID, err)
+		}
+		c.Relay = relay
+		if h.EStop != "" {
+			in, err := openPin(d, h.EStop, gpio.NewInput)
+			if err != nil {
+				return fmt.Errorf("charger %d: emergency stop: %w", h.ID, err)
+			}
+			c.EStop = in
+		}
+		if h.Feedback != "" {
+			in, err := openPin(d, h.Feedback, gpio.NewInput)
+			if err != nil {
+				return fmt.Errorf("charger %d: feedback: %w", h.ID, err)
+			}
+			c.Feedback = in
+		}
+		if h.EVSE.Fitted() {
+			p, err := profile.Get(h.EVSE.Profile)
+			if err != nil {
+				return fmt.Errorf("charger %d: %w", h.ID, err)
+			}
+			c.Limiter = wallbox.NewSimpleEVSE(d.register(h.EVSE.Line, h.EVSE.Unit, fmt.Sprintf("charger %d", h.ID), p, modbus.Safety))
+		}
+	}
+	return nil
+}
+
+// openPin opens a pin of the board by its name.
+func openPin[T any](d *devices, name string, open func(gpio.Opener, board.Pin) (T, error)) (v T, err error) {
+	p, ok := d.board.Pin(name)
+	if !ok {
+		return v, fmt.Errorf("board %s has no pin %s", d.board.ID, name)
+	}
+	if p.Backend != board.BackendSocket {
+		return v, fmt.Errorf("pin %s of board %s is a line of a GPIO character device; this version drives simulated pins only", name, d.board.ID)
+	}
+	if d.pins == nil {
+		return v, errors.New("pins.socket is not configured")
+	}
+	return open(d.pins, p)
+}
+
+// run polls until ctx ends.
+func (d *devices) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range d.lines {
+		g.Go(func() error { return quiet(ctx, l.Run(ctx)) })
+	}
+	for _, r := range d.readers {
+		g.Go(func() error { return quiet(ctx, r.Run(ctx)) })
+	}
+	return g.Wait()
+}
+
+// quiet drops the error of a Run that ended because it was told to.
+func quiet(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err()) || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+// serial returns a number that tells this device from others of its kind, as
+// far as the configuration knows it.
+func serial(cfg config.Config, self chain.Key, id string) string {
+	for _, m := range cfg.Meters {
+		if m.ID == id {
+			return fmt.Sprintf("%s-%s-%d", self.Short(), m.Line, m.Unit)
+		}
+	}
+	return self.Short() + "-" + id
+}

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/joulegate/joulegate/board/config"
+	"github.com/joulegate/joulegate/board/live"
+	"github.com/joulegate/joulegate/board/mqtt"
+	"github.com/joulegate/joulegate/board/panel"
+	"github.com/joulegate/joulegate/board/station"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/consensus"
+	"github.com/joulegate/joulegate/chain/journal"
+	"github.com/joulegate/joulegate/chain/keys"
+	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/p2p"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+)
+
+// gateway is one running gateway: the parts, and which hand reaches which.
+//
+//	devices ─readings─► station ─records─► outbox ─► journal, net, ledger
+//	   ▲ relays, limits ─┘  │ snapshots       ledger ─blocks─► feed ─► station, roster
+//	                        ▼                                    └──► page, MQTT
+//	                       live ─► panel, mqtt
+type gateway struct {
+	cfg         config.Config
+	state       state
+	log         *slog.Logger
+	started     time.Time
+	genesis     chain.Genesis
+	genesisHash chain.Hash
+	id          identity
+	self        chain.Key
+
+	roster  *roster
+	net     *p2p.Node
+	journal *journal.Journal
+	ledger  *consensus.Engine
+	feed    *feed
+	outbox  *outbox
+	devices *devices
+	station *station.Station
+	live    *live.Hub
+	mqtt    *mqtt.Service
+	panel   *panel.Server
+	metrics *prometheus.Registry
+	ready   atomic.Bool
+}
+
+// gossipTopic carries signed gateway blocks of one microgrid.
+func gossipTopic(chainID string) string { return "joulegate/blocks/1/" + chainID }
+
+// newGateway builds a gateway and takes everything that can be in use:
+// folders, addresses, lines, pins. Nothing moves before run.
+func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logger) (_ *gateway, err error) {
+	g := &gateway{cfg: cfg, state: st, log: log, started: time.Now(), live: live.New(), metrics: prometheus.NewRegistry()}
+	var opened []func()
+	defer func() {
+		if err != nil {
+			for i := len(opened) - 1; i >= 0; i-- {
+				opened[i]()
+			}
+		}
+	}()
+	g.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	// Who we are, and which microgrid this is.
+	if _, g.genesis, g.genesisHash, err = consensus.ReadGenesis(st.genesis()); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s does not exist: found a microgrid with 'joulegate grid create' or join one with 'joulegate grid join TOKEN'", st.genesis())
+	} else if err != nil {
+		return nil, err
+	}
+	lock, err := journal.LockDir(string(st))
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, func() { _ = lock.Unlock() })
+	if g.id, err = makeIdentity(st); err != nil {
+		return nil, err
+	}
+	g.self = keys.Public(g.id.device)
+	psk, err := readPSK(st)
+	if err != nil {
+		return nil, err
+	}
+	book, err := readBook(st)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range g.genesis.Members {
+		book = append(book, f.Member)
+	}
+	g.roster = newRoster(g.self, book)
+
+	// The network carries gossip, catch-up and the ledger's votes.
+	g.net, err = p2p.New(p2p.Config{
+		Key: g.id.device, PSK: psk, Listen: cfg.P2P.Listen, Allow: g.roster.allow, Guest: g.roster.guest, Book: g.roster.book,
+		Connected: func(peer.ID) { g.journal.Nudge() }, MDNS: mdnsName(cfg, g.genesis.ChainID), Log: log.With("part", "p2p"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, func() { g.net.Close() })
+
+	// The journal: own blocks first on the disk, neighbours' copies beside.
+	if err := os.MkdirAll(st.receipts(), 0o700); err != nil {
+		return nil, err
+	}
+	g.journal, err = journal.Open(st.journal(), journal.Config{
+		ChainID: g.genesis.ChainID, Key: g.id.device, Member: g.roster.active, Neighbours: g.neighbours,
+		Fresh: freshDevice(st), Log: log.With("part", "journal"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, func() { g.journal.Close() })
+
+	// The ledger, on the same host.
+	g.ledger, err = consensus.Open(ctx, consensus.Config{
+		Home: st.consensus(), GenesisFile: st.genesis(), Host: g.net.Host(),
+		Timing: consensus.Timing{Commit: cfg.Ledger.TimeoutCommit.D()}, Log: log.With("part", "ledger"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, func() { g.ledger.Close() })
+
+	topic := gossipTopic(g.genesis.ChainID)
+	if err := g.net.Subscribe(topic, g.gossip); err != nil {
+		return nil, err
+	}
+	g.net.Handle(journal.Protocol, journal.MaxRequest, func(ctx context.Context, _ peer.ID, req []byte) ([]byte, error) {
+		return g.journal.Serve(ctx, req)
+	})
+	g.net.HandleGuest(joinProtocol, chain.MaxTxBytes, g.admit)
+	g.outbox = &outbox{self: g.self, topic: topic, journal: g.journal, net: g.net, ledger: g.ledger, log: log.With("part", "outbox"), wake: make(chan struct{}, 1), open: make(chan struct{})}
+
+	// Meters, pins and the loop that owns them.
+	if g.devices, err = openDevices(cfg, log); err != nil {
+		return nil, err
+	}
+	opened = append(opened, g.devices.close)
+	sc, err := station.FromConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	sc.ChainID, sc.Device, sc.SlotSeconds = g.genesis.ChainID, g.self, g.genesis.SlotSeconds
+	sc.Outbox, sc.Store, sc.Publisher, sc.Receipt = g.outbox, stationStore{g.journal}, g.live, g.receipt
+	sc.Now, sc.Log = func() time.Duration { return time.Since(g.started) }, log.With("part", "station")
+	if err := g.devices.addChargers(cfg, sc.Chargers); err != nil {
+		return nil, err
+	}
+	if g.station, err = station.New(sc); err != nil {
+		return nil, err
+	}
+	deliver := func(r meter.Reading) { g.station.Reading(r) }
+	if err := g.devices.addMeters(cfg, g.started, g.resumeMeters(), deliver, log.With("part", "meter")); err != nil {
+		return nil, err
+	}
+
+	// Whoever follows the ledger.
+	g.feed = &feed{
+		ledger: g.ledger, roster: g.roster, self: g.self, log: log.With("part", "feed"),
+		sessions: g.station.LedgerSession, revoked: g.net.Recheck, block: func(consensus.BlockEvent) { g.outbox.nudge() },
+		refusals: map[chain.ID]string{}, watchers: map[chan panel.Update]struct{}{},
+	}
+
+	// People: MQTT, the page, the commands.
+	if g.mqtt, err = g.newMQTT(); err != nil {
+		return nil, err
+	}
+	opened = append(opened, g.mqtt.Close)
+	g.panel, err = panel.New(panel.Config{
+		Backend: backend{g}, Listen: cfg.Panel.Listen, Socket: st.control(), Log: log.With("part", "panel"), Metrics: g.metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// run serves until ctx ends or a part that the gateway cannot do without
+// fails. It stops the station first, because people come first, and the
+// ledger and the stores last, because they must hold what the actuators did.
+func (g *gateway) run(ctx context.Context) error {
+	// Each layer has its own context, cancelled when the layer above is done.
+	stores, stopStores := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStores()
+	lower, lowerCtx := errgroup.WithContext(stores)
+	lower.Go(func() error { return quiet(lowerCtx, g.net.Run(lowerCtx)) })
+	lower.Go(func() error { return quiet(lowerCtx, g.journal.Run(lowerCtx)) })
+	lower.Go(func() error { return quiet(lowerCtx, g.ledger.Run(lowerCtx)) })
+	lower.Go(func() error { return quiet(lowerCtx, g.feed.run(lowerCtx)) })
+	lower.Go(func() error {
+		// Nothing is signed before the neighbours have been asked.
+		if err := g.recover(lowerCtx); err != nil {
+			return err
+		}
+		return quiet(lowerCtx, g.outbox.run(lowerCtx))
+	})
+
+	control, stopControl := context.WithCancel(ctx)
+	defer stopControl()
+	context.AfterFunc(lowerCtx, stopControl) // a failed store stops the actuators too
+	upper, upperCtx := errgroup.WithContext(control)
+	bus, stopBus := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBus()
+	busDone := make(chan error, 1)
+	go func() { busDone <- g.devices.run(bus) }()
+	upper.Go(func() error {
+		// The station's last act needs the bus: it offers 0 A and reads the
+		// final register.
+		defer stopBus()
+		return quiet(upperCtx, g.station.Run(upperCtx))
+	})
+	upper.Go(func() error { return quiet(upperCtx, g.panel.Run(upperCtx)) })
+	upper.Go(func() error { return quiet(upperCtx, g.mqtt.Run(upperCtx)) })
+	upper.Go(func() error { return g.report(upperCtx) })
+	upper.Go(func() error { return g.offer(upperCtx) })
+
+	err := upper.Wait()
+	stopBus()
+	err = errors.Join(err, <-busDone)
+	g.saveMeters()
+	stopStores()
+	err = errors.Join(err, lower.Wait())
+	g.devices.close()
+	return errors.Join(err, g.journal.Close(), g.net.Close())
+}
+
+// recoverWait is how long a starting gateway waits for neighbours before it
+// opens a new epoch.
+const recoverWait = 8 * time.Second
+
+// recover asks the neighbours for this gateway's own newest block and decides
+// where its chain continues.
+func (g *gateway) recover(ctx context.Context) error {
+	others := len(g.roster.book())
+	deadline := time.Now().Add(recoverWait)
+	for len(g.neighbours()) < others && time.Now().Before(deadline) {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	r, err := g.journal.Recover(ctx, g.neighbours())
+	if err != nil {
+		return quiet(ctx, err)
+	}
+	if err := usedDevice(g.state); err != nil {
+		return err
+	}
+	close(g.outbox.open)
+	g.log.Info("own chain continues", "block", r.Next, "neighbours", r.Answered, "adopted", r.Adopted, "new_epoch", r.NewEpoch)
+	return nil
+}
+
+// neighbours returns the connected members' journals.
+func (g *gateway) neighbours() []journal.Neighbour {
+	var out []journal.Neighbour
+	for _, p := range g.net.Peers() {
+		if !p.Connected || p.Guest {
+			continue
+		}
+		id := p.ID
+		out = append(out, journal.Neighbour{Name: g.roster.name(p.Key), Ask: func(ctx context.Context, req []byte) ([]byte, error) {
+			return g.net.Request(ctx, id, journal.Protocol, req, journal.MaxReply)
+		}})
+	}
+	return out
+}
+
+// gossip judges a block that a neighbour passed on.
+func (g *gateway) gossip(_ context.Context, from peer.ID, data []byte) p2p.Verdict {
+	v, err := g.journal.Accept(data)
+	if err != nil {
+		g.log.Debug("gossip", "peer", from, "verdict", v, "why", err)
+	}
+	switch v {
+	case journal.Accept:
+		return p2p.Accept
+	case journal.Reject:
+		return p2p.Reject
+	}
+	return p2p.Ignore
+}
+
+// stationStore keeps the station's crash state in the journal's store.
+type stationStore struct{ *journal.Journal }
+
+const stationKey = "station"
+
+func (s stationStore) Load() ([]byte, error) { return s.Journal.Load(stationKey) }
+func (s stationStore) Save(b []byte) error   { return s.Journal.Save(stationKey, b) }
+
+// isMember reports whether the ledger knows this gateway as active.
+func (g *gateway) isMember() (ok bool) {
+	_ = g.ledger.View(func(st ledger.State) {
+		m, found := ledger.MemberOf(st, g.self)
+		ok = found && m.Active
+	})
+	return ok
+}
+
+func mdnsName(cfg config.Config, chainID string) string {
+	if !cfg.P2P.MDNS {
+		return ""
+	}
+	return "_joulegate-" + chainID + "._udp"
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/joulegate/joulegate/board/panel"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/consensus"
+	"github.com/spf13/cobra"
+)
+
+func newLedgerCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "ledger",
+		Short: "The microgrid's shared record",
+	}
+	c.AddCommand(newLedgerStatusCmd(), newLedgerVerifyCmd())
+	return c
+}
+
+func newLedgerStatusCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:     "status",
+		Short:   "Height, state hash and what the ledger holds",
+		Example: "  joulegate ledger status --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			s, err := c.LedgerStatus(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return emit(cmd, s, func(w io.Writer) error {
+				return table(w, [][]string{
+					{"chain", s.ChainID},
+					{"height", fmt.Sprintf("%d at %s", s.Height, time.UnixMilli(s.TimeMs).Format(time.DateTime))},
+					{"state hash", s.StateHash.String()},
+					{"members", fmt.Sprintf("%d, %d of them validators", s.Members, s.Validators)},
+					{"this gateway", map[bool]string{true: "votes", false: "follows"}[s.Validator]},
+					{"open sessions", strconv.Itoa(s.OpenSessions)},
+					{"money", fmt.Sprintf("%s minted, %s burned", money(s.Minted), money(s.Burned))},
+					{"discount credit", money(s.Credits) + " outstanding, fully backed"},
+					{"waiting", fmt.Sprintf("%d transactions", s.Waiting)},
+				})
+			})
+		},
+	}
+}
+
+func newLedgerVerifyCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify",
+		Short: "Execute every block again and compare",
+		Long: `Executes every block from genesis on a fresh state, checks the invariants after
+each, and compares every state hash with the one the validators signed. Works on
+a running or a stopped gateway. Exits 1 on any violation.`,
+		Example: "  joulegate ledger verify\n  joulegate ledger verify --state /mnt/old-card --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			progress := progressLine(cmd)
+			report, err := verifyLedger(cmd, func(height, to int64) {
+				progress(fmt.Sprintf("verified %d of %d blocks", height, to))
+			})
+			progress("")
+			if err != nil {
+				return err
+			}
+			if report.Violations == nil {
+				report.Violations = []string{}
+			}
+			err = emit(cmd, report, func(w io.Writer) error {
+				fmt.Fprintf(w, "blocks      %d to %d\nstate hash  %s\n", report.FromHeight, report.Height, report.StateHash)
+				for _, v := range report.Violations {
+					fmt.Fprintln(w, "VIOLATION  ", v)
+				}
+				if len(report.Violations) == 0 {
+					fmt.Fprintln(w, "every block leads to the signed state, no violation")
+				}
+				return nil
+			})
+			if err == nil && len(report.Violations) > 0 {
+				err = errSilent
+			}
+			return err
+		},
+	}
+}
+
+// verifyLedger asks the running gateway, or opens the stores of a stopped one.
+func verifyLedger(cmd *cobra.Command, progress func(height, to int64)) (panel.VerifyReport, error) {
+	c, err := dial(cmd)
+	if err == nil {
+		return c.LedgerVerify(cmd.Context(), func(p panel.VerifyProgress) { progress(p.Height, p.To) })
+	}
+	if !errors.Is(err, errNotRunning) {
+		return panel.VerifyReport{}, err
+	}
+	st := stateOf(cmd)
+	r, err := consensus.VerifyHome(cmd.Context(), st.consensus(), st.genesis(), progress)
+	return panel.VerifyReport{FromHeight: r.FromHeight, Height: r.Height, StateHash: r.StateHash, Violations: r.Violations}, err
+}
+
+func newMarketCmd() *cobra.Command {
+	c := &cobra.Command{Use: "market", Short: "Prices and trades between neighbours"}
+	c.AddCommand(newMarketClearCmd(), newMarketStatusCmd())
+	return c
+}
+
+func newMarketStatusCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "The last cleared slot: who bought, who sold, at which price and why",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			m, err := c.Market(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return emit(cmd, m, func(w io.Writer) error {
+				if m.Last != nil {
+					start := time.UnixMilli(m.Last.Slot.Start(m.SlotSeconds))
+					fmt.Fprintf(w, "slot %d, %s, %d s; tariff %s retail, %s feed-in\n", m.Last.Slot, start.Format(time.DateTime), m.SlotSeconds, perKWh(m.Last.Retail), perKWh(m.Last.FeedIn))
+				}
+				fmt.Fprintln(w, m.Why)
+				rows := [][]string{{"HOUSE", "PRICE", "BOUGHT", "SOLD", "CHARGED", "FROM GRID", "TO GRID"}}
+				for _, h := range m.Houses {
+					rows = append(rows, []string{h.Name, perKWh(h.Price), kWh(h.Bought), kWh(h.Sold), kWh(h.Charged), kWh(h.Import), kWh(h.Export)})
+				}
+				return table(w, rows)
+			})
+		},
+	}
+	atFlag(c)
+	return c
+}
+
+func newPeerCmd() *cobra.Command {
+	c := &cobra.Command{Use: "peer", Short: "Connections to the neighbours"}
+	ls := &cobra.Command{
+		Use:   "ls",
+		Short: "List live connections",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			peers, err := c.Peers(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return emit(cmd, peers, func(w io.Writer) error {
+				rows := [][]string{{"NAME", "DEVICE", "ADDRESS", "SINCE", "DIALLED"}}
+				for _, p := range peers {
+					rows = append(rows, []string{p.Name, p.Device.Short(), p.Addr, p.Since.Format(time.DateTime), map[string]string{"in": "by it", "out": "by us"}[p.Direction]})
+				}
+				return table(w, rows)
+			})
+		},
+	}
+	c.AddCommand(ls)
+	return c
+}
+
+// progressLine returns a function that shows one line on stderr and
+// overwrites it with the next; "" clears it. It is silent when stderr is no
+// terminal.
+func progressLine(cmd *cobra.Command) func(string) {
+	if f, ok := cmd.ErrOrStderr().(interface{ Fd() uintptr }); !ok || !terminal(f.Fd()) {
+		return func(string) {}
+	}
+	last := time.Time{}
+	return func(s string) {
+		if s != "" && time.Since(last) < 100*time.Millisecond {
+			return
+		}
+		last = time.Now()
+		fmt.Fprintf(cmd.ErrOrStderr(), "\r\x1b[K%s", s)
+	}
+}
+
+// names maps device keys to members' names.
+func names(members []panel.Member) map[chain.Key]string {
+	m := make(map[chain.Key]string, len(members))
+	for _, x := range members {
+		m[x.Device] = x.Name
+	}
+	return m
+}

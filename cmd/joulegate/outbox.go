@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/consensus"
+	"github.com/joulegate/joulegate/chain/journal"
+	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/meter/slot"
+	"github.com/joulegate/joulegate/p2p"
+)
+
+// outbox takes records to the disk, to the neighbours and to the ledger, in
+// this order. What is on the disk reaches the others sooner or later: the
+// ledger's own view of this gateway's chain is the cursor, so nothing is
+// skipped and nothing needs to be remembered.
+type outbox struct {
+	self    chain.Key
+	topic   string
+	journal *journal.Journal
+	net     *p2p.Node
+	ledger  *consensus.Engine
+	log     *slog.Logger
+	wake    chan struct{} // holds a token while something may be submitted
+	open    chan struct{} // closed when the journal knows where this chain continues
+}
+
+const (
+	submitBatch = 64               // blocks handed to the ledger at a time
+	submitRetry = 10 * time.Second // a block that is not committed by then is submitted again
+	submitPoll  = time.Second
+)
+
+// Append implements station.Outbox.
+func (o *outbox) Append(ctx context.Context, records []chain.Record, leaves []slot.Leaves) error {
+	select {
+	case <-o.open: // nothing is signed before the neighbours have been asked
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for _, l := range leaves {
+		if err := o.journal.PutReadings(l.Root, l.Data); err != nil {
+			return err
+		}
+	}
+	blocks, err := o.journal.Append(records)
+	if err != nil {
+		return err
+	}
+	for _, b := range blocks {
+		// Nobody may be listening; neighbours catch up by streams.
+		if err := o.net.Publish(ctx, o.topic, b.Raw); err != nil {
+			o.log.Debug("block not gossiped", "block", b.Position(), "err", err)
+		}
+	}
+	o.nudge()
+	return nil
+}
+
+func (o *outbox) nudge() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run submits own blocks to the ledger until ctx ends.
+func (o *outbox) run(ctx context.Context) error {
+	var sent, head chain.Position
+	var since time.Time
+	tick := time.NewTicker(submitPoll)
+	defer tick.Stop()
+	for {
+		var h ledger.Head
+		if err := o.ledger.View(func(st ledger.State) { h, _ = ledger.HeadOf(st, o.self) }); err == nil {
+			if h.Position != head {
+				head, since = h.Position, time.Now()
+			}
+			if sent.Less(head) || time.Since(since) > submitRetry {
+				sent, since = head, time.Now()
+			}
+			sent = o.submit(sent)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-o.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+// submit hands over what comes after sent and returns the last block taken.
+func (o *outbox) submit(sent chain.Position) chain.Position {
+	blocks, err := o.journal.OwnAfter(sent, submitBatch)
+	if err != nil {
+		o.log.Error("own blocks cannot be read", "err", err)
+		return sent
+	}
+	for _, b := range blocks {
+		err := o.ledger.SubmitAsync(b.Raw)
+		var refused *consensus.Rejected
+		switch {
+		case err == nil:
+		case errors.As(err, &refused) && refused.Code == ledger.CodeDuplicate:
+		case errors.As(err, &refused):
+			// A gap closes by itself when the earlier block is committed;
+			// anything else is worth a person's look.
+			if refused.Code != ledger.CodeGap {
+				o.log.Warn("the ledger refuses a block of this gateway", "block", b.Position(), "code", refused.Code, "why", refused.Info)
+			}
+			return sent
+		default:
+			o.log.Debug("block not submitted yet", "block", b.Position(), "err", err)
+			return sent
+		}
+		sent = b.Position()
+	}
+	return sent
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/joulegate/joulegate/board/station"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/audit"
+	"golang.org/x/sys/unix"
+)
+
+func (g *gateway) receiptPath(id chain.ID, format string) string {
+	return g.state.path("receipts", id.String()+"."+format)
+}
+
+// receipt makes the receipt of an ended session and returns the hash that
+// goes into the SessionStop record. A second call for the same session, after
+// a crash, returns the first receipt: there is one per session.
+func (g *gateway) receipt(r station.Receipt) (chain.Hash, error) {
+	path := g.receiptPath(r.Session, "ocmf")
+	line, err := os.ReadFile(path)
+	if err == nil {
+		_, hash, err := audit.VerifyOCMF(string(line), g.id.receipt.Public())
+		if err != nil {
+			return hash, fmt.Errorf("%s: %w", path, err)
+		}
+		return hash, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return chain.Hash{}, err
+	}
+	number, err := g.nextReceipt()
+	if err != nil {
+		return chain.Hash{}, err
+	}
+	p := g.devices.profiles[r.Meter]
+	rec := audit.Receipt{
+		Number: number, Session: r.Session, Gateway: g.self.String(), Version: version,
+		Vendor: p.Vendor, Model: p.Model, Serial: serial(g.cfg, g.self, r.Meter),
+		Driver: chain.AccountOf(r.Quote.Driver),
+		Tariff: fmt.Sprintf("at most %s %s/kWh", money(chain.Nano(r.Quote.Cap)*1000), g.genesis.Currency),
+		Begin:  receiptRegister(r.Begin), End: receiptRegister(r.End), Reason: r.Reason,
+	}
+	text, hash, err := rec.OCMF(g.id.receipt.Key)
+	if err != nil {
+		return chain.Hash{}, err
+	}
+	xml, err := audit.XML(number, text, g.id.receipt.Public())
+	if err != nil {
+		return chain.Hash{}, err
+	}
+	if err := writeFile(g.receiptPath(r.Session, "xml"), xml, 0o644); err != nil {
+		return chain.Hash{}, err
+	}
+	return hash, writeFile(path, []byte(text), 0o644)
+}
+
+// nextReceipt counts receipts: each gets a number of its own, and a crash
+// leaves at worst a gap.
+func (g *gateway) nextReceipt() (uint64, error) {
+	const name = "receipts/last"
+	b, err := g.journal.Load(name)
+	if err != nil {
+		return 0, err
+	}
+	var n uint64
+	if len(b) == 8 {
+		n = binary.BigEndian.Uint64(b)
+	}
+	n++
+	return n, g.journal.Save(name, binary.BigEndian.AppendUint64(nil, n))
+}
+
+func receiptRegister(r station.Register) audit.Register {
+	return audit.Register{At: time.UnixMilli(r.At), Synced: clockSynchronised(), Wh: r.Value, Quality: r.Quality}
+}
+
+// clockSynchronised reports whether the kernel's clock is disciplined by a
+// time service.
+func clockSynchronised() bool {
+	var t unix.Timex
+	state, err := unix.Adjtimex(&t)
+	return err == nil && state != unix.TIME_ERROR
+}

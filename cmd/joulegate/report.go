@@ -1,0 +1,271 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/mqtt"
+	"github.com/joulegate/joulegate/board/panel"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// brokerUser is one account of the embedded broker, in broker.json of the
+// state folder: a neighbouring gateway, an installer or an observer.
+type brokerUser struct {
+	Name string `json:"name"`
+	Role string `json:"role"` // gateway, installer, observer
+	Hash string `json:"hash"` // as mosquitto_passwd -H sha512-pbkdf2 writes it
+}
+
+func (u brokerUser) rules() ([]mqtt.Rule, error) {
+	switch u.Role {
+	case "gateway":
+		return mqtt.GatewayRules(u.Name), nil
+	case "installer":
+		return mqtt.InstallerRules(u.Name), nil
+	case "observer":
+		return mqtt.ObserverRules(), nil
+	}
+	return nil, fmt.Errorf("user %q: unknown role %q (gateway, installer, observer)", u.Name, u.Role)
+}
+
+func (s state) brokerUsers() string       { return s.path("broker.json") }
+func (s state) installerPassword() string { return s.path("wallets", "mqtt-installer.password") }
+
+// newMQTT connects to the configured broker or makes the embedded one.
+func (g *gateway) newMQTT() (*mqtt.Service, error) {
+	c := g.cfg.MQTT
+	cfg := mqtt.Config{
+		Gateway: g.cfg.Name, URL: c.Broker, Username: c.User, Log: g.log.With("part", "mqtt"), Metrics: g.metrics,
+		Info: map[string]any{
+			"version": version, "boot_id": rand.Text(), "device": g.self, "chain": g.genesis.ChainID,
+			"config_revision": 0, "capabilities": []string{"state", "events"},
+		},
+	}
+	if c.PasswordFile != "" {
+		b, err := os.ReadFile(c.PasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("mqtt.password_file: %w", err)
+		}
+		cfg.Password = strings.TrimRight(string(b), "\r\n")
+	}
+	if c.Broker == "" {
+		users, err := loadBrokerUsers(g.state)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Embedded = &mqtt.BrokerConfig{Listen: c.Listen, Users: users}
+	}
+	return mqtt.New(cfg)
+}
+
+// loadBrokerUsers reads the embedded broker's accounts. At the first start it
+// makes one for the installer with a random password: there is no default.
+func loadBrokerUsers(st state) ([]mqtt.User, error) {
+	b, err := os.ReadFile(st.brokerUsers())
+	if errors.Is(err, fs.ErrNotExist) {
+		var u brokerUser
+		if u, err = newBrokerUser("installer", "installer", st.installerPassword()); err != nil {
+			return nil, err
+		}
+		b, err = json.MarshalIndent([]brokerUser{u}, "", "  ")
+		if err == nil {
+			err = writeFile(st.brokerUsers(), b, 0o600)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []brokerUser
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&list); err != nil {
+		return nil, fmt.Errorf("%s: %w", st.brokerUsers(), err)
+	}
+	var users []mqtt.User
+	for _, u := range list {
+		rules, err := u.rules()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", st.brokerUsers(), err)
+		}
+		users = append(users, mqtt.User{Name: u.Name, Hash: u.Hash, Rules: rules})
+	}
+	return users, nil
+}
+
+// newBrokerUser makes an account with a random password, which it writes to
+// file.
+func newBrokerUser(name, role, file string) (brokerUser, error) {
+	password := rand.Text()
+	hash, err := mqtt.HashPassword(password)
+	if err != nil {
+		return brokerUser{}, err
+	}
+	return brokerUser{Name: name, Role: role, Hash: hash}, writeFile(file, []byte(password+"\n"), 0o600)
+}
+
+// reportEvery bounds how often a state topic changes.
+const reportEvery = time.Second
+
+// report publishes what this gateway knows over MQTT until ctx ends.
+func (g *gateway) report(ctx context.Context) error {
+	snapshots, err := g.live.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	blocks, stop, err := g.ledger.Subscribe(feedBuffer)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	available := map[string]bool{}
+	var last time.Time
+	warn := func(err error) {
+		if err != nil {
+			g.log.Warn("not published", "err", err)
+		}
+	}
+	g.reportLedger(warn)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s, ok := <-snapshots:
+			if !ok {
+				return nil
+			}
+			if time.Since(last) < reportEvery {
+				continue
+			}
+			last = time.Now()
+			for _, m := range s.Meters {
+				on := m.Quality == meter.Good.String() || m.Quality == meter.Suspect.String()
+				if was, known := available[m.ID]; !known || was != on {
+					available[m.ID] = on
+					warn(g.mqtt.PublishAvailability(m.ID, on))
+				}
+				if !m.Time.IsZero() {
+					warn(g.mqtt.PublishDevice(m.ID, deviceState(m)))
+				}
+			}
+			for _, c := range s.Chargers {
+				warn(g.mqtt.PublishSession(int(c.ID), c))
+			}
+		case e, ok := <-blocks:
+			if !ok {
+				return nil
+			}
+			cleared := false
+			for _, x := range e.Events {
+				cleared = cleared || x.Code == "slot.cleared"
+				severity := mqtt.Info
+				if lv := eventLevel(x.Code); lv > 4 {
+					severity = mqtt.Alarm
+				} else if lv == 4 {
+					severity = mqtt.Warning
+				}
+				warn(g.mqtt.PublishEvent(x.Code, severity, e.Time, map[string]any{"subject": x.Subject, "detail": x.Detail, "height": e.Height}))
+			}
+			g.reportLedger(warn)
+			if cleared {
+				if m, err := (backend{g}).Market(ctx); err == nil {
+					m.History = nil // a summary
+					warn(g.mqtt.PublishMarket(m))
+				}
+			}
+		}
+	}
+}
+
+func (g *gateway) reportLedger(warn func(error)) {
+	s := g.ledger.Status()
+	warn(g.mqtt.PublishLedger(panel.StateHash{Height: s.Height, StateHash: s.AppHash}))
+}
+
+func deviceState(m board.Meter) mqtt.DeviceState {
+	st := mqtt.DeviceState{Time: m.Time.UTC(), Quality: m.Quality}
+	set := func(dst **int64, name string, v int64) {
+		if _, ok := m.Points[name]; ok {
+			*dst = &v
+		}
+	}
+	set(&st.PowerW, meter.PointName(meter.Power, 0), int64(m.PowerW))
+	set(&st.ImportWh, meter.PointName(meter.Import, 0), int64(m.Import))
+	set(&st.ExportWh, meter.PointName(meter.Export, 0), int64(m.Export))
+	return st
+}
+
+// offerDelay lets a slot's offer travel in the block of the meter records.
+const offerDelay = 700 * time.Millisecond
+
+// offer keeps the books of a slot's end: it saves where the meters stand and
+// posts what this site expects in the coming slot, once a slot, until
+// ctx ends. It binds the price only: clearing is on metered energy.
+func (g *gateway) offer(ctx context.Context) error {
+	var lastSide chain.Side
+	var lastWh meter.WattHour
+	for {
+		now := time.Now()
+		next := chain.SlotAt(now.UnixMilli(), g.genesis.SlotSeconds)
+		at := time.UnixMilli(next.End(g.genesis.SlotSeconds)).Add(offerDelay)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(at.Sub(now)):
+		}
+		g.saveMeters()
+		o, ok := g.expect(next + 1)
+		if !ok || o.Side == lastSide && nearly(o.Wh, lastWh) {
+			continue // the offer that stands says the same
+		}
+		if err := g.outbox.Append(ctx, []chain.Record{chain.NewRecord(chain.KindOffer, o)}, nil); err != nil {
+			g.log.Debug("offer not posted", "err", err)
+			continue
+		}
+		lastSide, lastWh = o.Side, o.Wh
+	}
+}
+
+// nearly reports whether b differs from a by less than a tenth.
+func nearly(a, b meter.WattHour) bool { return max(a-b, b-a)*10 < max(a, b, 1) }
+
+// expect extrapolates the site's present power over slot s.
+func (g *gateway) expect(s chain.Slot) (chain.Offer, bool) {
+	snap, ok := g.live.Latest()
+	if !ok {
+		return chain.Offer{}, false
+	}
+	for _, m := range snap.Meters {
+		if m.Role != chain.RoleSite.String() || m.Quality != meter.Good.String() {
+			continue
+		}
+		o := chain.Offer{From: s, To: s, Side: chain.Buy, Wh: meter.WattHour(int64(m.PowerW) * g.genesis.SlotSeconds / 3600)}
+		var retail, feedIn chain.NanoPerWh
+		if g.ledger.View(func(st ledger.State) { retail, feedIn = ledger.TariffAt(st, s) }) != nil {
+			return o, false
+		}
+		o.Limit = retail
+		if l := g.cfg.Market.BuyLimit; l != nil {
+			o.Limit = *l
+		}
+		if o.Wh < 0 {
+			o.Side, o.Wh, o.Limit = chain.Sell, -o.Wh, feedIn
+			if l := g.cfg.Market.SellLimit; l != nil {
+				o.Limit = *l
+			}
+		}
+		return o, true
+	}
+	return chain.Offer{}, false
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/meter/poll"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/spf13/cobra"
+)
+
+func newRunCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Run the gateway",
+		Long: `Runs the gateway in the foreground until it is interrupted. Relays are open before
+the first reading and after the last. Logs go to stderr.`,
+		Example: "  joulegate run\n  joulegate run --config ./joulegate.yaml --state ./state --log-level debug",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := newLogger(cmd)
+			if err != nil {
+				return err
+			}
+			path, _ := cmd.Flags().GetString("config")
+			cfg, err := loadConfig(path)
+			if err != nil {
+				return err
+			}
+			log = log.With("gateway", cfg.Name)
+			g, err := newGateway(cmd.Context(), cfg, stateOf(cmd), log)
+			if err != nil {
+				return err
+			}
+			log.Info("gateway runs", "device", g.self.Short(), "chain", g.genesis.ChainID, "panel", g.panel.Addr(), "broker", g.mqtt.Addr(), "p2p", g.net.Addrs(), "member", g.isMember())
+			err = g.run(cmd.Context())
+			log.Info("gateway stopped")
+			return err
+		},
+	}
+}
+
+// A device key is new until its first block: only then nobody can know a
+// block of it, and its chain starts at epoch 1 even without neighbours.
+func (s state) newDevice() string { return s.path("keys", "new") }
+
+func freshDevice(s state) bool {
+	_, err := os.Stat(s.newDevice())
+	return err == nil
+}
+
+// usedDevice ends the device's first day. It is called before the first block
+// is signed.
+func usedDevice(s state) error {
+	err := os.Remove(s.newDevice())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// admit answers a stranger who holds a token: it passes his join on to the
+// ledger and tells him what a member has to know.
+func (g *gateway) admit(ctx context.Context, from peer.ID, req []byte) ([]byte, error) {
+	e, err := chain.OpenEnvelope(req)
+	if err != nil {
+		return nil, err
+	}
+	tx, err := chain.OpenTx(e)
+	if err != nil {
+		return nil, err
+	}
+	if tx.Kind != chain.TxJoin {
+		return nil, fmt.Errorf("transaction of kind %d: strangers may join and nothing else", tx.Kind)
+	}
+	r, err := g.ledger.Submit(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	g.log.Info("join", "peer", from, "code", r.Code, "info", r.Info)
+	reply := joinReply{Code: uint32(r.Code), Info: r.Code.String() + ": " + r.Info}
+	if r.Code == ledger.CodeOK {
+		if reply.Genesis, err = os.ReadFile(g.state.genesis()); err != nil {
+			return nil, err
+		}
+		if err := g.ledger.View(func(st ledger.State) {
+			for _, m := range ledger.Members(st) {
+				if m.Active {
+					reply.Members = append(reply.Members, m.Member)
+				}
+			}
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(reply)
+}
+
+// savedMeter is where a meter stood when this was saved.
+type savedMeter struct {
+	Page  uint64          `json:"page"`
+	Bases []poll.Register `json:"bases"`
+}
+
+type savedMeters struct {
+	Wall   int64                 `json:"wall_ms"`
+	Meters map[string]savedMeter `json:"meters"`
+}
+
+const metersKey = "meters"
+
+// saveMeters stores pages and energy registers, once a slot and at the end,
+// so that a jump of a register while the gateway was away is still judged.
+func (g *gateway) saveMeters() {
+	all := savedMeters{time.Now().UnixMilli(), map[string]savedMeter{}}
+	for _, r := range g.devices.readers {
+		s := r.State()
+		all.Meters[r.Device()] = savedMeter{s.Page, s.Registers}
+	}
+	b, err := json.Marshal(all)
+	if err == nil {
+		err = g.journal.Save(metersKey, b)
+	}
+	if err != nil {
+		g.log.Warn("meter state not saved", "err", err)
+	}
+}
+
+// resumeMeters returns where each meter stood.
+func (g *gateway) resumeMeters() func(id string) poll.State {
+	var all savedMeters
+	b, err := g.journal.Load(metersKey)
+	if err == nil && b != nil {
+		err = json.Unmarshal(b, &all)
+	}
+	if err != nil {
+		g.log.Warn("meter state is damaged; the meters start anew", "err", err)
+	}
+	away := time.Since(time.UnixMilli(all.Wall))
+	return func(id string) poll.State {
+		s, ok := all.Meters[id]
+		if !ok {
+			return poll.State{}
+		}
+		return poll.Resume(s.Page, s.Bases, away)
+	}
+}

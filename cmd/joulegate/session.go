@@ -1,0 +1,276 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/joulegate/joulegate/board/panel"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/spf13/cobra"
+)
+
+func newSessionCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "session",
+		Short: "Charge a car: quote, start, stop",
+		Long: `A session begins with a price. The driver's key signs the quote; that signature
+is the authorisation. The ledger holds the money, each slot's energy is captured
+from the hold, and what is left returns in the same block as the settlement.`,
+	}
+	c.AddCommand(newSessionQuoteCmd(), newSessionStartCmd(), newSessionStopCmd(), newSessionLsCmd(), newSessionShowCmd())
+	return c
+}
+
+func quoteFlags(c *cobra.Command) {
+	f := c.Flags()
+	f.String("wallet", "", "driver's `WALLET`: a file, or a name in the state folder")
+	f.Uint8("connector", 1, "charging point")
+	f.String("kwh", "10", "most `ENERGY` to pay for, in kWh")
+	f.Bool("redeem", false, "spend saved discount credit on this bill")
+	_ = c.MarkFlagRequired("wallet")
+	atFlag(c)
+}
+
+// askQuote reads the flags and fetches a quote.
+func askQuote(cmd *cobra.Command, c *panel.Client, driver chain.Key) (panel.Quote, error) {
+	s, _ := cmd.Flags().GetString("kwh")
+	n, err := parseMoney(s) // three decimals of a kWh are Wh
+	if err != nil || n <= 0 || n%1e6 != 0 {
+		return panel.Quote{}, usageError{fmt.Errorf("--kwh %q: write it like 7.5, at most three decimals", s)}
+	}
+	connector, _ := cmd.Flags().GetUint8("connector")
+	redeem, _ := cmd.Flags().GetBool("redeem")
+	return c.Quote(cmd.Context(), panel.QuoteRequest{Connector: connector, Driver: driver, MaxWh: meter.WattHour(n / 1e6), Redeem: redeem})
+}
+
+func printQuote(w io.Writer, q panel.Quote) {
+	for _, line := range q.Words {
+		fmt.Fprintln(w, line)
+	}
+}
+
+func newSessionQuoteCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "quote",
+		Short:   "Ask what charging costs; nothing is held",
+		Example: "  joulegate session quote --wallet anna --kwh 8\n  joulegate session quote --wallet anna.key --at http://192.0.2.7:8080",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			name, _ := cmd.Flags().GetString("wallet")
+			w, err := wallet(cmd, name)
+			if err != nil {
+				return err
+			}
+			cl, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			q, err := askQuote(cmd, cl, w.Public())
+			if err != nil {
+				return err
+			}
+			return emit(cmd, q, func(out io.Writer) error { printQuote(out, q); return nil })
+		},
+	}
+	quoteFlags(c)
+	return c
+}
+
+func newSessionStartCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "start",
+		Short:   "Accept a price and start charging",
+		Long:    "Shows the price first, then signs the quote with the driver's key and starts. --yes skips the question.",
+		Example: "  joulegate session start --wallet anna --kwh 8 --redeem",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			name, _ := cmd.Flags().GetString("wallet")
+			w, err := wallet(cmd, name)
+			if err != nil {
+				return err
+			}
+			cl, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			q, err := askQuote(cmd, cl, w.Public())
+			if err != nil {
+				return err
+			}
+			if yes, _ := cmd.Flags().GetBool("yes"); !yes {
+				printQuote(cmd.ErrOrStderr(), q)
+				fmt.Fprint(cmd.ErrOrStderr(), "Start? [y/N] ")
+				var answer string
+				_, _ = fmt.Fscanln(cmd.InOrStdin(), &answer)
+				if answer != "y" && answer != "Y" && answer != "yes" {
+					return fmt.Errorf("not started: the quote was not accepted")
+				}
+			}
+			s, err := cl.StartSession(cmd.Context(), q.Sign(w.Key))
+			if err != nil {
+				return err
+			}
+			return emit(cmd, s, func(out io.Writer) error { return printSession(out, s) })
+		},
+	}
+	quoteFlags(c)
+	c.Flags().Bool("yes", false, "accept the price without being asked")
+	return c
+}
+
+func newSessionStopCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "stop ID",
+		Short:   "Stop charging",
+		Long:    "Stops a session. On the gateway itself no key is needed; from elsewhere (--at) the driver's wallet signs the order.",
+		Example: "  joulegate session stop 6f1c...\n  joulegate session stop 6f1c... --wallet anna --at http://192.0.2.7:8080",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := sessionID(args[0])
+			if err != nil {
+				return err
+			}
+			var order panel.StopOrder
+			if name, _ := cmd.Flags().GetString("wallet"); name != "" {
+				w, err := wallet(cmd, name)
+				if err != nil {
+					return err
+				}
+				order = panel.SignStop(id, w.Key)
+			}
+			cl, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			s, err := cl.StopSession(cmd.Context(), id, order)
+			if err != nil {
+				return err
+			}
+			return emit(cmd, s, func(out io.Writer) error { return printSession(out, s) })
+		},
+	}
+	c.Flags().String("wallet", "", "driver's `WALLET`")
+	atFlag(c)
+	return c
+}
+
+func newSessionLsCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "ls",
+		Short: "List sessions of the microgrid",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cl, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			sessions, err := cl.Sessions(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return emit(cmd, sessions, func(w io.Writer) error {
+				rows := [][]string{{"SESSION", "GATEWAY", "STATE", "ENERGY", "LOCAL", "PAID", "EARNED", "REDEEMED", "OPENED"}}
+				for _, s := range sessions {
+					rows = append(rows, []string{
+						s.ID.String(), s.GatewayName, s.State.String(), kWh(s.Wh), kWh(s.LocalWh), money(s.Paid),
+						money(s.CreditEarned), money(s.CreditRedeemed), time.UnixMilli(s.OpenedMs).Format(time.DateTime),
+					})
+				}
+				return table(w, rows)
+			})
+		},
+	}
+	atFlag(c)
+	return c
+}
+
+func newSessionShowCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "show ID",
+		Short: "Show one session",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := sessionID(args[0])
+			if err != nil {
+				return err
+			}
+			cl, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			s, err := cl.Session(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			return emit(cmd, s, func(out io.Writer) error { return printSession(out, s) })
+		},
+	}
+	atFlag(c)
+	return c
+}
+
+func sessionID(s string) (chain.ID, error) {
+	var id chain.ID
+	if err := id.UnmarshalText([]byte(s)); err != nil {
+		return id, usageError{fmt.Errorf("session %q: 32 hex digits, as in: joulegate session ls", s)}
+	}
+	return id, nil
+}
+
+func printSession(w io.Writer, s panel.Session) error {
+	rows := [][]string{
+		{"session", s.ID.String()},
+		{"state", s.State.String()},
+		{"gateway", fmt.Sprintf("%s, connector %d", s.GatewayName, s.Connector)},
+		{"energy", fmt.Sprintf("%s of at most %s, %s from neighbours", kWh(s.Wh), kWh(s.MaxWh), kWh(s.LocalWh))},
+		{"held", fmt.Sprintf("%s, captured %s, released %s", money(s.Hold), money(s.Captured), money(s.Released))},
+	}
+	if !s.State.Open() {
+		rows = append(rows,
+			[]string{"paid", money(s.Paid)},
+			[]string{"discount credit", fmt.Sprintf("%s redeemed, %s earned", money(s.CreditRedeemed), money(s.CreditEarned))},
+			[]string{"ended", s.Reason.String()})
+	}
+	return table(w, rows)
+}
+
+func newReceiptCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "receipt ID",
+		Short: "Print a session's receipt",
+		Long: `Prints a signed receipt in the Open Charge Metering Format. The receipt is
+tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
+		Example: "  joulegate receipt 6f1c... --ocmf\n  joulegate receipt 6f1c... --xml > receipt.xml",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := sessionID(args[0])
+			if err != nil {
+				return err
+			}
+			format := "ocmf"
+			if x, _ := cmd.Flags().GetBool("xml"); x {
+				format = "xml"
+			}
+			cl, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			b, err := cl.Receipt(cmd.Context(), id, format)
+			if err != nil {
+				return err
+			}
+			if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
+				return emit(cmd, map[string]string{"session": id.String(), "format": format, "receipt": string(b)}, nil)
+			}
+			_, err = cmd.OutOrStdout().Write(append(b, '\n'))
+			return err
+		},
+	}
+	c.Flags().Bool("ocmf", true, "one OCMF line")
+	c.Flags().Bool("xml", false, "the XML container that transparency software reads")
+	c.MarkFlagsMutuallyExclusive("ocmf", "xml")
+	atFlag(c)
+	return c
+}
