@@ -28,14 +28,14 @@ const (
 	// pruned; blocks are kept for ever.
 	KeepVersions = 128
 
-	pruneEvery    = 64      // blocks between prunings, so that they share one sync
-	recentResults = 8_192   // committed results remembered for retries; the oldest is forgotten
-	maxWaiters    = 16_384  // transactions waited for at a time; further ones get ErrFull
-	maxSubscriber = 256     // subscriptions; further ones are refused
-	nodeCache     = 8_192   // tree nodes in memory
-	dbBlockCache  = 2 << 20 // bytes per store
-	dbWriteBuffer = 1 << 20 // bytes per store
-	dbOpenFiles   = 64      // per store
+	pruneEvery    = 64             // blocks between prunings, so that they share one sync
+	recentResults = 2 * MempoolTxs // committed results remembered for retries; the oldest is forgotten
+	maxWaiters    = 16_384         // transactions waited for at a time; further ones get ErrFull
+	maxSubscriber = 256            // subscriptions; further ones are refused
+	nodeCache     = 8_192          // tree nodes in memory
+	dbBlockCache  = 2 << 20        // bytes per store
+	dbWriteBuffer = 1 << 20        // bytes per store
+	dbOpenFiles   = 64             // per store
 	submitTimeout = 30 * time.Second
 	redialEvery   = 3 * time.Second
 )
@@ -120,7 +120,8 @@ func (c *Config) comet() *cfg.Config {
 	k.Mempool.Size = MempoolTxs
 	k.Mempool.MaxTxsBytes = MempoolBytes
 	k.Mempool.MaxTxBytes = chain.MaxTxBytes
-	k.Mempool.CacheSize = 2 * MempoolTxs
+	// What the mempool calls known must have a result that can be repeated.
+	k.Mempool.CacheSize = recentResults
 
 	// One worker keeps a neighbour's transactions in their order: the second
 	// of one signer is refused while the first is missing. Checks take one

@@ -58,6 +58,7 @@ type Engine struct {
 	blocks   *store.BlockStore
 	states   sm.Store
 	pool     *mempool.CListMempool
+	evidence *evidence.Pool
 	cons     *cs.State
 	consR    *cs.Reactor
 	sw       *lp2p.Switch
@@ -165,19 +166,18 @@ func (e *Engine) assemble(ctx context.Context, pv *privval.FilePV) error {
 	poolR := mempool.NewReactor(k.Mempool, e.pool, !alone)
 	poolR.SetLogger(mod("mempool"))
 
-	evPool, err := evidence.NewPool(e.stores.evidence, e.states, e.blocks)
-	if err != nil {
+	if e.evidence, err = evidence.NewPool(e.stores.evidence, e.states, e.blocks); err != nil {
 		return err
 	}
-	evPool.SetLogger(mod("evidence"))
-	evR := evidence.NewReactor(evPool)
+	e.evidence.SetLogger(mod("evidence"))
+	evR := evidence.NewReactor(e.evidence)
 	evR.SetLogger(mod("evidence"))
 
-	exec := sm.NewBlockExecutor(e.states, mod("state"), e.conns.Consensus(), e.pool, evPool, e.blocks,
+	exec := sm.NewBlockExecutor(e.states, mod("state"), e.conns.Consensus(), e.pool, e.evidence, e.blocks,
 		sm.BlockExecutorWithBlockTimeTolerance(k.Consensus.BlockTimeTolerance))
 	syncR := blocksync.NewReactor(!alone, k.BlockSync.AdaptiveSync, state.Copy(), exec, e.blocks, self, 0, blocksync.NopMetrics())
 	syncR.SetLogger(mod("blocksync"))
-	e.cons = cs.NewState(k.Consensus, state.Copy(), exec, e.blocks, e.pool, evPool)
+	e.cons = cs.NewState(k.Consensus, state.Copy(), exec, e.blocks, e.pool, e.evidence)
 	e.cons.SetLogger(mod("consensus"))
 	e.cons.SetPrivValidator(pv)
 	e.consR = cs.NewReactor(e.cons, !alone)

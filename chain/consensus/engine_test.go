@@ -4,7 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"testing"
+	"time"
+
+	cmtproto "github.com/cometbft/cometbft/proto/tendermint/types"
+	cmt "github.com/cometbft/cometbft/types"
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
@@ -58,6 +63,7 @@ func TestAlone(t *testing.T) {
 
 	// The proof block signs the state; then it is provable.
 	n.reach(r.Height + 1)
+	checkLight(t, n.eng, r.Height+1)
 	checkProof(t, n.eng, ledger.AccountKey(account("driver")), ledger.AccountKey(account("nobody")))
 
 	s := n.eng.Status()
@@ -128,6 +134,32 @@ func checkProof(t *testing.T, e *Engine, key, absent []byte) {
 	}
 	if VerifyProof(root, absent, []byte{1}, proof) == nil {
 		t.Error("proof of absence accepted for a value")
+	}
+}
+
+// checkLight checks a light block as somebody would who has only the genesis.
+func checkLight(t *testing.T, e *Engine, height int64) {
+	t.Helper()
+	raw, err := e.LightBlock(height)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p cmtproto.LightBlock
+	if err := p.Unmarshal(raw); err != nil {
+		t.Fatal(err)
+	}
+	l, err := cmt.LightBlockFromProto(&p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.ValidateBasic("test-grid"); err != nil {
+		t.Error(err)
+	}
+	if err := l.ValidatorSet.VerifyCommitLight("test-grid", l.Commit.BlockID, height, l.Commit); err != nil {
+		t.Error(err)
+	}
+	if !bytes.Equal(l.ValidatorSet.Hash(), e.doc.ValidatorHash()) {
+		t.Error("not the validators of the genesis")
 	}
 }
 
@@ -221,4 +253,43 @@ func (n *gateway) join() []byte {
 	return chain.SignTx("test-grid", 1, chain.TxJoin, chain.Join{
 		Member: n.member, Sig: chain.Sign(n.key, chain.DomainMember, chain.Marshal(n.member)),
 	}, keyFrom("once "+n.name))
+}
+
+// TestDoubleSigner: proof that a validator signed two blocks of one height
+// gets into a block and is told.
+func TestDoubleSigner(t *testing.T) {
+	w := newWorld(t, 1)
+	n := w.nodes[0].start()
+	at := n.submit(w.mint(0, "driver", 1)).Height
+	pv, err := loadValidator(n.home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := n.eng.Block(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.reach(at + 1) // a height can be judged once the next is known
+	ev, err := cmt.NewMockDuplicateVoteEvidenceWithValidator(at, b.Time, cmt.NewMockPVWithParams(pv.Key.PrivKey, false, false), "test-grid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.eng.evidence.AddEvidence(ev); err != nil {
+		t.Fatal(err)
+	}
+	blocks, cancel, err := n.eng.Subscribe(64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cancel()
+	n.submit(w.mint(0, "driver", 1))
+	select {
+	case got := <-blocks:
+		if len(got.Misbehaviour) != 1 || got.Misbehaviour[0].Kind != "DUPLICATE_VOTE" || got.Misbehaviour[0].Height != at ||
+			got.Misbehaviour[0].Validator != fmt.Sprintf("%x", []byte(pv.Key.Address)) {
+			t.Errorf("%+v", got)
+		}
+	case <-time.After(patience):
+		t.Error("no block")
+	}
 }

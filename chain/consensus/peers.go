@@ -183,6 +183,9 @@ func (k *peerKeeper) redial(ctx context.Context, dials *sync.WaitGroup) {
 			}
 			ctx, cancel := context.WithTimeout(ctx, redialEvery)
 			defer cancel()
+			// Direct dials ignore the host's back-off, which grows to
+			// minutes while a link is cut.
+			ctx = network.WithForceDirectDial(ctx, "member")
 			if err := k.host.Connect(ctx, info); err != nil {
 				k.log.Debug("dial failed", "peer", info.ID, "err", err)
 			}
