@@ -83,10 +83,21 @@ func ParseScale(s string) (Scale, error) {
 	return out, nil
 }
 
-// UnmarshalYAML implements yaml.BytesUnmarshaler.
-func (s *Scale) UnmarshalYAML(b []byte) (err error) {
-	*s, err = ParseScale(strings.Trim(strings.TrimSpace(string(b)), `"'`))
-	return err
+// UnmarshalYAML implements yaml.BytesUnmarshaler. It never fails: Parse reports
+// a bad scale with its line, which an error from here would not have.
+func (s *Scale) UnmarshalYAML(b []byte) error {
+	var err error
+	if *s, err = ParseScale(strings.Trim(strings.TrimSpace(string(b)), `"'`)); err != nil {
+		*s = Scale{-1, 1}
+	}
+	return nil
+}
+
+func (s Scale) check(path string) error {
+	if s.Num < 0 {
+		return at(path, "want a positive number or fraction such as 1000, 0.1, \"1/3\"")
+	}
+	return nil
 }
 
 func (s Scale) orOne() Scale {

@@ -136,6 +136,14 @@ func (p *Profile) check() error {
 		if w.Name == "" || w.Min < 0 || w.Max < w.Min {
 			return at(fmt.Sprintf("writes[%d]", i), "want a name and 0 <= min <= max")
 		}
+		if err := w.Scale.check(fmt.Sprintf("writes[%d].scale", i)); err != nil {
+			return err
+		}
+		if w.Alt != nil {
+			if err := w.Alt.Scale.check(fmt.Sprintf("writes[%d].alt.scale", i)); err != nil {
+				return err
+			}
+		}
 	}
 	for code, s := range p.States {
 		if len(s) != 1 || s[0] < 'A' || s[0] > 'F' {
@@ -238,6 +246,9 @@ func checkPoints(path string, points []Point, inModel bool) error {
 		if n == 0 {
 			return at(here+".type", "%q: want u16, s16, u32, s32, acc32, u64, s64, f32 or f64", pt.Type)
 		}
+		if err := pt.Scale.check(here + ".scale"); err != nil {
+			return err
+		}
 		if pt.Words != "" && pt.Words != BigEndian && pt.Words != LittleEndian {
 			return at(here+".words", "%q: want be or le", pt.Words)
 		}
@@ -260,6 +271,10 @@ func checkPoints(path string, points []Point, inModel bool) error {
 		}
 		if a := pt.Alt; a != nil && (a.Mask == 0) == (a.Above == 0) {
 			return at(here+".alt", "want either address and mask, or above")
+		} else if a != nil {
+			if err := a.Scale.check(here + ".alt.scale"); err != nil {
+				return err
+			}
 		}
 		for r := range n {
 			k := span{pt.Function, pt.Address + r}

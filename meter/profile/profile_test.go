@@ -1,0 +1,534 @@
+package profile_test
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/profile"
+)
+
+func get(t testing.TB, id string) *profile.Profile {
+	t.Helper()
+	p, err := profile.Get(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func parse(t testing.TB, text string) *profile.Profile {
+	t.Helper()
+	p, err := profile.Parse("test.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// base is a valid profile that tests change.
+const base = `version: 1
+id: acme-one
+vendor: ACME
+model: One
+kind: meter
+serial: {baud: 9600, framing: 8N1, unit: 1}
+timing: {max_block: 20, gap: 10ms}
+points:
+  - {quantity: voltage, phase: 1, function: 4, address: 0x10, type: u16, scale: 100}
+  - {quantity: power, function: 4, address: 0x20, type: s32, words: le, scale: 0.1, sign: export, absent: [0x7FFFFFFF]}
+  - {quantity: import, function: 3, address: 5, type: s64, scale: "1/3"}
+detect:
+  - {quantity: voltage, phase: 1, min: 207000, max: 253000}
+  - {quantity: power, min: -1000000, max: 1000000}
+sources:
+  - {name: "list 1.2", confidence: A}
+`
+
+func TestBuiltin(t *testing.T) {
+	all := profile.All()
+	if len(all) < 5 {
+		t.Fatalf("%d profiles", len(all))
+	}
+	for _, p := range all {
+		b, err := os.ReadFile(filepath.Join("data", p.ID+".yaml"))
+		if err != nil {
+			t.Fatalf("file and id differ: %v", err)
+		}
+		if p.Hash() != sha256.Sum256(b) {
+			t.Errorf("%s: the hash is not the file's", p.ID)
+		}
+		if p.Serial.Baud == 0 || p.Serial.Unit == 0 {
+			t.Errorf("%s: no serial defaults", p.ID)
+		}
+		if p.Kind != profile.Wallbox && !p.Has(meter.Power, 0) {
+			t.Errorf("%s: no power", p.ID)
+		}
+		r := get(t, p.ID+"+reversed")
+		if r.Hash() == p.Hash() || r.ID == p.ID || r.Reversed() != r {
+			t.Errorf("%s: the reversed variant has no identity of its own", p.ID)
+		}
+	}
+	for _, id := range []string{"", "nope", "../profile", "eastron-sdm630+", "eastron-sdm630+reversed+reversed", "EASTRON-SDM630"} {
+		if _, err := profile.Get(id); err == nil || !strings.Contains(err.Error(), "eastron-sdm630") {
+			t.Errorf("Get(%q): %v", id, err)
+		}
+	}
+}
+
+// Every point is read by exactly the blocks, none is cut, none is too long,
+// and alone means alone.
+func TestBlocks(t *testing.T) {
+	alone := parse(t, strings.Replace(base, "sign: export,", "alone: true,", 1)+"")
+	for _, p := range append(profile.All(), alone) {
+		for _, limit := range []uint16{0, 4, 10, 20, 80, 125} {
+			blocks := p.Blocks(limit)
+			for i, b := range blocks {
+				most := profile.MaxBlock
+				if p.Timing.MaxBlock != 0 {
+					most = int(p.Timing.MaxBlock)
+				}
+				if limit != 0 {
+					most = min(most, int(limit))
+				}
+				if int(b.Count) > most || b.Count == 0 {
+					t.Errorf("%s: block %+v is longer than %d", p.ID, b, most)
+				}
+				if i > 0 && blocks[i-1].Slow && !b.Slow {
+					t.Errorf("%s: fast block %+v after a slow one", p.ID, b)
+				}
+			}
+			for _, pt := range p.Points {
+				n := 0
+				for _, b := range blocks {
+					if b.Function == pt.Function && b.Slow == pt.Slow && pt.Address >= b.Address && pt.Address+pt.Type.Registers() <= b.Address+b.Count {
+						n++
+						if pt.Alone && b.Count != pt.Type.Registers() {
+							t.Errorf("%s: %d is not read alone but in %+v", p.ID, pt.Address, b)
+						}
+					}
+				}
+				if n != 1 {
+					t.Errorf("%s, limit %d: register %d is whole in %d blocks", p.ID, limit, pt.Address, n)
+				}
+			}
+		}
+	}
+	if got := fmt.Sprint(get(t, "eastron-sdm630").Blocks(0)); got != "[{4 0 76 false} {4 342 16 true}]" {
+		t.Errorf("an SDM630 snapshot takes %s", got)
+	}
+}
+
+func float32Bytes(values ...float32) []byte {
+	var b []byte
+	for _, v := range values {
+		b = binary.BigEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	return b
+}
+
+func words(values ...uint16) []byte {
+	var b []byte
+	for _, v := range values {
+		b = binary.BigEndian.AppendUint16(b, v)
+	}
+	return b
+}
+
+func value(t *testing.T, points []meter.Point, name string) (int64, bool) {
+	t.Helper()
+	for _, p := range points {
+		if p.Name() == name {
+			return p.Value, true
+		}
+	}
+	return 0, false
+}
+
+func wantValues(t *testing.T, p *profile.Profile, raw []meter.RawBlock, want map[string]int64) {
+	t.Helper()
+	points, err := p.Decode(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int64{}
+	for _, pt := range points {
+		got[pt.Name()] = pt.Value
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("decoded %v, want %v", got, want)
+	}
+}
+
+// Registers written down by hand, as the devices send them.
+func TestDecodeKnownRegisters(t *testing.T) {
+	nan := float32(math.NaN())
+	wantValues(t, get(t, "eastron-sdm120"), []meter.RawBlock{
+		{Function: 4, Address: 0x00, Data: float32Bytes(230.5, 0, 0, 1.25)},
+		{Function: 4, Address: 0x0C, Data: []byte{0xC3, 0x90, 0x20, 0x00}}, // -288.25
+		{Function: 4, Address: 0x46, Data: float32Bytes(50.5, 1234.5, nan)},
+	}, map[string]int64{"voltage_l1_mv": 230_500, "current_l1_ma": 1250, "power_mw": -288_250, "frequency_mhz": 50_500, "import_mwh": 1_234_500_000})
+
+	// Tenths of a hertz from some units.
+	wantValues(t, get(t, "eastron-sdm630"), []meter.RawBlock{{Function: 4, Address: 0x46, Data: float32Bytes(499.5)}}, map[string]int64{"frequency_mhz": 49_950})
+
+	p := parse(t, base)
+	wantValues(t, p, []meter.RawBlock{
+		{Function: 4, Address: 0x10, Data: words(2305)},
+		{Function: 4, Address: 0x20, Data: words(0xFFFE, 0xFFFF)}, // -2, low word first
+		{Function: 3, Address: 5, Data: words(0, 0, 0, 5)},
+	}, map[string]int64{"voltage_l1_mv": 230_500, "power_mw": 0, "import_mwh": 2})
+	wantValues(t, p, []meter.RawBlock{
+		{Function: 4, Address: 0x20, Data: words(0xFFFF, 0x7FFF)}, // not available
+		{Function: 3, Address: 5, Data: words(0xFFFF, 0xFFFF, 0xFFFF, 0xFFFB)},
+	}, map[string]int64{"import_mwh": -2})
+
+	evse := get(t, "simpleevse")
+	for config, ma := range map[uint16]int64{0: 16_000_000 / 1000 * 100, 0x80: 16_000} {
+		wantValues(t, evse, []meter.RawBlock{
+			{Function: 3, Address: 1001, Data: words(1600, 3)}, {Function: 3, Address: 2005, Data: words(config)},
+		}, map[string]int64{"current_limit_ma": ma, "status_code": 3})
+	}
+	// Without the register that tells the unit, the value is not known.
+	wantValues(t, evse, []meter.RawBlock{{Function: 3, Address: 1001, Data: words(1600, 3)}}, map[string]int64{"status_code": 3})
+}
+
+func sunspecBlock(id, length uint16, set map[int]uint16) meter.RawBlock {
+	w := make([]uint16, 2+length)
+	w[0], w[1] = id, length
+	for off, v := range set {
+		w[off] = v
+	}
+	return meter.RawBlock{Function: 3, Address: 40070, Data: words(w...)}
+}
+
+// A SunSpec block says itself what it is; scale factors count from the same
+// read; marks for "not implemented" leave the point out.
+func TestDecodeSunSpec(t *testing.T) {
+	absent := map[int]uint16{2: 0xFFFF, 3: 0xFFFF, 4: 0xFFFF, 5: 0xFFFF, 10: 0xFFFF, 11: 0xFFFF, 12: 0xFFFF, 14: 0x8000, 16: 0xFFFF, 18: 0x8000, 20: 0x8000, 22: 0x8000, 38: 0xFFFF}
+	with := func(set map[int]uint16) map[int]uint16 {
+		out := map[int]uint16{}
+		for _, m := range []map[int]uint16{absent, set} {
+			for k, v := range m {
+				out[k] = v
+			}
+		}
+		return out
+	}
+	inv, mtr := get(t, "sunspec-inverter"), get(t, "sunspec-meter")
+	for name, c := range map[string]struct {
+		p    *profile.Profile
+		b    meter.RawBlock
+		want map[string]int64
+	}{
+		"nothing":         {inv, sunspecBlock(103, 50, absent), map[string]int64{}},
+		"production":      {inv, sunspecBlock(103, 50, with(map[int]uint16{14: 345, 15: 1, 24: 1, 25: 2, 26: 0})), map[string]int64{"power_mw": -3_450_000, "export_mwh": 65_538_000}},
+		"factor -2":       {inv, sunspecBlock(101, 50, with(map[int]uint16{14: 345, 15: 0xFFFE})), map[string]int64{"power_mw": -3450}},
+		"factor absent":   {inv, sunspecBlock(102, 50, with(map[int]uint16{14: 345, 15: 0x8000})), map[string]int64{}},
+		"short model":     {inv, sunspecBlock(103, 13, map[int]uint16{2: 0xFFFF, 3: 0xFFFF, 4: 0xFFFF, 5: 0xFFFF, 10: 2305, 11: 0xFFFF, 12: 0xFFFF, 13: 0xFFFF}), map[string]int64{"voltage_l1_mv": 230_500}},
+		"negative energy": {inv, sunspecBlock(103, 50, with(map[int]uint16{24: 0xFFFF, 25: 0xFFFF})), map[string]int64{"export_mwh": -1000}},
+		"import":          {mtr, sunspecBlock(203, 105, map[int]uint16{18: 0xFFF6, 22: 1, 47: 7, 39: 8, 54: 0}), nil},
+		"export":          {mtr.Reversed(), sunspecBlock(203, 105, map[int]uint16{18: 0xFFF6, 22: 1, 47: 7, 39: 8, 54: 0}), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.want != nil {
+				wantValues(t, c.p, []meter.RawBlock{c.b}, c.want)
+				return
+			}
+			points, err := c.p.Decode([]meter.RawBlock{c.b})
+			if err != nil {
+				t.Fatal(err)
+			}
+			power := map[string]int64{"import": -100_000, "export": 100_000}[name]
+			for n, want := range map[string]int64{"power_mw": power, "import_mwh": 7000, "export_mwh": 8000} {
+				if got, _ := value(t, points, n); got != want {
+					t.Errorf("%s = %d, want %d", n, got, want)
+				}
+			}
+		})
+	}
+	for name, b := range map[string]meter.RawBlock{
+		"moved map":   sunspecBlock(160, 50, nil),
+		"wild factor": sunspecBlock(103, 50, map[int]uint16{14: 1, 15: 11}),
+		"odd":         {Function: 3, Address: 0, Data: []byte{0, 103, 0}},
+		"wraps":       {Function: 3, Address: 65535, Data: words(103, 50)},
+	} {
+		if points, err := inv.Decode([]meter.RawBlock{b}); err == nil || !strings.Contains(err.Error(), "sunspec-inverter") {
+			t.Errorf("%s: %v, %v", name, points, err)
+		}
+	}
+}
+
+// Floats are rounded to the nearest integer unit, exactly: half away from
+// zero, never by way of a second float.
+func TestFloatRounding(t *testing.T) {
+	p := get(t, "eastron-sdm120")
+	rapid.Check(t, func(t *rapid.T) {
+		bits := rapid.OneOf(rapid.Uint32(), rapid.Custom(func(t *rapid.T) uint32 {
+			return math.Float32bits(float32(rapid.Float64Range(-1e6, 1e6).Draw(t, "f")))
+		})).Draw(t, "bits")
+		f := math.Float32frombits(bits)
+		points, err := p.Decode([]meter.RawBlock{{Function: 4, Address: 0x48, Data: binary.BigEndian.AppendUint32(nil, bits)}})
+		if math.IsNaN(float64(f)) || math.IsInf(float64(f), 0) {
+			if err != nil || len(points) != 0 {
+				t.Fatalf("%g: %v, %v", f, points, err)
+			}
+			return
+		}
+		want := new(big.Rat).Mul(new(big.Rat).SetFloat64(float64(f)), big.NewRat(1_000_000, 1))
+		if err != nil {
+			if new(big.Rat).Abs(want).Cmp(big.NewRat(1<<62, 1)) < 0 {
+				t.Fatalf("%g: %v", f, err)
+			}
+			return
+		}
+		d := new(big.Rat).Sub(want, big.NewRat(points[0].Value, 1))
+		half := big.NewRat(1, 2)
+		if c := d.Abs(d).Cmp(half); c > 0 || c == 0 && math.Abs(float64(points[0].Value)) < math.Abs(float64(f)*1e6) {
+			t.Fatalf("%g kWh is %s mWh, decoded as %d", f, want.FloatString(3), points[0].Value)
+		}
+	})
+}
+
+// plausible draws a value that a device may measure.
+func plausible(t *rapid.T, pt profile.Point) int64 {
+	name := meter.PointName(pt.Quantity, pt.Phase)
+	switch pt.Quantity {
+	case meter.Power, meter.ReactivePower:
+		return rapid.Int64Range(-32_000_000, 32_000_000).Draw(t, name)
+	case meter.Import, meter.Export, meter.Energy:
+		return rapid.Int64Range(1000, 90_000_000_000).Draw(t, name)
+	case meter.Voltage:
+		return rapid.Int64Range(0, 400_000).Draw(t, name)
+	case meter.Current, meter.CurrentLimit:
+		return rapid.Int64Range(0, 63_000).Draw(t, name)
+	case meter.Frequency:
+		return rapid.Int64Range(45_000, 65_000).Draw(t, name)
+	case meter.PowerFactor:
+		return rapid.Int64Range(-1000, 1000).Draw(t, name)
+	}
+	return rapid.Int64Range(0, 1000).Draw(t, name)
+}
+
+// readAll reads an image as a gateway would: walking the chain if there is one.
+func readAll(t interface{ Fatal(...any) }, p *profile.Profile, im profile.Image) []meter.RawBlock {
+	blocks := p.Blocks(0)
+	if p.SunSpec != nil {
+		chain, err := walk(profile.NewWalk(p.SunSpec.Bases), im)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if blocks, err = p.ChainBlocks(chain, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var raw []meter.RawBlock
+	for _, b := range blocks {
+		data, ok := im.Read(b.Function, b.Address, b.Count)
+		if !ok {
+			t.Fatal("the image has no block", b)
+		}
+		raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: data})
+	}
+	return raw
+}
+
+func walk(w *profile.Walk, im profile.Image) (profile.Chain, error) {
+	for {
+		fn, addr, count, done := w.Next()
+		if done {
+			return w.Chain()
+		}
+		data, ok := im.Read(fn, addr, count)
+		if !ok {
+			data = nil
+		}
+		if err := w.Feed(data); err != nil {
+			return profile.Chain{}, err
+		}
+	}
+}
+
+// What a simulator sets is what a gateway reads: to half a step of the
+// registers, and from then on to the digit.
+func TestRoundTrip(t *testing.T) {
+	all := profile.All()
+	all = append(all, get(t, "sunspec-meter+reversed"), parse(t, base))
+	for _, p := range all {
+		models := []uint16{0}
+		if p.SunSpec != nil {
+			models = nil
+			for _, m := range p.SunSpec.Models {
+				models = append(models, m.IDs...)
+			}
+		}
+		for _, model := range models {
+			t.Run(fmt.Sprintf("%s/%d", p.ID, model), func(t *testing.T) {
+				rapid.Check(t, func(t *rapid.T) {
+					im, err := p.NewImage(model, profile.Identity{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					mapped := p.Points
+					if p.SunSpec != nil {
+						mapped = p.SunSpec.Models[0].Points
+					}
+					var truth []meter.Point
+					for _, pt := range mapped {
+						truth = append(truth, meter.Point{Quantity: pt.Quantity, Phase: pt.Phase, Value: plausible(t, pt)})
+					}
+					if err := p.Encode(truth, im); err != nil {
+						t.Fatal(err)
+					}
+					first, err := p.DecodeValues(readAll(t, p, im))
+					if err != nil {
+						t.Fatal(err)
+					}
+					// A zero accumulator is "not implemented".
+					truth = slices.DeleteFunc(truth, func(w meter.Point) bool {
+						missing := !slices.ContainsFunc(first, func(v profile.Value) bool { return v.Quantity == w.Quantity && v.Phase == w.Phase })
+						if missing && p.SunSpec == nil {
+							t.Fatalf("%s = %d is gone", w.Name(), w.Value)
+						}
+						return missing
+					})
+					if len(first) != len(truth) {
+						t.Fatalf("%d points became %d", len(truth), len(first))
+					}
+					var again []meter.Point
+					for i, v := range first {
+						if d := truth[i].Value - v.Value; max(d, -d) > (v.Digit+1)/2 || v.Digit > 1 && truth[i].Value%v.Digit == 0 && d != 0 && p.SunSpec != nil {
+							t.Fatalf("%s = %d is read as %d; the registers can tell %d", v.Name(), truth[i].Value, v.Value, v.Digit)
+						}
+						again = append(again, v.Point)
+					}
+					if err := p.Encode(again, im); err != nil {
+						t.Fatal(err)
+					}
+					second, err := p.Decode(readAll(t, p, im))
+					if err != nil || !slices.Equal(second, again) {
+						t.Fatalf("again: %v, want %v (%v)", second, again, err)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestEncodeRefuses(t *testing.T) {
+	p := parse(t, base)
+	im, err := p.NewImage(0, profile.Identity{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := fmt.Sprint(im)
+	for name, points := range map[string][]meter.Point{
+		"not mapped": {{Quantity: meter.Import, Value: 3}, {Quantity: meter.Voltage, Phase: 2, Value: 1}},
+		"too large":  {{Quantity: meter.Import, Value: 3}, {Quantity: meter.Voltage, Phase: 1, Value: 6_553_600}},
+		"negative":   {{Quantity: meter.Import, Value: 3}, {Quantity: meter.Voltage, Phase: 1, Value: -100}},
+	} {
+		if err := p.Encode(points, im); err == nil || fmt.Sprint(im) != before {
+			t.Errorf("%s: %v, changed %v", name, err, fmt.Sprint(im) != before)
+		}
+	}
+}
+
+// A profile file with a mistake is refused with file, line and field.
+func TestParseErrors(t *testing.T) {
+	for name, c := range map[string]struct{ old, new, want string }{
+		"unknown field":    {"kind: meter", "kind: meter\nsped: 9600", `test.yaml:6: unknown field "sped"`},
+		"unknown in point": {"scale: 100}", "scale: 100, colour: red}", `test.yaml:9: unknown field "colour"`},
+		"wrong type":       {"baud: 9600", "baud: fast", "test.yaml:6:"},
+		"duplicate key":    {"kind: meter", "kind: meter\nkind: meter", "test.yaml:6:"},
+		"not yaml":         {"points:", "points: [", "test.yaml:"},
+		"version":          {"version: 1", "version: 2", "test.yaml:1: version"},
+		"id":               {"acme-one", "ACME One", "test.yaml:2: id"},
+		"vendor":           {"vendor: ACME", "vendor: ''", "test.yaml:3: vendor"},
+		"kind":             {"kind: meter", "kind: toaster", "test.yaml:5: kind"},
+		"framing":          {"8N1", "7E1", "test.yaml:6: serial.framing"},
+		"baud":             {"baud: 9600", "baud: 96", "test.yaml:6: serial.baud"},
+		"unit 0":           {"unit: 1}", "unit: 0}", "1..247"},
+		"unit 300":         {"unit: 1}", "unit: 300}", "test.yaml:6:"},
+		"max block":        {"max_block: 20", "max_block: 126", "test.yaml:7: timing.max_block"},
+		"gap":              {"gap: 10ms", "gap: -1s", "test.yaml:7: timing.gap"},
+		"quantity":         {"quantity: voltage, phase: 1, function", "quantity: volts, phase: 1, function", `test.yaml:9: points[0].quantity: unknown quantity "volts"`},
+		"phase":            {"phase: 1, function", "phase: 4, function", "test.yaml:9: points[0].phase"},
+		"function":         {"function: 3", "function: 1", "test.yaml:11: points[2].function"},
+		"type":             {"type: s64", "type: s63", "test.yaml:11: points[2].type"},
+		"words":            {"words: le", "words: middle", "test.yaml:10: points[1].words"},
+		"sign":             {"sign: export", "sign: minus", "test.yaml:10: points[1].sign"},
+		"scale zero":       {"scale: 100}", "scale: 0}", "test.yaml:9"},
+		"scale text":       {`"1/3"`, `"1/0"`, "scale"},
+		"scale huge":       {`"1/3"`, `1e999999999`, "scale"},
+		"overlap":          {"address: 0x20", "address: 0xF", "test.yaml:10: points[1]: register 16 belongs to points[0] as well"},
+		"beyond":           {"address: 5", "address: 65533", "test.yaml:11: points[2].address"},
+		"mapped twice":     {"quantity: import", "quantity: power", "test.yaml:11: points[2]: power_mw is mapped twice"},
+		"factor":           {"scale: 100}", "scale: 100, factor: 3}", "test.yaml:9: points[0].factor"},
+		"alt":              {"scale: 100}", "scale: 100, alt: {scale: 10}}", "test.yaml:9: points[0].alt"},
+		"one rule":         {"  - {quantity: power, min: -1000000, max: 1000000}\n", "", "detect: 1 rules"},
+		"rule unmapped":    {"quantity: power, min", "quantity: export, min", "test.yaml:14: detect[1]: export_mwh is not mapped"},
+		"rule inverted":    {"min: 207000", "min: 307000", "test.yaml:13: detect[0]"},
+		"no sources":       {"sources:\n  - {name: \"list 1.2\", confidence: A}\n", "sources: []\n", "sources: missing"},
+		"confidence":       {"confidence: A", "confidence: D", "test.yaml:16: sources[0].confidence"},
+		"only C":           {"confidence: A", "confidence: C", "experimental"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !strings.Contains(base, c.old) {
+				t.Fatalf("%q is not in the profile", c.old)
+			}
+			_, err := profile.Parse("test.yaml", []byte(strings.Replace(base, c.old, c.new, 1)))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+	if _, err := profile.Parse("big.yaml", make([]byte, profile.MaxFileSize+1)); err == nil {
+		t.Error("a huge file was accepted")
+	}
+	if _, err := profile.Parse("c.yaml", []byte(strings.Replace(strings.Replace(base, "confidence: A", "confidence: C", 1), "kind: meter", "kind: meter\nexperimental: true", 1))); err != nil {
+		t.Errorf("an experimental profile of confidence C: %v", err)
+	}
+}
+
+func TestMatch(t *testing.T) {
+	p := get(t, "eastron-sdm630")
+	points := []meter.Point{{Quantity: meter.Voltage, Phase: 1, Value: 231_000}, {Quantity: meter.Frequency, Value: 50_010}}
+	if evidence, ok := p.Match(points); !ok || len(evidence) != 2 {
+		t.Errorf("%v %v", evidence, ok)
+	}
+	points[1].Value = 500
+	if evidence, ok := p.Match(points); ok || !strings.Contains(evidence[1], "frequency_mhz = 500 outside") {
+		t.Errorf("%v %v", evidence, ok)
+	}
+	if evidence, ok := p.Match(nil); ok || !strings.Contains(evidence[0], "missing") {
+		t.Errorf("%v %v", evidence, ok)
+	}
+}
+
+func BenchmarkDecodeSDM630(b *testing.B) {
+	p := get(b, "eastron-sdm630")
+	im, err := p.NewImage(0, profile.Identity{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := p.Encode([]meter.Point{{Quantity: meter.Power, Value: 1_500_000}, {Quantity: meter.Import, Value: 1_234_567_000}}, im); err != nil {
+		b.Fatal(err)
+	}
+	raw := readAll(b, p, im)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Decode(raw); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
