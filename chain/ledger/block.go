@@ -178,10 +178,12 @@ func (r *run) trust(q meter.Quality, s chain.Slot, fromMs, atMs int64, maxPower 
 	return ""
 }
 
-// plausible is the most energy that power can carry between two times, and
-// one digit of the register.
+// plausible is the most energy in Wh that power in W can carry between two
+// times, and one digit of the register. Beyond three years, and beyond what
+// all members' connections could carry, it does not grow.
 func plausible(power, fromMs, toMs int64) meter.WattHour {
-	seconds := (max(toMs-fromMs, 0) + 999) / 1000
+	seconds := min((max(toMs-fromMs, 0)+999)/1000, 100_000_000)
+	power = min(power, MaxMembers*maxMemberPower)
 	return meter.WattHour(power*seconds/3600 + 1)
 }
 
@@ -226,7 +228,7 @@ func (r *run) meterRecord(st State, m *member, epoch uint32, rec chain.MeterReco
 			doubt = "negative register"
 		}
 		if known && rec.Segment > last.Segment {
-			r.event("meter.segment", device.String(), "%s: segment %d from %d/%d Wh", rec.Meter, rec.Segment, rec.Import, rec.Export)
+			r.event("meter.segment", m.Member.Name, "%s: segment %d from %d/%d Wh", rec.Meter, rec.Segment, rec.Import, rec.Export)
 			next.Based = false
 		}
 	} else {
@@ -234,12 +236,12 @@ func (r *run) meterRecord(st State, m *member, epoch uint32, rec chain.MeterReco
 		if doubt != "" && rec.Quality == meter.Good && last.Import == 0 && last.Export == 0 && imp >= 0 && exp >= 0 &&
 			r.trust(rec.Quality, rec.Slot, last.AtMs, at, power) == "" {
 			// Zeros after a reboot are a placeholder, not a reading.
-			r.event("meter.rebased", device.String(), "%s: %d/%d Wh", rec.Meter, rec.Import, rec.Export)
+			r.event("meter.rebased", m.Member.Name, "%s: %d/%d Wh", rec.Meter, rec.Import, rec.Export)
 			doubt, imp, exp, fresh = "", 0, 0, true
 		}
 	}
 	if doubt != "" {
-		r.event("meter.suspect", device.String(), "%s page %d: %s", rec.Meter, rec.Page, doubt)
+		r.event("meter.suspect", m.Member.Name, "%s page %d: %s", rec.Meter, rec.Page, doubt)
 		put(st, k, next)
 		return nil
 	}

@@ -1,2 +1,73 @@
-// Package ledger is the deterministic state machine of a microgrid.
+// Package ledger is the deterministic state machine of a microgrid: it turns
+// the agreed order of transactions into money, energy and membership.
+//
+//	 people's transactions ─┐                 ┌─► results, events, validators
+//	                        ├─► Apply(block) ─┤
+//	 gateways' blocks ──────┘        │        └─► violations
+//	                              State
+//	                (accounts, sessions, slots, members)
+//
+// It is pure. The only clock is block time, the only memory is a [State], and
+// equal blocks give an equal state on every gateway. An edge gives it a Merkle
+// tree, so that every entry can be proven alone; tests give it a map.
+//
+// # Execution
+//
+// A block runs on an [Overlay] of the state, each transaction on one of the
+// block's, each record of a gateway block on one of the transaction's. What
+// is refused leaves no trace but its [Code]. A record that is refused does not
+// void its block: the author's chain goes on. What a transaction changed is
+// added up before it counts: if money or credit were made or lost, it is
+// refused and reported as a [Violation]. After the transactions comes what is
+// due at block time; then the invariants of [CheckInvariants] must hold, or
+// Apply fails, writes nothing, and the ledger halts.
+//
+// Empty blocks write nothing, so that a chain which makes blocks only when
+// its hash changes can come to rest. Block time is then that of the last
+// votes; device clocks may run ahead of it by two slots and ten minutes.
+//
+// # Energy
+//
+// Meters state cumulative registers; the difference to the last record is
+// booked. It can trade in its slot if the meter reported the slot before too,
+// and the slot has not been cleared. Otherwise it is late, and settles at the
+// supplier's price of its slot. Registers that fall, jump further than the
+// connection's power allows, or are not of good quality do not move energy;
+// the next good record does. A slot is cleared when every site, the meter at
+// the grid connection and every charging session have reported it, or when
+// the grace after its end is over:
+//
+//	house buys    max(0, I - S)         I, E: import and export of the site meter
+//	house sells   E + max(0, S - I)     S: energy of the sessions behind it
+//	session buys  its own energy, at the house's node, up to its cap
+//
+// Package chain/market matches neighbours exactly and proves it; what is left
+// over the supplier takes or delivers. A house whose balance does not cover
+// its import at retail is left to the supplier's own bill and counted there;
+// so is surplus that the supplier's balance does not cover.
+//
+// # Sessions
+//
+//	HELD ──begin──► CHARGING ──stop──► METERED ──slots cleared──► CLOSED
+//	 │                  │                  ▲         (settled)   INTERRUPTED
+//	 └─start limit──► EXPIRED   silence,───┘
+//	                            revoked: by rule
+//
+// The driver's signed quote moves its whole price from balance to hold. Every
+// slot captures what it cost; in the block in which the last one is captured,
+// credit is redeemed and earned, the rest of the hold is released and the
+// session closed. A connector is free again from METERED on.
+//
+// # Credit
+//
+// Discount credit is a claim on the reserve account, nano for nano: earning
+// moves promotion to reserve, redeeming reserve to the driver, expiry reserve
+// to promotion. It is earned on the part of a bill that was paid in money, and
+// pays at most a set part of the next.
+//
+// # Order of gateway blocks
+//
+// A gateway's blocks are taken in the order of its own chain. Whoever submits
+// them (the author, or a neighbour for it) submits a block again that was
+// refused with [CodeGap], after the one before it.
 package ledger

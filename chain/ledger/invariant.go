@@ -27,15 +27,26 @@ func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(f
 func CheckInvariants(st State) []string {
 	var f faults
 	f.money(st)
+	pending := map[chain.ID]meter.WattHour{}
+	each(st, key(tabLoad), func(k []byte, wh meter.WattHour) bool {
+		pending[chain.ID(k[8:])] += wh
+		return true
+	})
 	each(st, key(tabSession), func(_ []byte, s SessionView) bool {
 		f.session(&s)
+		if s.PendingWh != pending[s.ID] {
+			f.add("session %s waits for %d Wh, its slots have %d", s.ID, s.PendingWh, pending[s.ID])
+		}
+		if indexed := st.Get(openKey(s.ID)) != nil; indexed != s.State.Open() {
+			f.add("session %s is %s, in the index of open ones: %t", s.ID, s.State, indexed)
+		}
 		return true
 	})
 	each(st, key(tabSlot), func(_ []byte, v SlotView) bool {
 		f.slot(st, &v)
 		return true
 	})
-	f.energy("totals", EnergyOf(st))
+	f.totals(st)
 	return f
 }
 
@@ -63,7 +74,7 @@ func checkBlock(block *Overlay) []string {
 			f.add("entry %x was removed", k)
 		}
 	})
-	f.energy("totals", EnergyOf(block))
+	f.totals(block)
 	return f
 }
 
@@ -211,6 +222,23 @@ func (f *faults) slot(st State, v *SlotView) {
 		f.add("slot %d: paid %d, received %d, fees %d; the fills say %d and %d", v.Slot, v.Paid, v.Received, v.Fees, paid, received)
 	}
 	f.energy(fmt.Sprintf("slot %d", v.Slot), v.Energy)
+}
+
+// totals checks 5 over all slots: the members' shares add up to the whole.
+func (f *faults) totals(st State) {
+	e := EnergyOf(st)
+	f.energy("totals", e)
+	var imp, exp, produced, sold meter.WattHour
+	each(st, key(tabCounters), func(_ []byte, c counters) bool {
+		imp += c.Import
+		exp += c.Export
+		produced += c.Produced
+		sold += c.SoldLocal
+		return true
+	})
+	if produced != e.Produced || produced+imp-exp != e.Consumed || sold != e.Traded {
+		f.add("members produced %d, consumed %d and sold %d Wh, together %d, %d and %d", produced, produced+imp-exp, sold, e.Produced, e.Consumed, e.Traded)
+	}
 }
 
 // energy checks the balance of 5.

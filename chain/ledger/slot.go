@@ -227,7 +227,7 @@ func (r *run) trade(st State, view *SlotView, fills []FillView) error {
 	}
 	view.Paid, view.Received, view.Fees = res.Paid, res.Received, res.Fees
 	for _, n := range p.Nodes {
-		view.Prices = append(view.Prices, PriceView{n.ID, res.Prices[n.ID]})
+		view.Prices = append(view.Prices, PriceView{n.ID, res.Prices[n.ID], res.Flows[n.ID]})
 	}
 
 	// Buyers pay neighbours through the network account, which keeps the fees.

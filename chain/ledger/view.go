@@ -193,10 +193,12 @@ type FillView struct {
 	Amount   chain.Nano      `cbor:"14,keyasint" json:"amount_nano"` // paid (buy) or received (sell) in this ledger
 }
 
-// PriceView is the local price at a node.
+// PriceView is the local price at a node and the local energy over the edge
+// to its parent.
 type PriceView struct {
 	Node  string          `cbor:"1,keyasint" json:"node"`
 	Price chain.NanoPerWh `cbor:"2,keyasint" json:"price"`
+	Flow  meter.WattHour  `cbor:"3,keyasint" json:"flow_wh"` // from the parent into the node
 }
 
 // SlotView is a cleared slot.
@@ -350,12 +352,19 @@ func SessionOf(st State, id chain.ID) (SessionView, bool) {
 // order in which they were opened.
 func Sessions(st State, in ...SessionState) []SessionView {
 	var all []SessionView
-	each(st, key(tabSession), func(_ []byte, s SessionView) bool {
+	keep := func(_ []byte, s SessionView) bool {
 		if len(in) == 0 || slices.Contains(in, s.State) {
 			all = append(all, s)
 		}
 		return true
-	})
+	}
+	if len(in) == 0 || slices.ContainsFunc(in, func(s SessionState) bool { return !s.Open() }) {
+		each(st, key(tabSession), keep)
+	} else { // few, whatever the history
+		for _, id := range openSessions(st) {
+			keep(nil, session(st, id))
+		}
+	}
 	slices.SortStableFunc(all, func(a, b SessionView) int { return cmp.Compare(a.OpenedHeight, b.OpenedHeight) })
 	return all
 }

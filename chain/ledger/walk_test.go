@@ -12,7 +12,7 @@ import (
 
 var (
 	walkSeed   = flag.Int64("ledger.seed", 0, "seed of the random walk; 0: a few fixed ones")
-	walkBlocks = flag.Int("ledger.blocks", 250, "blocks of the random walk")
+	walkBlocks = flag.Int("ledger.blocks", 150, "blocks of the random walk")
 )
 
 // walker drives a microgrid with honest gateways and hostile ones, in random
@@ -25,8 +25,9 @@ type walker struct {
 	open    []*charging
 	ids     byte
 	history [][]byte
-	done    map[*house]chain.Slot // newest slot reported
-	seen    map[string]int        // result codes
+	base    map[string][2]meter.WattHour // first registers
+	done    map[*house]chain.Slot        // newest slot reported
+	seen    map[string]int               // result codes
 }
 
 type charging struct {
@@ -52,8 +53,11 @@ func TestRandomWalk(t *testing.T) {
 
 func walk(t *testing.T, seed int64) {
 	t.Logf("replay with -ledger.seed=%d", seed)
-	w := &walker{world: newWorld(t), rnd: rand.New(rand.NewSource(seed)), done: map[*house]chain.Slot{}, seen: map[string]int{}}
+	w := &walker{world: newWorld(t), rnd: rand.New(rand.NewSource(seed)), done: map[*house]chain.Slot{}, base: map[string][2]meter.WattHour{}, seen: map[string]int{}}
 	w.houses = []*house{w.a, w.b, w.c}
+	for _, h := range w.houses {
+		w.done[h] = firstSl - 1
+	}
 	w.twin = plainState{}
 	w.st.Iterate(nil, func(k, v []byte) bool {
 		w.twin.Set(k, v)
@@ -88,6 +92,21 @@ func walk(t *testing.T, seed int64) {
 		if s.CreditRedeemed > 0 {
 			redeemed++
 		}
+	}
+	// Every Wh of every register is booked, or waits for its slot.
+	for _, h := range w.houses {
+		m, _ := MeterOf(w.st, h.key, "site")
+		c := countersOf(w.st, h.key)
+		imp, exp := c.Import, c.Export
+		each(w.st, key(tabBucket), func(k []byte, b bucket) bool {
+			if chain.Key(k[8:]) == h.key {
+				imp += b.Import
+				exp += b.Export
+			}
+			return true
+		})
+		equal(t, h.name+"'s import", imp, m.Import-w.base[h.name][0])
+		equal(t, h.name+"'s export", exp, m.Export-w.base[h.name][1])
 	}
 	e := EnergyOf(w.st)
 	t.Logf("%d closed, %d redeemed, energy %+v, codes %v", closed, redeemed, e, w.seen)
@@ -161,8 +180,12 @@ func (w *walker) next() [][]byte {
 
 // report states a house's meters for a slot.
 func (w *walker) report(h *house, s chain.Slot) []chain.Record {
+	_, old := w.done[h]
 	w.done[h] = s
 	records := []chain.Record{h.site(s, meter.WattHour(w.rnd.Intn(900)), meter.WattHour(w.rnd.Intn(900)))}
+	if m, ok := MeterOf(w.st, h.key, "site"); !old && (!ok || !m.Based) {
+		w.base[h.name] = [2]meter.WattHour{h.imp["site"], h.exp["site"]}
+	}
 	if w.chance(70) {
 		records = append(records, h.measure("pv", chain.RoleProduction, s, 0, meter.WattHour(w.rnd.Intn(900))))
 	}
@@ -195,7 +218,7 @@ func (w *walker) hostile() []byte {
 		}
 	case 2: // equivocation
 		twin := *h
-		if twin.pos.Number > 0 {
+		if twin.pos.Number > 1 {
 			twin.pos.Number--
 			twin.sent = nil
 			return twin.sign(chain.NewRecord(chain.KindEvent, chain.Event{Code: fmt.Sprint(w.rnd.Int())}))
