@@ -13,7 +13,8 @@ import (
 type Counters struct {
 	Published, Accepted, Rejected, Ignored uint64 // gossip messages
 	Duplicates, Throttled, Dropped         uint64 // seen before; validation queue full; peer queue full
-	Refused                                uint64 // connections refused by the gate
+	Refused                                uint64 // connections refused by the gate: not admitted
+	Seconds                                uint64 // connections refused because there is one
 	Guests                                 uint64 // guests admitted
 	Revoked                                uint64 // connections closed because admission was lost
 	StrangerStreams                        uint64 // streams reset because the peer is no member
@@ -25,7 +26,7 @@ type Counters struct {
 type counters struct {
 	published, accepted, rejected, ignored atomic.Uint64
 	duplicates, throttled, dropped         atomic.Uint64
-	refused, guests, revoked               atomic.Uint64
+	refused, seconds, guests, revoked      atomic.Uint64
 	strangerStreams, floods                atomic.Uint64
 	dials, dialErrors                      atomic.Uint64
 	requests, requestsBusy, requestErrors  atomic.Uint64
@@ -37,7 +38,7 @@ func (n *Node) Counters() Counters {
 	return Counters{
 		Published: c.published.Load(), Accepted: c.accepted.Load(), Rejected: c.rejected.Load(), Ignored: c.ignored.Load(),
 		Duplicates: c.duplicates.Load(), Throttled: c.throttled.Load(), Dropped: c.dropped.Load(),
-		Refused: c.refused.Load(), Guests: c.guests.Load(), Revoked: c.revoked.Load(),
+		Refused: c.refused.Load(), Seconds: c.seconds.Load(), Guests: c.guests.Load(), Revoked: c.revoked.Load(),
 		StrangerStreams: c.strangerStreams.Load(), Floods: c.floods.Load(),
 		Dials: c.dials.Load(), DialErrors: c.dialErrors.Load(),
 		Requests: c.requests.Load(), RequestsBusy: c.requestsBusy.Load(), RequestErrors: c.requestErrors.Load(),

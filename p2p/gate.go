@@ -15,6 +15,8 @@ import (
 
 // gate decides who may be connected. It is libp2p's connmgr.ConnectionGater.
 type gate struct {
+	self  peer.ID
+	nw    network.Network // set before anybody is let in
 	allow func(peer.ID) bool
 	guest func(peer.ID) bool
 	count *counters
@@ -49,8 +51,11 @@ func (g *gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
 func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool { return g.open.Load() }
 
 // InterceptSecured runs when Noise has proven who the peer is.
-func (g *gate) InterceptSecured(_ network.Direction, id peer.ID, _ network.ConnMultiaddrs) bool {
+func (g *gate) InterceptSecured(dir network.Direction, id peer.ID, _ network.ConnMultiaddrs) bool {
 	switch {
+	case g.second(dir, id):
+		g.count.seconds.Add(1)
+		return false
 	case g.flood.blocked(id, time.Now()):
 	case g.allow(id):
 		return true
@@ -59,6 +64,17 @@ func (g *gate) InterceptSecured(_ network.Direction, id peer.ID, _ network.ConnM
 	}
 	g.count.refused.Add(1)
 	return false
+}
+
+// second reports whether this would be a second connection that both have
+// dialled: the one dialled by the lower id stays. A connection that it dials
+// anew is always taken, the old one may be dead.
+func (g *gate) second(dir network.Direction, id peer.ID) bool {
+	dialledByHigher := g.self > id
+	if dir == network.DirInbound {
+		dialledByHigher = id > g.self
+	}
+	return dialledByHigher && g.nw.Connectedness(id) == network.Connected
 }
 
 func (g *gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }

@@ -51,6 +51,7 @@ const (
 	// higherWaits is how long the peer with the higher id leaves dialling to
 	// the other one. It dials in the end: the other may be behind a NAT.
 	higherWaits = 7 * time.Second
+	higherEvery = 5 * RedialEvery
 	// settle is how long a new member's guest connection is left alone, so
 	// that the reply to its join is not cut off.
 	settle = 3 * time.Second
@@ -99,10 +100,12 @@ type Node struct {
 	mu     sync.Mutex
 	topics map[string]*topic
 	hints  map[peer.ID]peer.AddrInfo // from mDNS, members only
-	missed map[peer.ID]time.Time     // since when a peer of the book is not connected
+	missed map[peer.ID]missed        // peers of the book that are not connected
 	ran    bool
 	closed sync.Once
 }
+
+type missed struct{ since, dialled time.Time }
 
 // New makes the host and binds its listen addresses, so that an address in
 // use is an error here. Nobody is let in before Run. Register topics and
@@ -130,7 +133,7 @@ func New(cfg Config) (*Node, error) {
 		log:    cfg.Log,
 		topics: map[string]*topic{},
 		hints:  map[peer.ID]peer.AddrInfo{},
-		missed: map[peer.ID]time.Time{},
+		missed: map[peer.ID]missed{},
 		slots:  newSlots(),
 	}
 	n.flood = newFlood()
@@ -168,6 +171,7 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("p2p: make host: %w", err)
 	}
+	n.gate.self, n.gate.nw = n.inner.ID(), n.inner.Network()
 	for _, a := range listen {
 		if err := n.inner.Network().Listen(a); err != nil {
 			return nil, errors.Join(fmt.Errorf("p2p: listen on %s: %w; is another gateway running?", a, err), n.inner.Close())
@@ -286,19 +290,21 @@ func (n *Node) redial(ctx context.Context, wg *sync.WaitGroup, dials chan struct
 			delete(n.missed, id)
 			continue
 		}
-		since, known := n.missed[id]
+		m, known := n.missed[id]
 		if !known {
-			since = now
-			n.missed[id] = now
+			m.since = now
+			n.missed[id] = m
 		}
-		if n.inner.ID() > id && now.Sub(since) < higherWaits {
+		if n.inner.ID() > id && (now.Sub(m.since) < higherWaits || now.Sub(m.dialled) < higherEvery) {
 			continue
 		}
 		select {
 		case dials <- struct{}{}:
 		default:
-			return
+			return // the map's order is random: nobody starves
 		}
+		m.dialled = now
+		n.missed[id] = m
 		wg.Go(func() {
 			defer func() { <-dials }()
 			n.dial(ctx, info)

@@ -48,7 +48,7 @@ func (n *Node) Peers() []PeerInfo {
 		if seen[id] {
 			continue
 		}
-		p := PeerInfo{ID: id, Since: n.missed[id]}
+		p := PeerInfo{ID: id, Since: n.missed[id].since}
 		p.Key, _ = KeyOf(id)
 		for _, a := range info.Addrs {
 			p.Addrs = append(p.Addrs, a.String())

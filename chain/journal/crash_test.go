@@ -170,7 +170,7 @@ func TestTornTailLeavesAPrefixOfTheChain(t *testing.T) {
 		t.Fatal(err)
 	}
 	longest := 0
-	for cut := len(whole); cut > 0; cut -= max(1, len(whole)/60) {
+	for cut := len(whole); cut > 0; cut -= max(1, len(whole)/30) {
 		torn := t.TempDir()
 		if err := os.CopyFS(torn, os.DirFS(image)); err != nil {
 			t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	dbm "github.com/cometbft/cometbft-db"
 	"github.com/joulegate/joulegate/chain"
 )
 
@@ -43,12 +44,22 @@ func mustOpen(t testing.TB, dir string, cfg Config) *Journal {
 	return j
 }
 
+// inMemory opens a journal without a disk under it.
+func inMemory(t testing.TB, cfg Config) *Journal {
+	t.Helper()
+	j, err := open(dbm.NewMemDB(), cfg, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
 // started opens a fresh journal that may append.
 func started(t testing.TB, n byte) *Journal {
 	t.Helper()
 	cfg := config(n)
 	cfg.Fresh = true
-	j := mustOpen(t, t.TempDir(), cfg)
+	j := inMemory(t, cfg)
 	if r, err := j.Recover(t.Context(), nil); err != nil || r.Next != (chain.Position{Epoch: 1, Number: 1}) {
 		t.Fatalf("%+v, %v", r, err)
 	}
@@ -212,8 +223,7 @@ func TestRecoverDecidesWhereTheChainContinues(t *testing.T) {
 			}
 			cfg := config(1)
 			cfg.Fresh = c.fresh
-			dir := t.TempDir()
-			j := mustOpen(t, dir, cfg)
+			j := inMemory(t, cfg)
 			other := started(t, 2)
 			for _, b := range all[:c.own] {
 				if v, err := j.Accept(b.Raw); v != Accept {
@@ -262,7 +272,7 @@ func TestRecoverBelievesSignaturesOnly(t *testing.T) {
 	forged.Raw[len(forged.Raw)-1] ^= 1
 	liars["a forged block"] = forged
 	for name, b := range liars {
-		j := mustOpen(t, t.TempDir(), config(1))
+		j := inMemory(t, config(1))
 		r, err := j.Recover(t.Context(), []Neighbour{{Name: "liar", Ask: func(context.Context, []byte) ([]byte, error) {
 			return chain.Marshal(blocksReply{[][]byte{b.Raw}}), nil
 		}}})
@@ -477,7 +487,7 @@ func TestRunCatchesUpWhenNudged(t *testing.T) {
 		}
 	}
 	cfg.Stored = func(b *chain.Signed) { stored <- b }
-	b := mustOpen(t, t.TempDir(), cfg)
+	b := inMemory(t, cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
