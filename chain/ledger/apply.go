@@ -82,7 +82,17 @@ type ValidatorUpdate struct {
 	Power int64     `json:"power"`
 }
 
-// Event tells people and logs what happened; no part of the state.
+// Event tells people and logs what happened; no part of the state. Codes:
+//
+//	block.equivocation                                       subject: device key
+//	credit.expired  money.minted  money.burned               account
+//	ledger.violation                                         SHA-256 of the transaction
+//	member.joined  member.revoked                            member name
+//	meter.late  meter.rebased  meter.segment  meter.suspect  member name
+//	record.refused  supplier.owes                            member name
+//	session.held  .charging  .metered  .closed  .expired  .interrupted  .refused
+//	session.energy_after_end  .ended_by_rule  .excess  .late  .rebased  .stop_conflict  .suspect
+//	slot.cleared                                             slot number
 type Event struct {
 	Code    string `json:"code"`    // dotted, e.g. "session.closed"
 	Subject string `json:"subject"` // session id, member name, slot number or account

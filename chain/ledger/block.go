@@ -36,9 +36,22 @@ func (r *run) gatewayBlock(st State, raw []byte, e chain.Envelope) ([]RecordResu
 			res := result(err)
 			refused = append(refused, RecordResult{Index: i, Kind: rec.Kind, Code: res.Code, Info: res.Info})
 			r.event("record.refused", m.Member.Name, "block %s record %d of kind %d: %v", b.Position(), i, rec.Kind, err)
+			if id, ok := quoted(rec); ok {
+				r.event("session.refused", id.String(), "%v", err)
+			}
 		}
 	}
 	return refused, nil
+}
+
+// quoted returns the session that a record asks to open.
+func quoted(rec chain.Record) (chain.ID, bool) {
+	var o chain.SessionOpen
+	var q chain.Quote
+	if rec.Kind != chain.KindSessionOpen || chain.Unmarshal(rec.Body, &o) != nil || chain.Unmarshal(o.Quote.Quote, &q) != nil {
+		return chain.ID{}, false
+	}
+	return q.ID, true
 }
 
 // link checks a gateway block's form, author and place in the author's chain,

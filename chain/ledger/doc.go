@@ -1,11 +1,11 @@
 // Package ledger is the deterministic state machine of a microgrid: it turns
 // the agreed order of transactions into money, energy and membership.
 //
-//	 people's transactions ─┐                 ┌─► results, events, validators
-//	                        ├─► Apply(block) ─┤
-//	 gateways' blocks ──────┘        │        └─► violations
-//	                              State
-//	                (accounts, sessions, slots, members)
+//	people's transactions ─┐                 ┌─► results, events, validators
+//	                       ├─► Apply(block) ─┤
+//	gateways' blocks ──────┘        │        └─► violations
+//	                             State
+//	               (accounts, sessions, slots, members)
 //
 // It is pure. The only clock is block time, the only memory is a [State], and
 // equal blocks give an equal state on every gateway. An edge gives it a Merkle

@@ -124,6 +124,7 @@ func (r *run) sessionStop(st State, m *member, b chain.SessionStop) error {
 		return nil
 	}
 	s.Reason = b.Reason
+	r.event("session.metered", s.ID.String(), "%s at register %d Wh", s.Reason, s.Register)
 	r.end(st, s)
 	return nil
 }
@@ -162,6 +163,7 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 	if s.State == SessionHeld {
 		s.State = SessionCharging
 		s.Reported = max(min(n.slot, r.slot+2), 0) - 1
+		r.event("session.charging", s.ID.String(), "at %s from register %d Wh", m.Member.Name, n.register)
 	}
 	at := min(max(n.at, s.OpenedMs-r.skew()), r.time+r.skew())
 	if !s.Based {

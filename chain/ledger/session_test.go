@@ -216,6 +216,7 @@ func TestQuotesAreRefused(t *testing.T) {
 	p := q
 	p.Driver = poor.key
 	w.refusedRecord(CodeFunds, w.b, signQuote(p, poor))
+	w.saw("session.refused")
 	big := q
 	big.MaxWh, big.Hold = 1<<40, 400_000<<40
 	w.refusedRecord(CodeFunds, w.b, signQuote(big, w.driver))
