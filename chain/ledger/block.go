@@ -36,7 +36,7 @@ func (r *run) gatewayBlock(st State, raw []byte, e chain.Envelope) ([]RecordResu
 			res := result(err)
 			refused = append(refused, RecordResult{Index: i, Kind: rec.Kind, Code: res.Code, Info: res.Info})
 			r.event("record.refused", m.Member.Name, "block %s record %d of kind %d: %v", b.Position(), i, rec.Kind, err)
-			if id, ok := quoted(rec); ok {
+			if id, ok := quoted(st, b.Author, rec); ok {
 				r.event("session.refused", id.String(), "%v", err)
 			}
 		}
@@ -44,14 +44,16 @@ func (r *run) gatewayBlock(st State, raw []byte, e chain.Envelope) ([]RecordResu
 	return refused, nil
 }
 
-// quoted returns the session that a record asks to open.
-func quoted(rec chain.Record) (chain.ID, bool) {
+// quoted returns the session that a record of author's asks to open, if it is
+// the author's to open and does not exist: nobody may cast doubt on a session
+// of somebody else.
+func quoted(st State, author chain.Key, rec chain.Record) (chain.ID, bool) {
 	var o chain.SessionOpen
 	var q chain.Quote
 	if rec.Kind != chain.KindSessionOpen || chain.Unmarshal(rec.Body, &o) != nil || chain.Unmarshal(o.Quote.Quote, &q) != nil {
 		return chain.ID{}, false
 	}
-	return q.ID, true
+	return q.ID, q.Gateway == author && st.Get(SessionKey(q.ID)) == nil
 }
 
 // link checks a gateway block's form, author and place in the author's chain,

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/joulegate/joulegate/chain"
@@ -227,6 +228,11 @@ func TestQuotesAreRefused(t *testing.T) {
 	other = q
 	other.MaxWh, other.Hold = 10, 10*400_000
 	w.refusedRecord(CodeTaken, w.b, signQuote(other, w.driver))
+	other.Gateway = w.a.key // nobody casts doubt on a session of somebody else
+	w.refusedRecord(CodeTaken, w.a, signQuote(other, w.driver))
+	if slices.ContainsFunc(w.last.Events, func(e Event) bool { return e.Code == "session.refused" }) {
+		t.Fatalf("events %+v", w.last.Events)
+	}
 	w.now += 400_000
 	old := q
 	old.ID = chain.ID{2}
