@@ -95,10 +95,10 @@ func (j *Journal) place(b *chain.Signed, anchor bool) (stored []*chain.Signed, v
 		return nil, Ignore, j.accuse(a, have, b)
 	case b.Number == s.Head+1, anchor:
 		if b.Number != s.Head+1 {
-			j.count.gaps.Add(1)
-			if known {
+			if known && !j.stuck[epochOf{b.Author, b.Epoch}] {
 				return nil, Ignore, errAhead
 			}
+			j.count.gaps.Add(1)
 		}
 	default:
 		return nil, j.hold(a, b), errAhead

@@ -15,7 +15,7 @@ type Counters struct {
 	Held, Overrun uint64 // out of order: held; ignored because too many are held
 	Gaps          uint64 // chains begun past their start, whose older part nobody has
 	Equivocations uint64
-	Dropped       uint64 // neighbours' blocks dropped for space
+	Dropped       uint64 // neighbours' blocks dropped for space, or before a hole
 	Epochs        uint64 // epochs opened
 	WriteErrors   uint64
 	Repaired      uint64 // damage found and repaired at start

@@ -63,6 +63,11 @@ type Config struct {
 	// the order of each author's chain per caller of Accept.
 	Stored func(b *chain.Signed)
 
+	// Known, if set, returns the newest own position known otherwise, from
+	// the ledger. Recover counts a journal that ends before it as one that
+	// has forgotten.
+	Known func() chain.Position
+
 	// Fresh says that the device key was made together with this journal, so
 	// that no earlier block can exist anywhere: the first epoch is 1 even if
 	// no neighbour answers.
@@ -94,6 +99,14 @@ type Journal struct {
 	prev      chain.Hash
 	lost      bool // own blocks may be missing here
 	readings  readings
+	// stuck are epochs of neighbours whose next block nobody could give in
+	// the last round of exchanges. The next round may begin past the hole.
+	stuck map[epochOf]bool
+}
+
+type epochOf struct {
+	author chain.Key
+	epoch  uint32
 }
 
 // Open opens or makes the journal in dir and takes the folder. Damaged files
@@ -159,6 +172,9 @@ func open(db dbm.DB, cfg Config, damaged bool) (*Journal, error) {
 	if cfg.Neighbours == nil {
 		cfg.Neighbours = func() []Neighbour { return nil }
 	}
+	if cfg.Known == nil {
+		cfg.Known = func() chain.Position { return chain.Position{} }
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -173,6 +189,7 @@ func open(db dbm.DB, cfg Config, damaged bool) (*Journal, error) {
 		self:    chain.Key(cfg.Key.Public().(ed25519.PublicKey)),
 		authors: map[chain.Key]*author{},
 		nudges:  make(chan struct{}, 1),
+		stuck:   map[epochOf]bool{},
 	}
 	if err := j.checkMeta(); err != nil {
 		return nil, err

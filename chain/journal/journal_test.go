@@ -421,6 +421,60 @@ func TestNeighboursCopiesHaveALimitAndOwnOnesDoNot(t *testing.T) {
 	}
 }
 
+func TestHoleIsSkippedOnlyWhenNobodyCanFillIt(t *testing.T) {
+	b := chainOf(t, 2, 1, 40)
+	holding := func(no byte, limit int64, blocks []*chain.Signed) *Journal {
+		cfg := config(no)
+		cfg.NeighbourBytes = limit
+		j := inMemory(t, cfg)
+		for _, b := range blocks {
+			if v, err := j.Accept(b.Raw); v != Accept {
+				t.Fatal(v, err)
+			}
+		}
+		return j
+	}
+	trimmed := holding(3, int64(10*len(b[39].Raw)), b) // has the last ones only
+	complete := holding(4, 0, b)
+	for name, c := range map[string]struct {
+		neighbours []Neighbour
+		blocks     int
+		gaps       uint64
+	}{
+		"nobody has it":  {[]Neighbour{neighbour(trimmed), deaf}, 10, 1},
+		"another has it": {[]Neighbour{neighbour(trimmed), neighbour(complete)}, 40, 0},
+	} {
+		j := holding(1, 0, b[:5])
+		j.cfg.Neighbours = func() []Neighbour { return c.neighbours }
+		j.syncAll(t.Context())
+		if c.gaps > 0 && j.Heads()[pubNo(2)] != b[4].Position() {
+			t.Errorf("%s: skipped on first sight", name)
+		}
+		j.syncAll(t.Context())
+		raws, err := j.Range(pubNo(2), chain.Position{}, 100)
+		if err != nil || len(raws) != c.blocks || j.Counters().Gaps != c.gaps || j.Heads()[pubNo(2)] != b[39].Position() {
+			t.Errorf("%s: %d blocks, %v, %+v", name, len(raws), err, j.Counters())
+		}
+		bytes := int64(0)
+		for _, raw := range raws {
+			bytes += int64(len(raw))
+		}
+		if a := j.authors[pubNo(2)]; a.bytes() != bytes {
+			t.Errorf("%s: %d bytes accounted, %d held", name, a.bytes(), bytes)
+		}
+	}
+}
+
+func TestLedgerKnowsMoreThanTheJournal(t *testing.T) {
+	cfg := config(1)
+	cfg.Fresh = true
+	cfg.Known = func() chain.Position { return chain.Position{Epoch: 3_000, Number: 7} }
+	j := inMemory(t, cfg)
+	if r, err := j.Recover(t.Context(), known(started(t, 2))); err != nil || r.Next != (chain.Position{Epoch: 3_001, Number: 1}) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // mustOpenAgain opens a copy: the folder itself is taken.
 func mustOpenAgain(t *testing.T, dir string, cfg Config) *Journal {
 	t.Helper()
@@ -603,4 +657,28 @@ func TestDamagedFilesAreRepairedAndANewEpochFollows(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	appendOne(t, j, "goes on")
+}
+
+func BenchmarkAccept(b *testing.B) {
+	j := started(b, 1)
+	blocks := chainOf(b, 2, 1, b.N)
+	b.ResetTimer()
+	for _, blk := range blocks {
+		if v, err := j.Accept(blk.Raw); v != Accept {
+			b.Fatal(v, err)
+		}
+	}
+}
+
+// BenchmarkAppend is bound by the disk's sync.
+func BenchmarkAppend(b *testing.B) {
+	cfg := config(1)
+	cfg.Fresh = true
+	j := mustOpen(b, b.TempDir(), cfg)
+	if _, err := j.Recover(b.Context(), nil); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		appendOne(b, j, "x")
+	}
 }

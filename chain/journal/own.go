@@ -59,7 +59,7 @@ func (j *Journal) Recover(ctx context.Context, neighbours []Neighbour) (Recovere
 			newest = a.newest
 		}
 		if before.head().Less(a.newest.Position()) {
-			n, err := j.syncAuthor(ctx, a.from, j.self)
+			n, err := j.syncAuthor(ctx, a.from, j.self, nil)
 			r.Adopted += n
 			if err != nil {
 				j.log.Warn("own blocks not fetched", "peer", a.from.Name, "err", err)
@@ -71,6 +71,8 @@ func (j *Journal) Recover(ctx context.Context, neighbours []Neighbour) (Recovere
 	defer j.mu.Unlock()
 	head, some := j.authors[j.self].newest()
 	behind := newest != nil && before.head().Less(newest.Position())
+	elsewhere := j.cfg.Known()
+	j.lost = j.lost || before.head().Less(elsewhere)
 	// A block that neighbours hold where another one is held here was signed
 	// by a journal that this one does not know.
 	forked := false
@@ -80,10 +82,10 @@ func (j *Journal) Recover(ctx context.Context, neighbours []Neighbour) (Recovere
 		}
 	}
 	switch {
-	case len(answers) == 0 && !some && j.cfg.Fresh, len(answers) > 0 && !some && newest == nil && !j.lost:
+	case !some && newest == nil && !j.lost && (len(answers) > 0 || j.cfg.Fresh):
 		j.next, j.prev = chain.Position{Epoch: 1, Number: 1}, chain.Hash{}
 	case len(answers) == 0, j.lost, behind, forked:
-		last := head.Epoch
+		last := max(head.Epoch, elsewhere.Epoch)
 		if newest != nil {
 			last = max(last, newest.Epoch)
 		}

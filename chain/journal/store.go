@@ -112,11 +112,16 @@ func (j *Journal) store(b *chain.Signed, sync bool) error {
 	if !ok {
 		segs = slices.Insert(segs, i, segment{Epoch: b.Epoch, First: b.Number})
 	}
-	segs[i].Head, segs[i].Hash = b.Number, b.Hash
-	segs[i].Bytes += int64(len(b.Raw))
-
 	batch := j.db.NewBatch()
 	defer batch.Close()
+	if ok && b.Number != segs[i].Head+1 { // past a hole: a segment has none
+		if err := j.dropSegment(batch, b.Author, segs[i]); err != nil {
+			return err
+		}
+		segs[i] = segment{Epoch: b.Epoch, First: b.Number}
+	}
+	segs[i].Head, segs[i].Hash = b.Number, b.Hash
+	segs[i].Bytes += int64(len(b.Raw))
 	if err := batch.Set(keyBlock(b.Author, b.Position()), b.Raw); err != nil {
 		return err
 	}

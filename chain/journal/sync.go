@@ -137,12 +137,29 @@ func (j *Journal) heads(only chain.Key) headsReply {
 	return out
 }
 
+// syncAll is one round of exchanges. A hole that nobody could fill while
+// somebody has what follows it may be skipped in the next round: its blocks
+// have been dropped everywhere. One neighbour's word is not enough as long as
+// another one has them.
 func (j *Journal) syncAll(ctx context.Context) {
+	holes := map[epochOf]uint64{} // and the head before them
+	defer func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		clear(j.stuck)
+		for k, head := range holes {
+			if a := j.authors[k.author]; a != nil {
+				if i, ok := a.find(k.epoch); ok && a.segments[i].Head == head {
+					j.stuck[k] = true
+				}
+			}
+		}
+	}()
 	for _, n := range j.cfg.Neighbours() {
 		if ctx.Err() != nil {
 			return
 		}
-		got, err := j.Sync(ctx, n)
+		got, err := j.syncAuthor(ctx, n, chain.Key{}, holes)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			j.count.syncErrors.Add(1)
@@ -156,10 +173,12 @@ func (j *Journal) syncAll(ctx context.Context) {
 // Sync compares heads with one neighbour and fetches what is missing here.
 // It returns the number of blocks stored, also with an error.
 func (j *Journal) Sync(ctx context.Context, n Neighbour) (int, error) {
-	return j.syncAuthor(ctx, n, chain.Key{})
+	return j.syncAuthor(ctx, n, chain.Key{}, nil)
 }
 
-func (j *Journal) syncAuthor(ctx context.Context, n Neighbour, only chain.Key) (int, error) {
+// syncAuthor is Sync for one author, or all for the zero key. It notes in
+// holes, unless nil, where a neighbour begins past what is held here.
+func (j *Journal) syncAuthor(ctx context.Context, n Neighbour, only chain.Key, holes map[epochOf]uint64) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	var theirs headsReply
@@ -173,7 +192,7 @@ func (j *Journal) syncAuthor(ctx context.Context, n Neighbour, only chain.Key) (
 			continue
 		}
 		for _, e := range a.Epochs[:min(len(a.Epochs), maxHeadsEpochs)] {
-			got, err := j.fetch(ctx, n, a.Author, e)
+			got, err := j.fetch(ctx, n, a.Author, e, holes)
 			total += got
 			if err != nil {
 				errs = append(errs, err)
@@ -187,11 +206,17 @@ func (j *Journal) syncAuthor(ctx context.Context, n Neighbour, only chain.Key) (
 }
 
 // fetch gets the blocks of one epoch that the neighbour says it has.
-func (j *Journal) fetch(ctx context.Context, n Neighbour, a chain.Key, theirs epochHead) (int, error) {
+func (j *Journal) fetch(ctx context.Context, n Neighbour, a chain.Key, theirs epochHead, holes map[epochOf]uint64) (int, error) {
 	total := 0
 	for {
-		have, some := j.epochHead(a, theirs.Epoch)
-		if have >= theirs.Head || theirs.First > theirs.Head || some && theirs.First > have+1 {
+		have, some, skip := j.epochHead(a, theirs.Epoch)
+		if have >= theirs.Head || theirs.First > theirs.Head {
+			return total, nil
+		}
+		if some && theirs.First > have+1 && !skip {
+			if holes != nil {
+				holes[epochOf{a, theirs.Epoch}] = have
+			}
 			return total, nil
 		}
 		from := max(have+1, theirs.First)
@@ -236,17 +261,17 @@ func (j *Journal) take(a chain.Key, epoch uint32, from uint64, raws [][]byte) (i
 	return total, nil
 }
 
-func (j *Journal) epochHead(a chain.Key, epoch uint32) (uint64, bool) {
+// epochHead returns the head of an author's epoch, whether any is held, and
+// whether a hole after it may be skipped.
+func (j *Journal) epochHead(a chain.Key, epoch uint32) (head uint64, some, skip bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	au := j.authors[a]
-	if au == nil {
-		return 0, false
+	if au := j.authors[a]; au != nil {
+		if i, ok := au.find(epoch); ok {
+			return au.segments[i].Head, true, j.stuck[epochOf{a, epoch}]
+		}
 	}
-	if i, ok := au.find(epoch); ok {
-		return au.segments[i].Head, true
-	}
-	return 0, false
+	return 0, false, false
 }
 
 // askNewest returns the newest own block that the neighbour holds, or nil.
