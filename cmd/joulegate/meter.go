@@ -108,7 +108,7 @@ func modbusDevice(p *profile.Profile, unit uint8, name string, class modbus.Clas
 	t := p.Timing
 	return modbus.DeviceConfig{
 		Unit: unit, Name: name, Class: class,
-		Gap: t.Gap, SlaveChangeGap: t.SlaveChangeGap, ConnectDelay: t.ConnectDelay, Timeout: t.Timeout,
+		Gap: t.Gap, SlaveChangeGap: t.SlaveChangeGap, ConnectDelay: t.ConnectDelay, Timeout: t.Timeout, MaxBlock: int(t.MaxBlock),
 	}
 }
 

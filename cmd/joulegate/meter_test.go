@@ -93,8 +93,10 @@ func TestMeterReadsSimulator(t *testing.T) {
 		profile, listen, set string
 		points               map[string]int64
 	}{
-		"sdm630 rtu": {"eastron-sdm630", "", "power_mw=-1501500,import_mwh=1234500000,export_mwh=7125000,voltage_l1_mv=230100,frequency_mhz=49980",
-			map[string]int64{"power_mw": -1501500, "import_mwh": 1234500000, "export_mwh": 7125000, "voltage_l1_mv": 230100, "frequency_mhz": 49980}},
+		"sdm630 rtu": {
+			"eastron-sdm630", "", "power_mw=-1501500,import_mwh=1234500000,export_mwh=7125000,voltage_l1_mv=230100,frequency_mhz=49980",
+			map[string]int64{"power_mw": -1501500, "import_mwh": 1234500000, "export_mwh": 7125000, "voltage_l1_mv": 230100, "frequency_mhz": 49980},
+		},
 		"sdm120 rtu":         {"eastron-sdm120", "", "power_mw=250250,import_mwh=500000", map[string]int64{"power_mw": 250250, "import_mwh": 500000}},
 		"sdm120 rtutcp":      {"eastron-sdm120", "rtutcp://127.0.0.1:0", "power_mw=250250,import_mwh=500000", map[string]int64{"power_mw": 250250, "import_mwh": 500000}},
 		"inverter tcp":       {"sunspec-inverter", "tcp://127.0.0.1:0", "power_mw=-3456000,export_mwh=98765000", map[string]int64{"power_mw": -3456000, "export_mwh": 98765000}},

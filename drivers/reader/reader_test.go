@@ -93,15 +93,26 @@ func (d *device) WriteRegisters(context.Context, uint16, []uint16) error {
 
 // recorder runs a reader inside a synctest bubble and keeps what it delivers.
 type recorder struct {
+	mu  sync.Mutex
 	got []meter.Reading
 	r   *reader.Reader
+}
+
+func (rec *recorder) all() []meter.Reading {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	return rec.got
 }
 
 func start(t *testing.T, d *device, cfg reader.Config) *recorder {
 	t.Helper()
 	rec := &recorder{}
 	cfg.Device, cfg.Profile, cfg.Register, cfg.Unit = "grid", d.profile, d, 7
-	cfg.Deliver = func(r meter.Reading) { rec.got = append(rec.got, r) }
+	cfg.Deliver = func(r meter.Reading) {
+		rec.mu.Lock()
+		defer rec.mu.Unlock()
+		rec.got = append(rec.got, r)
+	}
 	rec.r = reader.New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
@@ -117,10 +128,10 @@ func start(t *testing.T, d *device, cfg reader.Config) *recorder {
 
 // after lets d pass and returns what was delivered meanwhile.
 func (rec *recorder) after(d time.Duration) []meter.Reading {
-	n := len(rec.got)
+	n := len(rec.all())
 	time.Sleep(d)
 	synctest.Wait()
-	return rec.got[n:]
+	return rec.all()[n:]
 }
 
 func imported(mwh int64) meter.Point { return meter.Point{Quantity: meter.Import, Value: mwh} }
@@ -261,11 +272,13 @@ func TestLearnsBlocks(t *testing.T) {
 		}
 		d.do(func() { d.reads = nil })
 		rec.after(5 * time.Second)
-		for _, b := range d.reads {
-			if b.Count > 20 {
-				t.Fatalf("still asks for %d registers", b.Count)
+		d.do(func() {
+			for _, b := range d.reads {
+				if b.Count > 20 {
+					t.Errorf("still asks for %d registers", b.Count)
+				}
 			}
-		}
+		})
 	})
 }
 
@@ -338,9 +351,11 @@ func TestWrongDeviceBacksOff(t *testing.T) {
 		d.image = profile.Image{}
 		rec := start(t, d, reader.Config{})
 		got := rec.after(10 * time.Minute)
-		if n := len(d.reads) / 3; n < 10 || n > 20 {
-			t.Errorf("%d walks in 10 minutes, want about 15", n)
-		}
+		d.do(func() {
+			if n := len(d.reads) / 3; n < 10 || n > 20 {
+				t.Errorf("%d walks in 10 minutes, want about 15", n)
+			}
+		})
 		if len(got) < 580 || got[0].Quality != meter.Stale {
 			t.Errorf("%d readings", len(got))
 		}

@@ -251,9 +251,9 @@ func TestStale(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	var st poll.State
 	now := time.Hour
-	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60, 60} {
+	for i, want := range []int{1, 2, 4, 8, 16, 32, 60, 60, 60} {
 		st = poll.Fail(st, now)
-		if got := st.RetryAt - now; got != want*time.Second {
+		if got := st.RetryAt - now; got != time.Duration(want)*time.Second {
 			t.Fatalf("failure %d: pause %s, want %d s", i+1, got, want)
 		}
 	}

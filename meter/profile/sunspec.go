@@ -79,7 +79,7 @@ const (
 func NewWalk(bases []uint16) *Walk {
 	w := &Walk{bases: bases}
 	if len(bases) == 0 {
-		w.fail(errors.New("no base address"))
+		w.state, w.err = walkDone, errors.New("sunspec: no base address")
 	}
 	return w
 }

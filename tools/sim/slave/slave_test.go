@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -317,6 +318,31 @@ func TestBadRequests(t *testing.T) {
 	}
 	if _, err := slave.NewBus(slave.Config{Faults: slave.Faults{slave.Late: 0.6, slave.CRC: 0.6}}); err == nil {
 		t.Error("rates above 1 were accepted")
+	}
+}
+
+// A paced line is never faster than the wire that it stands for.
+func TestPacedLine(t *testing.T) {
+	pty := openPTY(t)
+	b := bus(t, slave.Config{Baud: 9600, Paced: true, Turnaround: 10 * time.Millisecond}, map[uint8]*slave.Unit{1: unit(t, "eastron-sdm630", slave.UnitConfig{}, truth...)})
+	background(t, func(ctx context.Context) error { return b.ServePTY(ctx, pty) })
+	// The slave side stays open at 9600 8N1, as OpenPTY has set it.
+	f, err := os.OpenFile(pty.Name(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	began := time.Now()
+	if _, err := f.Write(crc([]byte{1, 4, 0, 0, 0, 76})); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 3+2*76+2)
+	if _, err := io.ReadFull(f, answer); err != nil {
+		t.Fatal(err)
+	}
+	const char = 10 * time.Second / 9600
+	if wire := (8+157)*char + 7*char/2 + 10*time.Millisecond; time.Since(began) < wire {
+		t.Errorf("76 registers took %s, the wire needs %s", time.Since(began), wire)
 	}
 }
 
