@@ -52,6 +52,7 @@ type Line struct {
 	nextOpen time.Time
 	openErr  error
 	active   time.Time // when the line was last busy, in either direction
+	checked  time.Time // when the line was last seen empty
 	lastUnit *unit
 	rx       []byte // TCP: bytes of a frame not yet complete
 	tid      uint16 // TCP: last transaction id
@@ -82,7 +83,6 @@ type unit struct {
 	strikes    int
 	level      int // of back-off
 	drains     int
-	strays     uint64
 	count      UnitStats
 }
 

@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +21,7 @@ import (
 
 const debianPython = "/usr/bin/python3"
 
-// startPymodbus starts testdata/slave.py.
+// startPymodbus starts testdata/slave.py and waits until it serves.
 func startPymodbus(t *testing.T, args ...string) {
 	t.Helper()
 	if err := exec.Command(debianPython, "-c", "import pymodbus.server").Run(); err != nil {
@@ -27,10 +29,17 @@ func startPymodbus(t *testing.T, args ...string) {
 	}
 	cmd := exec.Command(debianPython, append([]string{"testdata/slave.py"}, args...)...)
 	cmd.Stderr = t.Output()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("the slave says %q, %v", line, err)
+	}
 }
 
 // pump carries bytes between two pseudo-terminals: what the line writes at
@@ -38,6 +47,7 @@ func startPymodbus(t *testing.T, args ...string) {
 type pump struct {
 	near, far *os.File // masters; the line and the slave have the other ends
 	timeout   time.Duration
+	rnd       *rand.Rand
 	late      int // answers held back
 }
 
@@ -61,24 +71,24 @@ func (p *pump) run() (stop func()) {
 		}
 	})
 	wg.Go(func() {
-		rnd := rand.New(rand.NewPCG(1, 2))
 		buf := make([]byte, 512)
-		for {
+		for held := false; ; {
 			n, err := p.far.Read(buf)
 			if err != nil {
 				return
 			}
-			if rnd.IntN(10) == 0 {
+			held = !held && p.rnd.IntN(9) == 0
+			if held { // every ninth of those that follow one in time: a tenth
 				p.late++
 				for len(next) > 0 {
 					<-next
 				}
-				if rnd.IntN(2) == 0 { // a little late
-					time.Sleep(p.timeout + time.Duration(rnd.IntN(8))*time.Millisecond)
+				if p.rnd.IntN(2) == 0 { // a little late
+					time.Sleep(p.timeout + time.Duration(p.rnd.IntN(8))*time.Millisecond)
 				} else { // just when the next request is on its way
 					select {
 					case <-next:
-					case <-time.After(10 * p.timeout):
+					case <-time.After(2 * p.timeout):
 					}
 				}
 			}
@@ -95,77 +105,65 @@ func (p *pump) run() (stop func()) {
 	}
 }
 
-// await reads until the slave has started.
-func await(t *testing.T, dev drivers.Register) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		_, err := dev.ReadRegisters(t.Context(), 3, 0, 1)
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the slave does not start: %v", err)
-		}
+// One answer in ten comes late, from an independent slave, and not one value
+// of 10,000 is another register's. Several lines share the work.
+func TestLateAnswersOfPymodbus(t *testing.T) {
+	t.Parallel()
+	const lines = 4
+	want := 10_000
+	if testing.Short() {
+		want = 800
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for i := range lines {
+		near, line := openPTY(t)
+		far, slave := openPTY(t)
+		hold := holdOpen(t, slave)
+		defer hold.Close()
+		startPymodbus(t, "rtu", slave, "115200")
+		wg.Go(func() { lateAnswers(t, near, far, line, uint64(i), want/lines) })
 	}
 }
 
-// One answer in ten comes late, from an independent slave, and not one value
-// of 10,000 is another register's.
-func TestLateAnswersOfPymodbus(t *testing.T) {
-	near, line := openPTY(t)
-	far, slave := openPTY(t)
-	hold := holdOpen(t, slave)
-	startPymodbus(t, "rtu", slave, "115200")
+func lateAnswers(t *testing.T, near, far *os.File, line string, seed uint64, want int) {
 	const timeout = 12 * time.Millisecond
-	p := &pump{near: near, far: far, timeout: timeout}
+	p := &pump{near: near, far: far, timeout: timeout, rnd: rand.New(rand.NewPCG(seed, 1))}
 	l, err := New(Config{Device: line, Baud: 115200, Timeout: timeout})
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return
 	}
 	defer running(l)()
-	defer p.run()()
-	await(t, l.Device(DeviceConfig{Unit: 1, Timeout: 5 * time.Second}))
-	hold.Close()
-
-	want := 10_000
-	if testing.Short() {
-		want = 500
-	}
-	var mu sync.Mutex
-	var reads, failed, wrong int
+	stop := p.run()
+	var reads, wrong, failed atomic.Int64
 	var wg sync.WaitGroup
 	for unit := uint8(1); unit <= 3; unit++ {
 		dev := l.Device(DeviceConfig{Unit: unit, Name: strconv.Itoa(int(unit)), MaxBlock: 40})
-		rnd := rand.New(rand.NewPCG(3, uint64(unit)))
+		rnd := rand.New(rand.NewPCG(seed, uint64(unit)))
 		wg.Go(func() {
-			for {
+			for reads.Load() < int64(want) && wrong.Load() < 10 {
 				fn := drivers.HoldingRegisters + drivers.Function(rnd.IntN(2))
 				k := key{byte(fn), uint16(rnd.IntN(60000)), []uint16{1, 2, 2, 2, 2, 20}[rnd.IntN(6)]}
 				data, err := dev.ReadRegisters(t.Context(), fn, k.addr, k.count)
-				mu.Lock()
-				switch {
-				case err != nil:
-					failed++
-				case !slices.Equal(data, registers(addressed).data(unit, k)):
-					wrong++
+				if err != nil {
+					failed.Add(1)
+					if errors.Is(err, ErrBackoff) {
+						time.Sleep(20 * time.Millisecond)
+					}
+					continue
+				}
+				reads.Add(1)
+				if !slices.Equal(data, registers(addressed).data(unit, k)) {
+					wrong.Add(1)
 					t.Errorf("unit %d %+v: % x", unit, k, data)
-					reads++
-				default:
-					reads++
-				}
-				enough := reads >= want || wrong > 10
-				mu.Unlock()
-				if enough || t.Context().Err() != nil {
-					return
-				}
-				if errors.Is(err, ErrBackoff) {
-					time.Sleep(20 * time.Millisecond)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	t.Logf("%d reads, %d wrong, %d failed, %d answers late", reads, wrong, failed, p.late)
+	stop()
+	t.Logf("%d reads, %d wrong, %d failed, %d answers late; %+v", reads.Load(), wrong.Load(), failed.Load(), p.late, l.Stats())
 	if p.late < want/20 {
 		t.Errorf("only %d answers were late", p.late)
 	}
@@ -194,6 +192,7 @@ func freePort(t *testing.T) int {
 
 // Every way to a slave reads the same registers and writes them.
 func TestPymodbus(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"rtu", "tcp", "rtutcp"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -222,7 +221,6 @@ func TestPymodbus(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer running(l)()
-			await(t, l.Device(DeviceConfig{Unit: 1}))
 			var wg sync.WaitGroup
 			for unit := uint8(1); unit <= 3; unit++ {
 				dev := l.Device(DeviceConfig{Unit: unit})

@@ -62,6 +62,7 @@ func (l *Line) ask(p *pending, probing bool) ([]byte, error) {
 		if err := l.fence(p, timeout); err != nil {
 			return nil, err
 		}
+		u.strikes = 0
 		if u.gap > 0 {
 			return nil, errLater
 		}
@@ -181,8 +182,9 @@ func (l *Line) read(buf []byte, deadline time.Time) (int, error) {
 		return 0, err
 	}
 	n, err := l.port.Read(buf)
+	l.checked = time.Now()
 	if n > 0 {
-		l.active = time.Now()
+		l.active = l.checked
 		l.trace(false, buf[:n])
 		return n, nil
 	}
@@ -192,12 +194,14 @@ func (l *Line) read(buf []byte, deadline time.Time) (int, error) {
 // collect takes in what arrived while nothing was awaited.
 func (l *Line) collect() (heard bool, err error) {
 	var buf [2 * maxRTU]byte
+	since := l.checked
 	for {
 		n, err := readNow(l.port, buf[:])
+		l.checked = time.Now()
 		if n == 0 || err != nil {
 			return heard, err
 		}
-		heard, l.active = true, time.Now()
+		heard, l.active = true, l.checked
 		l.trace(false, buf[:n])
 		if l.tcp() {
 			if err := l.takeTCP(buf[:n]); err != nil {
@@ -211,7 +215,7 @@ func (l *Line) collect() (heard bool, err error) {
 			if !whole {
 				break
 			}
-			l.dismiss(rest[:size], nil)
+			l.dismiss(rest[:size], nil, since)
 			rest = rest[size:]
 		}
 		l.count.StrayBytes += uint64(len(rest))
@@ -222,8 +226,9 @@ func (l *Line) collect() (heard bool, err error) {
 }
 
 // dismiss accounts for a whole RTU frame that is not the awaited answer.
-// asked is the unit that is being asked, if any.
-func (l *Line) dismiss(frame []byte, asked *unit) {
+// asked is the unit that is being asked, if any; the frame came at at or
+// later.
+func (l *Line) dismiss(frame []byte, asked *unit, at time.Time) {
 	l.mu.Lock()
 	u := l.units[frame[0]]
 	l.mu.Unlock()
@@ -231,19 +236,18 @@ func (l *Line) dismiss(frame []byte, asked *unit) {
 		l.count.Unknown++
 		return
 	}
-	g, now := &u.guard, time.Now()
-	u.strays++
+	g := &u.guard
 	switch {
 	case g.judge(key{}, frame) != fresh:
 		u.count.Duplicates++
 	case len(g.open) > 0:
 		u.count.Late++
-		g.learn(now.Sub(g.debtor(frame)))
+		g.learn(at.Sub(g.debtor(frame)))
 	default:
 		u.count.Foreign++
 		g.stray = g.stray || u != asked
 	}
-	g.note(key{}, frame, now)
+	g.note(key{}, frame, time.Now())
 }
 
 // settle listens until the line is silent: a process before this one may have
@@ -303,7 +307,7 @@ func (t rtuTransport) Send(req []byte) ([]byte, error) {
 			l.echo.heard()
 			echoed = false
 		case stray:
-			l.dismiss(buf[:n], x.u)
+			l.dismiss(buf[:n], x.u, time.Now())
 		case malformed:
 			return nil, t.failed(k, sent, &x.u.count.BadFrames,
 				fmt.Errorf("%w: % x, expected unit %d, function %d, %d bytes and their checksum", ErrFrame, head(buf[:have]), req[0], k.fn, k.rtuReply()))

@@ -21,10 +21,28 @@ context = ModbusServerContext(
     slaves={u: ModbusSlaveContext(hr=table(u, 3), ir=table(u, 4), zero_mode=True) for u in (1, 2, 3)},
     single=False,
 )
-kind, where = sys.argv[1], sys.argv[2]
-if kind == "rtu":
-    server = StartAsyncSerialServer(context, framer=ModbusRtuFramer, port=where, baudrate=int(sys.argv[3]), ignore_missing_slaves=True)
-else:
-    framer = ModbusSocketFramer if kind == "tcp" else ModbusRtuFramer
-    server = StartAsyncTcpServer(context, framer=framer, address=("127.0.0.1", int(where)), ignore_missing_slaves=True)
-asyncio.run(server)
+
+
+async def main(kind, where, baud="0"):
+    if kind == "rtu":
+        server = await StartAsyncSerialServer(
+            context, framer=ModbusRtuFramer, port=where, baudrate=int(baud), ignore_missing_slaves=True, defer_start=True
+        )
+        await server.start()
+        print("ready", flush=True)
+        await server.serve_forever()
+        return
+    server = await StartAsyncTcpServer(
+        context,
+        framer=ModbusSocketFramer if kind == "tcp" else ModbusRtuFramer,
+        address=("127.0.0.1", int(where)),
+        ignore_missing_slaves=True,
+        defer_start=True,
+    )
+    serving = asyncio.create_task(server.serve_forever())
+    await server.serving
+    print("ready", flush=True)
+    await serving
+
+
+asyncio.run(main(*sys.argv[1:]))
