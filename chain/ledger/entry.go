@@ -42,7 +42,8 @@ const (
 	tabExpiry     = 'X' // slot, account, number -> nothing: when a lot expires
 )
 
-// entryVersion is the format version of every value.
+// entryVersion is the format version of every value. A field added to an
+// entry later is omitempty, so that older entries keep their one encoding.
 const entryVersion = 1
 
 type entry[T any] struct {

@@ -319,3 +319,13 @@ func TestQueueOfACutOffGateway(t *testing.T) {
 		equal(t, "consumed", EnergyOf(w.st).Consumed, 500)
 	}
 }
+
+// The state of a written-down history is the same on every machine and in
+// every version. A change here forks every ledger: it needs a new format
+// version, not a new number.
+func TestStateOfAKnownHistory(t *testing.T) {
+	w := newWorld(t)
+	w.charge(1, w.c, firstSl, 600, true, map[*house][2]meter.WattHour{w.a: {0, 1000}, w.c: {600, 0}})
+	w.charge(2, w.a, firstSl+1, 500, true, map[*house][2]meter.WattHour{w.b: {70, 0}})
+	equal(t, "state", StateHash(w.st).String(), "9038fc1476c5f14236e6c44f12c9680b06a739f6f5aae4d22ed8f0643da6e4d0")
+}

@@ -48,12 +48,27 @@ func (t *table) put(key string, value []byte) {
 	t.values[key] = value
 }
 
-// withPrefix returns the keys that start with prefix, ascending.
-func (t *table) withPrefix(prefix string) []string {
+// remove forgets a key without a mark.
+func (t *table) remove(key string) {
+	if _, ok := t.values[key]; !ok {
+		return
+	}
+	delete(t.values, key)
+	t.sort()
+	i := sort.SearchStrings(t.keys, key)
+	t.keys = slices.Delete(t.keys, i, i+1)
+}
+
+func (t *table) sort() {
 	if !t.sorted {
 		slices.Sort(t.keys)
 		t.sorted = true
 	}
+}
+
+// withPrefix returns the keys that start with prefix, ascending.
+func (t *table) withPrefix(prefix string) []string {
+	t.sort()
 	lo := sort.SearchStrings(t.keys, prefix)
 	hi := lo + sort.Search(len(t.keys)-lo, func(i int) bool { return !strings.HasPrefix(t.keys[lo+i], prefix) })
 	return slices.Clone(t.keys[lo:hi])
@@ -89,7 +104,13 @@ func (o *Overlay) Get(key []byte) []byte {
 func (o *Overlay) Set(key, value []byte) { o.own.put(string(key), bytes.Clone(value)) }
 
 // Delete implements State.
-func (o *Overlay) Delete(key []byte) { o.own.put(string(key), nil) }
+func (o *Overlay) Delete(key []byte) {
+	if o.parent == nil {
+		o.own.remove(string(key))
+		return
+	}
+	o.own.put(string(key), nil)
+}
 
 // Iterate implements State.
 func (o *Overlay) Iterate(prefix []byte, fn func(key, value []byte) bool) {
