@@ -377,24 +377,27 @@ func (d *demo) play(ctx context.Context) {
 	// The house with the most sun comes last: a car is best seen at a house
 	// that has to buy.
 	chargers = append(chargers[1:], chargers[0])
+	free := make(chan int, len(chargers))
+	for _, c := range chargers {
+		free <- c
+	}
 	var wg sync.WaitGroup
 	for k, w := range d.grid.drivers {
-		if k >= len(chargers) {
-			break
-		}
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			for round := 0; ctx.Err() == nil; round++ {
-				// Drivers take turns at the chargers and never meet.
-				at := chargers[(k+round)%len(chargers)]
-				if len(chargers) < len(d.grid.drivers) {
-					at = chargers[k]
+				var at int
+				select {
+				case <-ctx.Done():
+					return
+				case at = <-free:
 				}
 				if err := d.visit(ctx, w, at, k, round); err != nil && ctx.Err() == nil {
 					d.say("%s at %s: %v", w.Name, d.procs[at].name, err)
 					pause(ctx, 3*time.Second)
 				}
+				free <- at
 			}
 		}()
 	}

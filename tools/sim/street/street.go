@@ -248,7 +248,8 @@ func (s *Street) Run(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return nil
-			case now := <-tick.C:
+			case <-tick.C:
+				now := time.Now() // the tick's own time is an estimate and may go back
 				s.mu.Lock()
 				s.n.Step(now.Sub(last))
 				s.mu.Unlock()
