@@ -62,6 +62,7 @@ func nextNonce(e *Engine) (n uint64) {
 // saved), and with kill -9 at any time. Whatever was reported as committed
 // must be there after the next start, once.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	n := w.nodes[0]
 	committed := uint64(0)
@@ -145,6 +146,7 @@ func child(t *testing.T, home, genesis string, point, kill int, committed *uint6
 // TestReplayBehind takes the last state away, as an old copy of it would: the
 // stored blocks are applied again.
 func TestReplayBehind(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	n := w.nodes[0].start()
 	for range 4 {

@@ -16,6 +16,7 @@ import (
 )
 
 func TestAlone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	n := w.nodes[0].start()
 	blocks, cancel, err := n.eng.Subscribe(64)
@@ -164,6 +165,7 @@ func checkLight(t *testing.T, e *Engine, height int64) {
 }
 
 func TestFour(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 4)
 	for _, n := range w.nodes {
 		n.start()
@@ -258,6 +260,7 @@ func (n *gateway) join() []byte {
 // TestDoubleSigner: proof that a validator signed two blocks of one height
 // gets into a block and is told.
 func TestDoubleSigner(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	n := w.nodes[0].start()
 	at := n.submit(w.mint(0, "driver", 1)).Height

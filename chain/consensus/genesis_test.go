@@ -76,6 +76,7 @@ func TestGenesisRefused(t *testing.T) {
 }
 
 func TestOtherGenesis(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	n := w.nodes[0].open()
 	n.run().stop()

@@ -53,6 +53,7 @@ func (n *gateway) breakable() *failingDB {
 // keeps answering what it knows, stops cleanly, and goes on after a restart
 // with a good disk.
 func TestHalt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	n := w.nodes[0].open()
 	disk := n.breakable()
@@ -88,6 +89,7 @@ func TestHalt(t *testing.T) {
 // TestHaltWhileSyncing does the same to a gateway that only follows. Block
 // sync would end the process; see Engine.failed.
 func TestHaltWhileSyncing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	first := w.nodes[0].start()
 	var last Result
@@ -118,6 +120,7 @@ func TestHaltWhileSyncing(t *testing.T) {
 // TestSlowReader: a view that lasts does not hold up the ledger, and does not
 // see it move.
 func TestSlowReader(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	n := w.nodes[0].start()
 	n.submit(w.mint(0, "driver", 1))

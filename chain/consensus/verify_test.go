@@ -16,6 +16,7 @@ import (
 // TestVerifyFinds changes single bytes of a stopped gateway's stores, with and
 // without the store's own checksums noticing.
 func TestVerifyFinds(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	n := w.nodes[0].start()
 	var tx []byte
