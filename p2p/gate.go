@@ -58,7 +58,9 @@ func (g *gate) InterceptSecured(dir network.Direction, id peer.ID, _ network.Con
 		return false
 	case g.flood.blocked(id, time.Now()):
 	case g.allow(id):
-		return true
+		if len(g.nw.Peers()) < MaxPeers+MaxGuests || g.nw.Connectedness(id) == network.Connected {
+			return true
+		}
 	case g.guest(id) && g.admitGuest(id):
 		return true
 	}

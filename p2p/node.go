@@ -29,7 +29,7 @@ import (
 // Limits. What happens beyond each is said with it.
 const (
 	MaxMessage  = 64 << 10 // bytes of a gossip message; larger is refused on both sides
-	MaxPeers    = 128      // live members; further connections are refused
+	MaxPeers    = 128      // live peers; beyond, nobody is dialled, and who dials is refused
 	MaxGuests   = 8        // live guests; further ones are refused
 	MaxBook     = 1000     // peers of the address book that are dialled; the rest is ignored
 	MaxRequests = 64       // requests served at once, of all peers; further ones get ErrBusy
@@ -285,6 +285,7 @@ func (n *Node) redial(ctx context.Context, wg *sync.WaitGroup, dials chan struct
 			delete(n.missed, id)
 		}
 	}
+	room := MaxPeers - len(n.inner.Network().Peers())
 	for id, info := range book {
 		if n.inner.Network().Connectedness(id) == network.Connected {
 			delete(n.missed, id)
@@ -297,6 +298,9 @@ func (n *Node) redial(ctx context.Context, wg *sync.WaitGroup, dials chan struct
 		}
 		if n.inner.ID() > id && (now.Sub(m.since) < higherWaits || now.Sub(m.dialled) < higherEvery) {
 			continue
+		}
+		if room--; room < 0 {
+			return
 		}
 		select {
 		case dials <- struct{}{}:

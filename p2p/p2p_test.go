@@ -454,6 +454,53 @@ func TestRestartedGatewayIsReachedAgain(t *testing.T) {
 	mesh(t, a, again)
 }
 
+// When a cut link heals, dials of both sides may succeed at once: the one of
+// the higher id gives way. A dial of the lower id is always let in, because
+// the connection we believe in may be dead.
+func TestSecondConnectionOfThePairIsRefused(t *testing.T) {
+	g := newGrid(t)
+	a, b := g.node(true), g.node(true)
+	if a.inner.ID() > b.inner.ID() {
+		a, b = b, a
+	}
+	g.run(a, b)
+	mesh(t, a, b)
+	for _, c := range []struct {
+		at, from *Node
+		dir      network.Direction
+		want     bool
+	}{
+		{a, b, network.DirInbound, false},
+		{b, a, network.DirOutbound, false},
+		{b, a, network.DirInbound, true},
+		{a, b, network.DirOutbound, true},
+	} {
+		if got := c.at.gate.InterceptSecured(c.dir, c.from.inner.ID(), nil); got != c.want {
+			t.Errorf("lower %v, %v: admitted %v", c.at == a, c.dir, got)
+		}
+	}
+	if a.Counters().Seconds != 1 || b.Counters().Seconds != 1 || a.Counters().Refused != 0 {
+		t.Errorf("%+v, %+v", a.Counters(), b.Counters())
+	}
+}
+
+func TestHintConnectsMembersAndAdmitsNobody(t *testing.T) {
+	g := newGrid(t)
+	empty := func(c *Config) { c.Book = nil }
+	a, b, stranger := g.node(true, empty), g.node(true, empty), g.node(false, empty)
+	g.run(a, b, stranger)
+	for _, n := range []*Node{b, stranger} {
+		for _, at := range []*Node{a, b} {
+			hinter{at}.HandlePeerFound(peer.AddrInfo{ID: n.inner.ID(), Addrs: n.inner.Addrs()})
+		}
+	}
+	hinter{b}.HandlePeerFound(peer.AddrInfo{ID: a.inner.ID(), Addrs: a.inner.Addrs()})
+	mesh(t, a, b)
+	if len(a.hints) != 1 || linked(a, stranger) {
+		t.Errorf("%d hints kept, stranger linked %v", len(a.hints), linked(a, stranger))
+	}
+}
+
 func TestConfigErrorsNameTheCause(t *testing.T) {
 	g := newGrid(t)
 	n := g.node(true)

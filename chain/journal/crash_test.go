@@ -17,8 +17,9 @@ import (
 // lands.
 type failing struct {
 	dbm.DB
-	n     int
-	lands bool
+	n      int
+	lands  bool
+	synced int // batches written through to the disk
 }
 
 var errDisk = errors.New("input/output error")
@@ -43,7 +44,7 @@ func (b *failingBatch) write(do func() error) error {
 }
 
 func (b *failingBatch) Write() error     { return b.write(b.Batch.Write) }
-func (b *failingBatch) WriteSync() error { return b.write(b.Batch.WriteSync) }
+func (b *failingBatch) WriteSync() error { b.f.synced++; return b.write(b.Batch.WriteSync) }
 
 // Whatever write fails, and whether or not it landed: no place is ever signed
 // twice, what was acknowledged is there after a restart, and the neighbour
@@ -55,7 +56,8 @@ func TestFailedWriteNeverLeadsToEquivocation(t *testing.T) {
 				mem := dbm.NewMemDB()
 				cfg := config(1)
 				cfg.Fresh = true
-				j, err := open(&failing{mem, n, lands}, cfg, false)
+				db := &failing{DB: mem, n: n, lands: lands}
+				j, err := open(db, cfg, false)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -66,10 +68,17 @@ func TestFailedWriteNeverLeadsToEquivocation(t *testing.T) {
 				acknowledged := map[chain.Position]chain.Hash{}
 				failed := 0
 				do := func(j *Journal) {
+					before, synced := j.Next(), db.synced
 					blocks, err := j.Append([]chain.Record{record("a"), record("b")})
 					if err != nil {
 						failed++
+						if now := j.Next(); now.Epoch <= before.Epoch || now.Number != 1 {
+							t.Errorf("after a failed write at %s comes %s", before, now)
+						}
 						return
+					}
+					if j.db == dbm.DB(db) && db.synced != synced+1 {
+						t.Error("returned before it was synced")
 					}
 					for _, b := range blocks {
 						if _, twice := acknowledged[b.Position()]; twice {
@@ -119,7 +128,7 @@ func TestFailedWriteNeverLeadsToEquivocation(t *testing.T) {
 func TestFailedWriteOfANeighboursBlockChangesNothing(t *testing.T) {
 	for _, lands := range []bool{false, true} {
 		mem := dbm.NewMemDB()
-		j, err := open(&failing{mem, 3, lands}, config(1), false)
+		j, err := open(&failing{DB: mem, n: 3, lands: lands}, config(1), false)
 		if err != nil {
 			t.Fatal(err)
 		}
