@@ -138,6 +138,7 @@ func wait(t *testing.T, what string, f func() bool) {
 // Four gateways journal and gossip; each ends up with every block of all. A
 // fifth that comes later gets the past by streams. A forged block stays out.
 func TestEveryGatewayHoldsEveryBlock(t *testing.T) {
+	t.Parallel()
 	s := &street{}
 	var sites []*site
 	for i := range 4 {

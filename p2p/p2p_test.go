@@ -210,6 +210,7 @@ func TestMessageReachesFourGatewaysOnce(t *testing.T) {
 }
 
 func TestInvalidMessagesAreRefusedCountedAndNotPassedOn(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	// A line a - b - c: what b refuses c never sees.
 	a, b, c := g.node(true), g.node(true), g.node(true)
@@ -275,6 +276,7 @@ func TestStrangersAreRefused(t *testing.T) {
 }
 
 func TestRevokedMemberIsDisconnected(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	a, b := g.node(true), g.node(true)
 	g.run(a, b)
@@ -292,6 +294,7 @@ func TestRevokedMemberIsDisconnected(t *testing.T) {
 // A guest reaches the join protocol and nothing else, and becomes a member
 // without a restart.
 func TestGuestReachesOnlyGuestProtocols(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	var open atomic.Bool
 	open.Store(true)
@@ -343,6 +346,7 @@ func TestGuestReachesOnlyGuestProtocols(t *testing.T) {
 }
 
 func TestFlooderIsBlocked(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	a, spammer := g.node(true), g.node(true)
 	in := subscribe(t, a, spammer)
@@ -434,6 +438,7 @@ func TestRequests(t *testing.T) {
 }
 
 func TestRestartedGatewayIsReachedAgain(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	a := g.node(true)
 	g.run(a)
@@ -485,6 +490,7 @@ func TestSecondConnectionOfThePairIsRefused(t *testing.T) {
 }
 
 func TestHintConnectsMembersAndAdmitsNobody(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	empty := func(c *Config) { c.Book = nil }
 	a, b, stranger := g.node(true, empty), g.node(true, empty), g.node(false, empty)
