@@ -45,15 +45,18 @@
 //     it too. So a late answer never meets a request that it fits, whatever
 //     the delay; the silence only spares collisions.
 //   - An answer that fits is compared with all frames of the last time-out.
-//     If a frame for something else had the same bytes, the answer may be a
-//     copy of that (property 2), or chance: then a fence follows before the
-//     answer is returned, and if anything comes before the fence's answer,
-//     both are thrown away. If a frame for the very same request had the same
-//     bytes, the value is right either way, but an answer may still be under
-//     way: that request is in doubt, and a fence precedes the next one that
-//     could be mistaken for it. A fresh answer ends all doubts, by property 1.
+//     New bytes cannot be a copy, so they are the answer; and, by property 1,
+//     nothing older can follow. If a frame for another request had the same
+//     bytes, by chance or because this is a copy of it, the answer is not
+//     used: a longer read of the same registers, which is a fence as well,
+//     takes its place, or the request is sent again when no copy can come any
+//     more. If a frame for the very same read had the same bytes, the value
+//     is right either way, but an answer may still be under way: the request
+//     is in doubt, and a fence precedes the next one that could be mistaken
+//     for it. A write is not confirmed by bytes that confirmed one before.
 //   - An exception names only its function. It is believed only if no other
-//     request of that function is open or in doubt.
+//     request of that function is open or in doubt, and puts its request in
+//     doubt if another one drew the same a moment ago.
 //   - Frames of other units, of other lengths, bytes after an answer and our
 //     own echo are recognised as what they are. Before function 6 is used,
 //     whose answer equals its own echo, a read finds out whether there is one.

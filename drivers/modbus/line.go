@@ -56,7 +56,7 @@ type Line struct {
 	lastUnit *unit
 	rx       []byte // TCP: bytes of a frame not yet complete
 	tid      uint16 // TCP: last transaction id
-	mute     int    // TCP: time-outs since anything was received
+	mute     int    // time-outs since anything was received
 	echo     echoState
 	x        *exchange
 	count    Stats

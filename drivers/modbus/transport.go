@@ -184,7 +184,7 @@ func (l *Line) read(buf []byte, deadline time.Time) (int, error) {
 	n, err := l.port.Read(buf)
 	l.checked = time.Now()
 	if n > 0 {
-		l.active = l.checked
+		l.active, l.mute = l.checked, 0
 		l.trace(false, buf[:n])
 		return n, nil
 	}
@@ -297,6 +297,7 @@ func (t rtuTransport) Send(req []byte) ([]byte, error) {
 			}
 			m, err := l.read(buf[have:], deadline)
 			if errors.Is(err, os.ErrDeadlineExceeded) {
+				l.muted()
 				return nil, t.failed(k, sent, &x.u.count.Timeouts, silence(k, buf[:have], time.Since(sent)))
 			} else if err != nil {
 				return nil, t.broken(k, sent, err)
@@ -408,6 +409,13 @@ func head(b []byte) []byte { return b[:min(len(b), 16)] }
 // is taken for dead and made anew.
 const maxMute = 3
 
+// muted counts a time-out. A serial device is never given up for one.
+func (l *Line) muted() {
+	if l.mute++; l.mute >= maxMute && l.cfg.Device == "" {
+		l.lost(fmt.Errorf("%d requests and not one byte", l.mute))
+	}
+}
+
 // tcpTransport is the goburrow transporter for Modbus TCP. Transaction ids
 // are the line's, so that no two requests of any unit share one.
 type tcpTransport struct{ l *Line }
@@ -436,14 +444,11 @@ func (t tcpTransport) Send(adu []byte) ([]byte, error) {
 			n, err := l.read(buf[:], deadline)
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				x.u.count.Timeouts++
-				if l.mute++; l.mute >= maxMute {
-					l.lost(fmt.Errorf("%d requests without an answer", l.mute))
-				}
+				l.muted()
 				return nil, fmt.Errorf("%w: silence for %v", ErrTimeout, time.Since(sent).Round(time.Millisecond))
 			} else if err != nil {
 				return nil, t.broken(err)
 			}
-			l.mute = 0
 			l.rx = append(l.rx, buf[:n]...)
 			continue
 		}
