@@ -43,6 +43,7 @@ type Reader struct {
 	mu      sync.Mutex
 	state   poll.State
 	lastErr error // of the last poll
+	accept  bool  // a person has confirmed the device that is there now
 
 	// Owned by the poll that is under way.
 	polls   int
@@ -106,12 +107,13 @@ func (r *Reader) Err() error {
 	return r.lastErr
 }
 
-// Rebase forgets the energy bases after a person has confirmed that the
-// device's registers may start anew. It may be called at any time.
+// Rebase forgets the energy bases and who the device was, after a person has
+// confirmed that it may start anew. It may be called at any time.
 func (r *Reader) Rebase() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.state = poll.Rebase(r.state)
+	r.accept = true
 }
 
 func (r *Reader) now() time.Duration { return time.Since(r.cfg.Origin) }
@@ -342,6 +344,11 @@ func (r *Reader) learn(ctx context.Context) error {
 
 // stranger returns why the device is not the one it was at the start, or "".
 func (r *Reader) stranger() string {
+	r.mu.Lock()
+	if r.accept {
+		r.pinned, r.accept = r.chain, false
+	}
+	r.mu.Unlock()
 	if r.chain == nil || r.chain.Manufacturer == r.pinned.Manufacturer && r.chain.Serial == r.pinned.Serial {
 		return ""
 	}

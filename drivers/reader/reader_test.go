@@ -340,6 +340,8 @@ func TestSunSpec(t *testing.T) {
 		if r := got[len(got)-1]; r.Quality != meter.Suspect || !strings.Contains(r.Reason, "confirm the exchange") {
 			t.Fatalf("exchanged device: %s (%s)", r.Quality, r.Reason)
 		}
+		rec.r.Rebase() // a person confirms it
+		good("after the exchange was confirmed", 3*time.Second)
 	})
 }
 

@@ -97,6 +97,15 @@ func (p *PTY) Write(b []byte) (int, error) { return p.master.Write(b) }
 // SetReadDeadline bounds Read.
 func (p *PTY) SetReadDeadline(t time.Time) error { return p.master.SetReadDeadline(t) }
 
+// share lets the next master open the terminal too. A master may claim it for
+// itself (TIOCEXCL), which ends with a real port's last close, but never here:
+// the simulator keeps the terminal open.
+func (p *PTY) share() {
+	if conn, err := p.slave.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { _ = unix.IoctlSetInt(int(fd), unix.TIOCNXCL, 0) })
+	}
+}
+
 // interrupt makes Read fail now and for ever.
 func (p *PTY) interrupt() { _ = p.master.Close() }
 

@@ -181,6 +181,7 @@ func (b *Bus) ServePTY(ctx context.Context, p *PTY) error {
 		pace.char = time.Duration(bits) * time.Second / time.Duration(baud)
 	}
 	err := b.serveRTU(p, pace, func() bool {
+		p.share()
 		if b.cfg.Baud == 0 {
 			return true
 		}
