@@ -188,6 +188,7 @@ func (r *run) invite(st State, signer chain.Key, i chain.Invite) error {
 		st.Delete(k)
 	}
 	put(st, k, InvitationView{Invite: i})
+	r.event("member.invited", i.Key.String(), "under %s, until %d", i.Node, i.Expires)
 	return nil
 }
 

@@ -387,6 +387,7 @@ func (b backend) Invite(ctx context.Context, req panel.InviteRequest) (panel.Inv
 	if r.Code != 0 {
 		return panel.Invitation{}, panel.Refused("the ledger refused the invitation: %s", r.Info)
 	}
+	b.feed.sync() // the newcomer may knock before the feed has heard of it
 	tok := chain.Token{ChainID: b.genesis.ChainID, Genesis: b.genesisHash, PSK: psk, Peer: b.self, Addrs: b.addrs(), Seed: seed}
 	return panel.Invitation{Token: tok.String(), Expires: expires}, nil
 }
