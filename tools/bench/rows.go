@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"math"
+)
+
+// row is one line of the budget table.
+type row struct {
+	id     string // key in the committed table; never changes meaning
+	what   string
+	op     string  // "<=" or ">="
+	limit  float64 // none: told for information
+	unit   string
+	digits int
+	source source
+}
+
+// none marks a row without a budget.
+const none = -1
+
+func (r row) format(v float64) string { return fmt.Sprintf("%.*f %s", r.digits, v, r.unit) }
+
+// holds compares what the table would print, so that a row never says
+// "0 bytes" and "over".
+func (r row) holds(v float64) bool {
+	scale := math.Pow10(r.digits)
+	v = math.Round(v*scale) / scale
+	if r.op == ">=" {
+		return v >= r.limit
+	}
+	return v <= r.limit
+}
+
+const (
+	market    = "./chain/market"
+	consensus = "./chain/consensus"
+	modbus    = "./drivers/modbus"
+)
+
+// Issues that bring what cannot be measured yet.
+const (
+	issueCharging = "Charging control that an electrician would trust"
+	issueGuard    = "Guard: domains, packets, processes, CPU, and evidence a third party accepts"
+)
+
+// rows are the budgets of the design, in its order.
+var rows = []row{
+	{"relay.p999", "fault input to relay off, p99.9, full load", "<=", 50, "ms", 1, later{issueCharging}},
+	{"relay.worst", "fault input to relay off, worst of 100,000", "<=", 100, "ms", 1, later{issueCharging}},
+
+	{"rtu.wire", "RTU poll rate, share of the wire limit, worst speed", ">=", 90, "%", 1, bench{pkg: modbus, name: "BenchmarkRTUPaced", metric: "%wire", worst: lowest}},
+	{"rtu.three", "three SDM630 snapshots on one 9600 bus", ">=", 1.4, "Hz", 2, bench{pkg: modbus, name: "BenchmarkRTUPaced", metric: "Hz", worst: lowest}},
+	{"rtu.dead", "what a dead slave costs the others", "<=", 5, "%", 1, bench{pkg: modbus, name: "BenchmarkRTUPaced", metric: "%lost", worst: highest}},
+
+	{"clear.10k", "clearing 10,000 orders on 1,000 nodes", "<=", 4, "ms", 2, bench{pkg: market, name: "BenchmarkClear/10k", metric: "ns/op", scale: 1e-6}},
+	{"clear.100k", "clearing 100,000 orders", "<=", 40, "ms", 1, bench{pkg: market, name: "BenchmarkClear/100k", metric: "ns/op", scale: 1e-6}},
+	{"clear.1M", "clearing 1,000,000 orders", "<=", 400, "ms", 0, bench{pkg: market, name: "BenchmarkClear/1M", metric: "ns/op", scale: 1e-6}},
+
+	{"final.p50", "four gateways, 20 tx/s: finality p50", "<=", none, "ms", 0, bench{pkg: consensus, name: "BenchmarkFinality4", metric: "p50-ms", time: "400x"}},
+	{"final.p95", "four gateways, 20 tx/s: finality p95", "<=", 1500, "ms", 0, bench{pkg: consensus, name: "BenchmarkFinality4", metric: "p95-ms", time: "400x"}},
+	{"burst", "four gateways, burst", ">=", 800, "tx/s", 0, bench{pkg: consensus, name: "BenchmarkBurst4", metric: "tx/s", time: "1x"}},
+	{"cut.block", "link cut 180 s and healed: first new block", "<=", 15, "s", 2, test{consensus, "TestCut", `first new block (\S+) after the heal`}},
+
+	{"size.arm64", "binary, arm64", "<=", 45, "MB", 1, size{"arm64", ""}},
+	{"size.amd64", "binary, amd64", "<=", none, "MB", 1, size{"amd64", ""}},
+	{"size.armv7", "binary, armv7", "<=", none, "MB", 1, size{"arm", "7"}},
+	{"size.armv6", "binary, armv6", "<=", none, "MB", 1, size{"arm", "6"}},
+
+	{"idle.rss", "gateway alone, idle: memory", "<=", 80, "MB", 1, agent{idle, rss}},
+	{"idle.cpu", "gateway alone, idle: one core", "<=", 2, "%", 2, agent{idle, cpu}},
+	{"idle.written", "gateway alone, idle: written per minute", "<=", 0, "kB", 1, agent{idle, written}},
+	{"meter.first", "start to first reading", "<=", 2, "s", 2, agent{metered, firstReading}},
+	{"meter.rss", "gateway with a meter read each second: memory", "<=", none, "MB", 1, agent{metered, rss}},
+	{"meter.cpu", "gateway with a meter read each second: one core", "<=", none, "%", 2, agent{metered, cpu}},
+	{"meter.written", "gateway with a meter, 900 s slots: written per day", "<=", 100, "MB", 1, agent{metered, perDay}},
+	{"demo.rss", "demo, per gateway: memory", "<=", none, "MB", 1, agent{demo, rss}},
+	{"demo.cpu", "demo, per gateway: one core", "<=", none, "%", 1, agent{demo, cpu}},
+	{"demo.written", "demo, 10 s slots, per gateway: written per minute", "<=", none, "kB", 0, agent{demo, written}},
+
+	{"guard.rss", "idle with guard: memory", "<=", 115, "MB", 1, later{issueGuard}},
+	{"guard.name", "guard, per blocked name", "<=", 6, "bytes", 1, later{issueGuard}},
+	{"guard.lookup", "guard, lookup of a name", "<=", 300, "ns", 0, later{issueGuard}},
+	{"guard.packet", "guard, per packet at 100,000 packets/s, none dropped", "<=", 350, "ns", 0, later{issueGuard}},
+	{"guard.exec", "guard, execs caught of 1000", ">=", 1000, "execs", 0, later{issueGuard}},
+	{"guard.event", "guard, per process event against all rules", "<=", 15, "us", 1, later{issueGuard}},
+}
