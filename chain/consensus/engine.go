@@ -101,7 +101,7 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, e.close())
+			err = errors.Join(err, e.Close())
 		}
 	}()
 	// CometBFT panics on stores that contradict each other.
@@ -236,9 +236,11 @@ func sameGenesis(file, stored *cmt.GenesisDoc) error {
 	return nil
 }
 
-// Run serves until ctx ends and then closes the stores, in that order: peers
-// and consensus, readers, state, blocks. It returns when its goroutines have
-// ended. A halted ledger keeps running for those who read it.
+// Run serves until ctx ends and then stops, in this order: those who wait,
+// peers and consensus, readers, state, blocks. It returns when all that writes
+// or answers has ended; gossip routines of CometBFT that sleep notice within
+// two seconds and find empty stores. A halted ledger keeps running for those
+// who read it.
 func (e *Engine) Run(ctx context.Context) (err error) {
 	if !e.started.CompareAndSwap(false, true) {
 		return errors.New("consensus: Run called twice")
@@ -304,7 +306,8 @@ func (e *Engine) Halted() error {
 	return nil
 }
 
-// Close gives back what Open took, when Run is not going to be called.
+// Close gives back what Open took, when Run is not going to be called. After
+// Run it does nothing.
 func (e *Engine) Close() error {
 	if !e.started.CompareAndSwap(false, true) {
 		return nil // Run closes
@@ -314,12 +317,7 @@ func (e *Engine) Close() error {
 
 // close stops what runs and closes the stores.
 func (e *Engine) close() error {
-	select {
-	case <-e.stop:
-		return nil
-	default:
-		close(e.stop)
-	}
+	close(e.stop) // first: whoever waits for a block, or for the end, lets go
 	e.hub.close()
 	var errs []error
 	if e.sw != nil && e.sw.IsRunning() {

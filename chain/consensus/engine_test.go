@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -294,5 +296,50 @@ func TestDoubleSigner(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("no block")
+	}
+}
+
+// TestNothingStays: after Run has returned no goroutine of it or of CometBFT
+// lives on for long, and the host is its owner's again.
+func TestNothingStays(t *testing.T) { // not parallel: it looks at all goroutines
+	w := newWorld(t, 2)
+	for _, n := range w.nodes {
+		n.start()
+	}
+	w.nodes[1].submit(w.mint(0, "driver", 1))
+	for _, n := range w.nodes {
+		n.cancel()
+		if err := <-n.done; err != nil {
+			t.Error(err)
+		}
+		n.cancel = nil
+		defer n.host.Close()
+	}
+	if err := w.nodes[0].host.Connect(t.Context(), w.nodes[1].addr); err != nil {
+		t.Errorf("the host no longer works: %v", err)
+	}
+	for _, p := range w.nodes[0].host.Mux().Protocols() {
+		if strings.Contains(string(p), "/channel/") {
+			t.Errorf("stream handler %s is still there", p)
+		}
+	}
+	buf := make([]byte, 4<<20)
+	for limit := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		all := string(buf[:runtime.Stack(buf, true)])
+		var left []string
+		for g := range strings.SplitSeq(all, "\n\n") {
+			if strings.Contains(g, "libs/autofile") {
+				continue // of CometBFT's log of votes, which it never closes: two, idle, per engine
+			}
+			if strings.Contains(g, "cometbft/cometbft/") || strings.Contains(g, "consensus.(*Engine)") || strings.Contains(g, "consensus.(*peerKeeper)") {
+				left = append(left, g)
+			}
+		}
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("%d goroutines stay:\n%s", len(left), strings.Join(left, "\n\n"))
+		}
 	}
 }

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -92,6 +93,14 @@ func TestOtherGenesis(t *testing.T) {
 	_, err := Open(t.Context(), Config{Home: n.home, GenesisFile: other, Host: h})
 	if err == nil || !strings.Contains(err.Error(), "another genesis") {
 		t.Errorf("stores of another microgrid: %v", err)
+	}
+	// The failure left nothing locked.
+	e, err := Open(t.Context(), Config{Home: n.home, GenesisFile: w.genesis, Host: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(e.Close(), e.Close()); err != nil {
+		t.Error(err)
 	}
 }
 
