@@ -83,7 +83,7 @@ func (c *Client) connected() (*link, error) {
 	if c.link != nil {
 		select {
 		case <-c.link.gone:
-			c.link = nil
+			c.link, c.lastErr = nil, ErrLost
 		default:
 			return c.link, nil
 		}
