@@ -33,7 +33,8 @@ const (
 	MaxGuests   = 8        // live guests; further ones are refused
 	MaxBook     = 1000     // peers of the address book that are dialled; the rest is ignored
 	MaxRequests = 64       // requests served at once, of all peers; further ones get ErrBusy
-	maxPerPeer  = 8        // requests served at once for one peer
+	maxPerPeer  = 8        // requests served at once for one member, likewise
+	maxPerGuest = 2        // and for one guest
 	maxBlocked  = 256      // peers blocked for flooding; beyond, the block that ends first is lifted
 	maxDials    = 16       // dials at once; the others wait for the next round
 	maxErrText  = 256      // bytes of an error that crosses the wire
@@ -52,6 +53,10 @@ const (
 	// the other one. It dials in the end: the other may be behind a NAT.
 	higherWaits = 7 * time.Second
 	higherEvery = 5 * RedialEvery
+	// At start the rounds are quicker: neighbours that start together, after a
+	// blackout, need not wait for each other's next round.
+	eagerEvery  = RedialEvery / 10
+	eagerRounds = 20
 	// settle is how long a new member's guest connection is left alone, so
 	// that the reply to its join is not cut off.
 	settle = 3 * time.Second
@@ -216,16 +221,18 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.cfg.MDNS != "" {
 		wg.Go(func() { n.runMDNS(ctx) })
 	}
-	tick := time.NewTicker(RedialEvery)
-	defer tick.Stop()
 	dials := make(chan struct{}, maxDials)
-	for {
+	for round := 0; ; round++ {
+		pause := RedialEvery
+		if round < eagerRounds {
+			pause = eagerEvery
+		}
 		n.redial(ctx, &wg, dials)
 		select {
 		case <-ctx.Done():
 			wg.Wait()
 			return n.Close()
-		case <-tick.C:
+		case <-time.After(pause):
 			n.Recheck()
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // grid is a set of gateways on loopback that share membership and address
@@ -527,6 +528,47 @@ func TestConfigErrorsNameTheCause(t *testing.T) {
 	}
 	if _, err := AddrInfo([32]byte{1}, []string{"/ip4/127.0.0.1/tcp/1/p2p/" + n.inner.ID().String()}); err == nil {
 		t.Error("an address of another peer was taken")
+	}
+}
+
+// A street behind one NAT has one address.
+func TestManyGatewaysShareAnAddress(t *testing.T) {
+	r, err := newResources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for _, addr := range []string{"/ip4/192.0.2.7/tcp/4000", "/ip6/2001:db8::7/tcp/4000"} {
+		a, err := ma.NewMultiaddr(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range MaxPeers / 2 {
+			c, err := r.OpenConnection(network.DirInbound, true, a)
+			if err != nil {
+				t.Fatalf("connection %d from %s: %v", i+1, addr, err)
+			}
+			defer c.Done()
+		}
+	}
+}
+
+func TestGuestsLeaveRoomForMembers(t *testing.T) {
+	if MaxGuests*maxPerGuest > MaxRequests/2 {
+		t.Error("guests can occupy most of the request slots")
+	}
+	s := newSlots()
+	for range maxPerGuest {
+		if !s.take("guest", maxPerGuest) {
+			t.Fatal("refused early")
+		}
+	}
+	if s.take("guest", maxPerGuest) {
+		t.Error("a guest has more than its share")
+	}
+	s.free("guest")
+	if !s.take("guest", maxPerGuest) {
+		t.Error("a freed slot is not given again")
 	}
 }
 

@@ -56,7 +56,11 @@ func (n *Node) serve(maxRequest int, f RequestHandler) network.StreamHandler {
 		defer s.Close()
 		_ = s.SetDeadline(time.Now().Add(RequestTimeout))
 		n.count.requests.Add(1)
-		if !n.slots.take(from) {
+		most := maxPerPeer
+		if !n.member(from) {
+			most = maxPerGuest // guests together leave room for members
+		}
+		if !n.slots.take(from, most) {
 			n.count.requestsBusy.Add(1)
 			_ = writeReply(s, statusBusy, nil)
 			return
@@ -188,10 +192,10 @@ type slots struct {
 
 func newSlots() *slots { return &slots{peers: map[peer.ID]int{}} }
 
-func (s *slots) take(id peer.ID) bool {
+func (s *slots) take(id peer.ID, most int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.total >= MaxRequests || s.peers[id] >= maxPerPeer {
+	if s.total >= MaxRequests || s.peers[id] >= most {
 		return false
 	}
 	s.total++

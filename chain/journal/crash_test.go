@@ -1,12 +1,15 @@
 package journal
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	dbm "github.com/cometbft/cometbft-db"
 	"github.com/joulegate/joulegate/chain"
@@ -150,6 +153,89 @@ func TestFailedWriteOfANeighboursBlockChangesNothing(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Killed at any moment, the process leaves every block that it has
+// announced, and its successor signs no place twice.
+func TestKilledGatewayLosesNothingItAnnounced(t *testing.T) {
+	if dir := os.Getenv("JOURNAL_APPEND_IN"); dir != "" {
+		appendForever(dir)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	announced := map[string]string{} // position -> hash
+	for round := range 6 {
+		cmd := exec.Command(self, "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), "JOURNAL_APPEND_IN="+dir)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for n := 0; lines.Scan(); n++ {
+			var position, hash string
+			if _, err := fmt.Sscan(lines.Text(), &position, &hash); err != nil {
+				t.Fatalf("child said %q", lines.Text())
+			}
+			if other, twice := announced[position]; twice && other != hash {
+				t.Fatalf("%s was signed twice", position)
+			}
+			announced[position] = hash
+			if n == 3+7*round {
+				if err := cmd.Process.Kill(); err != nil { // and read what it still said
+					t.Fatal(err)
+				}
+			}
+		}
+		_ = cmd.Wait()
+		j, err := Open(dir, config(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, err := j.OwnAfter(chain.Position{}, MaxRange)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := map[string]string{}
+		for _, b := range own {
+			held[b.Position().String()] = b.Hash.String()
+		}
+		for p, hash := range announced {
+			if held[p] != hash {
+				t.Errorf("round %d: %s was announced and is %q on disk", round, p, held[p])
+			}
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(announced) < 6*4 {
+		t.Errorf("only %d blocks announced", len(announced))
+	}
+}
+
+// appendForever is the process that is killed.
+func appendForever(dir string) {
+	cfg := config(1)
+	cfg.Fresh, cfg.Now = true, time.Now
+	j, err := Open(dir, cfg)
+	if err == nil {
+		_, err = j.Recover(context.Background(), nil)
+	}
+	for i := 0; err == nil; i++ {
+		var blocks []*chain.Signed
+		if blocks, err = j.Append([]chain.Record{record(fmt.Sprint("event ", i))}); err == nil {
+			fmt.Println(blocks[0].Position(), blocks[0].Hash)
+		}
+	}
+	fmt.Println("failed:", err)
+	os.Exit(1)
 }
 
 // Power fails while the log is being written: of the database's log file any
