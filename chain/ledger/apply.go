@@ -28,7 +28,7 @@ const (
 	maxMeters           = 32         // of one gateway
 	maxMemberPower      = 10_000_000 // W at one connection
 	maxDepth            = 16         // edges from the root of the fee tree to a house
-	maxNodes            = 4096       // inner nodes
+	maxNodes            = 1024       // inner nodes; with the houses, the prices of a slot fit one entry
 	maxAddrs            = 4          // of a member
 	maxAddrBytes        = 128
 	maxText             = 64      // bytes of a bank reference or a reason

@@ -108,6 +108,14 @@ func (r *run) clear(st State, s chain.Slot) error {
 		at.member, _ = get[member](st, MemberKey(at.device))
 		st.Delete(bucketKey(s, at.device))
 	}
+	houses := map[chain.Key]bool{} // whose nodes are in the tree: not those that are gone
+	for _, m := range collect[member](st, key(tabMember)) {
+		at := byDevice[m.Member.Device]
+		houses[m.Member.Device] = m.Active || at != nil
+		if m.Active && countersOf(st, m.Member.Device).Site && (at == nil || !at.bucket.Reported) {
+			view.Missing++
+		}
+	}
 
 	var fills []FillView
 	type load struct {
@@ -166,15 +174,10 @@ func (r *run) clear(st State, s chain.Slot) error {
 	}
 	slices.SortFunc(fills, func(a, b FillView) int { return cmp.Compare(a.ID, b.ID) })
 
-	if err := r.trade(st, &view, fills); err != nil {
+	if err := r.trade(st, &view, houses, fills); err != nil {
 		return err
 	}
 	r.balance(st, &view, sites)
-	for _, m := range collect[member](st, key(tabMember)) {
-		if at := byDevice[m.Member.Device]; m.Active && countersOf(st, m.Member.Device).Site && (at == nil || !at.bucket.Reported) {
-			view.Missing++
-		}
-	}
 	if err := total(st, view.Energy); err != nil {
 		return err
 	}
@@ -207,10 +210,12 @@ func (r *run) limit(st State, device chain.Key, side chain.Side, s chain.Slot, r
 
 // trade clears the fills' energy between neighbours, has the supplier take
 // the rest, and moves the money. It completes view and fills.
-func (r *run) trade(st State, view *SlotView, fills []FillView) error {
+func (r *run) trade(st State, view *SlotView, houses map[chain.Key]bool, fills []FillView) error {
 	p := market.Problem{}
 	each(st, key(tabNode), func(k []byte, n node) bool {
-		p.Nodes = append(p.Nodes, market.Node{ID: string(k), Parent: n.Parent, Fee: n.Fee})
+		if n.Device == (chain.Key{}) || houses[n.Device] {
+			p.Nodes = append(p.Nodes, market.Node{ID: string(k), Parent: n.Parent, Fee: n.Fee})
+		}
 		return true
 	})
 	for _, f := range fills {

@@ -82,7 +82,8 @@ func NewMapState() *MapState { return &MapState{Overlay{own: newTable()}} }
 
 // Overlay is a scratch state: it reads through to its parent and keeps writes
 // to itself until Commit hands them down. A block, a transaction and a record
-// each run on one, so that what is refused leaves no trace.
+// each run on one, so that what is refused leaves no trace. It is not safe for
+// concurrent use, not even for reading.
 type Overlay struct {
 	parent State // nil: bottom
 	own    table

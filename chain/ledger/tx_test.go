@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/joulegate/joulegate/chain"
@@ -134,6 +135,22 @@ func TestJoinByInvitationAndRevoke(t *testing.T) {
 	w.now += 10_000
 	w.ok(w.mint(chain.AccountGrid, 1)) // block time moves on
 	w.refused(CodeInvitation, signJoin(newHouse("f"), late))
+}
+
+func TestEnergyBookedBeforeRevocationStaysBooked(t *testing.T) {
+	w := newWorld(t)
+	w.ok(w.mint(w.b.owner.account(), 1e9))
+	w.at(firstSl)
+	w.ok(w.a.sign(w.a.site(firstSl, 0, 500)), w.b.sign(w.b.site(firstSl, 500, 0)), w.tx(w.op, chain.TxRevoke, chain.Revoke{Device: w.a.key}))
+	w.now += 61_000
+	w.block()
+	equal(t, "sold", w.fill(firstSl, "sell/a").Local, 500)
+	// From the next slot on the house is no longer in the tree.
+	w.at(firstSl + 1)
+	w.ok(w.b.sign(w.b.site(firstSl+1, 10, 0)), w.c.sign(w.c.site(firstSl+1, 0, 0)))
+	v := w.slot(firstSl + 1)
+	equal(t, "missing", v.Missing, 0)
+	equal(t, "priced", slices.ContainsFunc(v.Prices, func(p PriceView) bool { return p.Node == "a" }), false)
 }
 
 func TestAtMostThirteenValidators(t *testing.T) {
