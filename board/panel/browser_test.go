@@ -34,7 +34,7 @@ func TestPageInABrowser(t *testing.T) {
 		{"who charges", `/house4.*this house.*buys 8 Wh.*car charging, 412 Wh/s.test(document.querySelector('#street').textContent)`},
 		{"the car", `document.querySelectorAll('.house .body').length === 1`},
 		{"the price", `document.querySelector('#price').textContent.replace(',', '.') === '0.193'`},
-		{"and why", `document.querySelector('#why').textContent.startsWith('house1 and house2 sold 15 Wh to house3 and house4.')`},
+		{"and why", `document.querySelector('#why').textContent.startsWith('house1 and house2 sold 15 Wh to house3 and the car at house4.')`},
 		{"this house's meters", `/House connection.*Solar inverter.*640 W.*relay closed/s.test(document.querySelector('#here').textContent)`},
 		{"the newest block", `document.querySelector('#blocks li').textContent.includes('#57')`},
 		{"three sessions", `document.querySelectorAll('#sessions tbody tr').length === 3`},

@@ -86,7 +86,7 @@ func NewMarket(rules ledger.Rules, members []ledger.MemberView, recent []ledger.
 		m.Houses = append(m.Houses, h)
 	}
 	slices.SortFunc(m.Houses, func(a, b House) int { return cmp.Compare(a.Name, b.Name) })
-	m.Why = why(last, m.Houses, rules.Currency)
+	m.Why = why(last, m.Houses, buyers(last, members), rules.Currency)
 	return m
 }
 
@@ -116,17 +116,34 @@ func priceAt(s ledger.SlotView, node string) chain.NanoPerWh {
 	return 0
 }
 
+// buyers names who bought from neighbours: houses first, then cars, which
+// may stand at a house that sells.
+func buyers(s ledger.SlotView, members []ledger.MemberView) []string {
+	var houses, cars []string
+	for _, m := range members {
+		for _, f := range s.Fills {
+			switch {
+			case f.Device != m.Device || f.Side != chain.Buy || f.Local == 0:
+			case f.Session != (chain.ID{}):
+				cars = append(cars, "the car at "+m.Name)
+			default:
+				houses = append(houses, m.Name)
+			}
+		}
+	}
+	slices.Sort(houses)
+	slices.Sort(cars)
+	return append(houses, cars...)
+}
+
 // why explains the slot in one or two sentences.
-func why(s ledger.SlotView, houses []House, currency string) string {
-	var sold, bought, imported, exported meter.WattHour
-	var sellers, buyers []string
+func why(s ledger.SlotView, houses []House, buyers []string, currency string) string {
+	var sold, imported, exported meter.WattHour
+	var sellers []string
 	for _, h := range houses {
-		sold, bought, imported, exported = sold+h.Sold, bought+h.Bought, imported+h.Import, exported+h.Export
+		sold, imported, exported = sold+h.Sold, imported+h.Import, exported+h.Export
 		if h.Sold > 0 {
 			sellers = append(sellers, h.Name)
-		}
-		if h.Bought > 0 {
-			buyers = append(buyers, h.Name)
 		}
 	}
 	retail, feedIn := PerKWh(s.Retail, currency), PerKWh(s.FeedIn, currency)
@@ -143,11 +160,11 @@ func why(s ledger.SlotView, houses []House, currency string) string {
 	text := fmt.Sprintf("%s sold %d Wh to %s.", join(sellers), sold, join(buyers))
 	switch {
 	case imported > 0 && exported == 0:
-		text += fmt.Sprintf(" There was less surplus than demand, so the price rose towards what the grid asks (%s); it is still below it.", retail)
+		text += fmt.Sprintf(" There was less surplus than demand, so the price rose towards what the grid asks (%s).", retail)
 	case exported > 0 && imported == 0:
-		text += fmt.Sprintf(" There was more surplus than demand, so the price fell towards what the grid pays (%s); it is still above it.", feedIn)
+		text += fmt.Sprintf(" There was more surplus than demand, so the price fell towards what the grid pays (%s); buyers pay for the wires on top and still less than the grid asks (%s).", feedIn, retail)
 	default:
-		text += fmt.Sprintf(" The price lies between what the grid pays (%s) and what it asks (%s); the difference to it is what neighbours save.", feedIn, retail)
+		text += fmt.Sprintf(" The price lies between what the grid pays (%s) and what it asks (%s): both sides gain.", feedIn, retail)
 	}
 	return text
 }
