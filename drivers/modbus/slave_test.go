@@ -1,7 +1,6 @@
 package modbus
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -52,11 +51,9 @@ type sending struct {
 	data  []byte
 }
 
-// fakeSlave answers the RTU requests on a stream as script says.
+// fakeSlave answers the RTU requests on streams as script says.
 type fakeSlave struct {
-	rw     io.ReadWriter
 	script func(req []byte) []sending
-	out    chan due
 	done   sync.WaitGroup
 
 	mu   sync.Mutex
@@ -69,27 +66,35 @@ type due struct {
 }
 
 func serveRTU(rw io.ReadWriter, script func(req []byte) []sending) *fakeSlave {
-	s := &fakeSlave{rw: rw, script: script, out: make(chan due, 4096)}
-	s.done.Go(s.readLoop)
+	s := &fakeSlave{script: script}
+	s.serve(rw)
+	return s
+}
+
+// serve answers on rw until reading fails.
+func (s *fakeSlave) serve(rw io.ReadWriter) {
+	out := make(chan due, 4096)
 	s.done.Go(func() {
-		for d := range s.out {
+		defer close(out)
+		s.listen(rw, out)
+	})
+	s.done.Go(func() {
+		for d := range out {
 			time.Sleep(time.Until(d.at))
-			if _, err := s.rw.Write(d.data); err != nil {
-				for range s.out {
+			if _, err := rw.Write(d.data); err != nil {
+				for range out {
 				}
 				return
 			}
 		}
 	})
-	return s
 }
 
-func (s *fakeSlave) readLoop() {
-	defer close(s.out)
+func (s *fakeSlave) listen(rw io.Reader, out chan<- due) {
 	var buf []byte
 	chunk := make([]byte, 512)
 	for {
-		n, err := s.rw.Read(chunk)
+		n, err := rw.Read(chunk)
 		if err != nil {
 			return
 		}
@@ -109,7 +114,7 @@ func (s *fakeSlave) readLoop() {
 			s.mu.Unlock()
 			now := time.Now()
 			for _, o := range s.script(req) {
-				s.out <- due{now.Add(o.after), o.data}
+				out <- due{now.Add(o.after), o.data}
 			}
 		}
 	}
@@ -134,24 +139,31 @@ func requestSize(b []byte) int {
 // pipeLine is a running RTU line whose slave is script, without any wire
 // time. stop ends both.
 func pipeLine(cfg Config, script func(req []byte) []sending) (l *Line, s *fakeSlave, stop func()) {
-	near, far := net.Pipe()
 	cfg.RTUTCP = "test:1"
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 100 * time.Millisecond
 	}
-	dialled := false
+	var mu sync.Mutex
+	var far []net.Conn
+	s = &fakeSlave{script: func(req []byte) []sending {
+		mu.Lock()
+		defer mu.Unlock()
+		return script(req)
+	}}
 	l = newLine(cfg, func(context.Context) (port, error) {
-		if dialled {
-			return nil, io.ErrClosedPipe
-		}
-		dialled = true
-		return near, nil
+		a, b := net.Pipe()
+		mu.Lock()
+		defer mu.Unlock()
+		far = append(far, b)
+		s.serve(b)
+		return a, nil
 	})
-	s = serveRTU(far, script)
 	end := running(l)
 	return l, s, func() {
 		end()
-		far.Close()
+		for _, c := range far {
+			c.Close()
+		}
 		s.done.Wait()
 	}
 }
@@ -195,5 +207,3 @@ func openPTY(tb testing.TB) (*os.File, string) {
 func testLog(tb testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
-
-var _ = bytes.Equal

@@ -8,6 +8,8 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,9 +95,9 @@ func TestTCPFaults(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := 0
+				var n atomic.Int32
 				l, stop := tcpLine(t, func(c net.Conn, req []byte) {
-					if n++; n == 2 {
+					if n.Add(1) == 2 {
 						tt.fault(c, req)
 						return
 					}
@@ -134,13 +136,12 @@ func TestTCPFaults(t *testing.T) {
 // Units share a connection; their transaction ids must not.
 func TestTCPIdsDiffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		seen := map[uint16]bool{}
+		var seen sync.Map
 		l, stop := tcpLine(t, func(c net.Conn, req []byte) {
 			id := binary.BigEndian.Uint16(req)
-			if seen[id] {
+			if _, twice := seen.LoadOrStore(id, true); twice {
 				t.Errorf("id %d twice", id)
 			}
-			seen[id] = true
 			c.Write(registers(addressed).replyTCP(req))
 		})
 		defer stop()
@@ -161,12 +162,9 @@ func TestTCPIdsDiffer(t *testing.T) {
 // A connection on which nothing comes any more is replaced.
 func TestTCPHalfOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var dead net.Conn
+		var dead sync.Map
 		l, stop := tcpLine(t, func(c net.Conn, req []byte) {
-			if dead == nil {
-				dead = c
-			}
-			if c != dead {
+			if first, _ := dead.LoadOrStore("first", c); first != c {
 				c.Write(registers(addressed).replyTCP(req))
 			}
 		})
