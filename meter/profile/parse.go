@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/token"
 
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
@@ -18,6 +20,9 @@ import (
 func Parse(name string, b []byte) (*Profile, error) {
 	if len(b) > MaxFileSize {
 		return nil, fmt.Errorf("%s: profile is %d bytes long, at most %d", name, len(b), MaxFileSize)
+	}
+	if err := plain(name, string(b)); err != nil {
+		return nil, err
 	}
 	p := new(Profile)
 	if err := yaml.UnmarshalWithOptions(b, p, yaml.Strict()); err != nil {
@@ -36,6 +41,31 @@ func Parse(name string, b []byte) (*Profile, error) {
 	}
 	p.hash = sha256.Sum256(b)
 	return p, nil
+}
+
+// maxNesting bounds brackets and braces within one another.
+const maxNesting = 8
+
+// plain refuses what a profile never needs and a small file can abuse: aliases
+// multiply when they are decoded, and deep nesting takes the parser's stack.
+func plain(name, text string) error {
+	depth := 0
+	for _, tk := range lexer.Tokenize(text) {
+		switch tk.Type {
+		case token.AnchorType, token.AliasType, token.MergeKeyType, token.TagType, token.DirectiveType, token.DocumentHeaderType:
+			return fmt.Errorf("%s:%d: %q: anchors, aliases, tags and further documents are not used in profiles", name, tk.Position.Line, tk.Value)
+		case token.SequenceStartType, token.MappingStartType:
+			depth++
+		case token.SequenceEndType, token.MappingEndType:
+			depth--
+		}
+		// Block sequences have no brackets; there the column tells.
+		deep := tk.Type == token.SequenceEntryType && tk.Position.Column > 8*maxNesting
+		if depth > maxNesting || deep {
+			return fmt.Errorf("%s:%d: nested more than %d deep", name, tk.Position.Line, maxNesting)
+		}
+	}
+	return nil
 }
 
 // Reversed returns the variant of p in which power flows the other way.

@@ -492,6 +492,21 @@ func TestParseErrors(t *testing.T) {
 			}
 		})
 	}
+	bomb := "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+	for i := range 8 {
+		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i+1, i+1, strings.Repeat(fmt.Sprintf("*a%d, ", i), 10))
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"alias bomb": {bomb + base, "bomb.yaml:1: \"&\": anchors"},
+		"brackets":   {"points: " + strings.Repeat("[", 20_000), "bomb.yaml:1: nested"},
+		"braces":     {"points: " + strings.Repeat("{a: ", 10_000), "bomb.yaml:1: nested"},
+		"dashes":     {"points:\n" + strings.Repeat("- ", 30_000), "bomb.yaml:2: nested"},
+		"tag":        {strings.Replace(base, "ACME", "!!binary ACME", 1), "bomb.yaml:3:"},
+	} {
+		if _, err := profile.Parse("bomb.yaml", []byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %.80v, want %q", name, err, c.want)
+		}
+	}
 	if _, err := profile.Parse("big.yaml", make([]byte, profile.MaxFileSize+1)); err == nil {
 		t.Error("a huge file was accepted")
 	}
