@@ -91,6 +91,7 @@ type Journal struct {
 	lock   *Lock
 	count  counters
 	nudges chan struct{}
+	silent map[string]bool // neighbours by name; Run's own
 
 	mu        sync.Mutex
 	authors   map[chain.Key]*author

@@ -475,6 +475,51 @@ func TestLedgerKnowsMoreThanTheJournal(t *testing.T) {
 	}
 }
 
+// One neighbour is silent, one lies about an author: the rest is fetched all
+// the same, and the silent one is asked last from then on.
+func TestBadNeighboursDoNotStopCatchUp(t *testing.T) {
+	good := started(t, 2)
+	appendOne(t, good, "x")
+	for _, b := range chainOf(t, 3, 1, 3) {
+		if v, err := good.Accept(b.Raw); v != Accept {
+			t.Fatal(v, err)
+		}
+	}
+	var asked []string
+	named := func(name string, ask func(context.Context, []byte) ([]byte, error)) Neighbour {
+		return Neighbour{Name: name, Ask: func(ctx context.Context, req []byte) ([]byte, error) {
+			if len(asked) == 0 || asked[len(asked)-1] != name {
+				asked = append(asked, name)
+			}
+			return ask(ctx, req)
+		}}
+	}
+	heads := chain.Marshal(headsReply{[]authorHeads{{pubNo(3), []epochHead{{1, 1, 3}}}}})
+	liar := func(_ context.Context, req []byte) ([]byte, error) {
+		var r request
+		if err := chain.Unmarshal(req, &r); err != nil || r.Kind == askHeads {
+			return heads, err
+		}
+		return chain.Marshal(blocksReply{[][]byte{signed(t, 4, 1, 1, chain.Hash{}, "not asked for").Raw}}), nil
+	}
+	j := started(t, 1)
+	j.cfg.Neighbours = func() []Neighbour {
+		return []Neighbour{named("silent", deaf.Ask), named("liar", liar), named("good", good.Serve)}
+	}
+	j.syncAll(t.Context())
+	if h := j.Heads(); h[pubNo(2)].Number != 1 || h[pubNo(3)].Number != 3 || h[pubNo(4)].Number != 0 {
+		t.Errorf("heads %v", h)
+	}
+	asked = nil
+	j.syncAll(t.Context())
+	if want := []string{"liar", "good", "silent"}; !slices.Equal(asked, want) {
+		t.Errorf("asked %v, want %v", asked, want)
+	}
+	if c := j.Counters(); c.SyncErrors != 3 {
+		t.Errorf("%d exchanges failed, want 3", c.SyncErrors)
+	}
+}
+
 // mustOpenAgain opens a copy: the folder itself is taken.
 func mustOpenAgain(t *testing.T, dir string, cfg Config) *Journal {
 	t.Helper()

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,12 +15,16 @@ import (
 // Protocol names the requests that Serve answers.
 const Protocol = "/joulegate/journal/1"
 
-// SyncEvery is the time between exchanges of heads; syncTimeout bounds one
-// with one neighbour.
+// SyncEvery is the time between exchanges of heads. One question to a
+// neighbour is bounded by askTimeout, all of one exchange by syncTimeout.
 const (
 	SyncEvery   = 30 * time.Second
+	askTimeout  = 10 * time.Second
 	syncTimeout = 2 * time.Minute
 )
+
+// errSilent ends an exchange: the neighbour gave no usable answer.
+var errSilent = errors.New("neighbour does not answer")
 
 // Neighbour is somebody whose journal can be asked.
 type Neighbour struct {
@@ -155,11 +160,19 @@ func (j *Journal) syncAll(ctx context.Context) {
 			}
 		}
 	}()
-	for _, n := range j.cfg.Neighbours() {
+	// Who did not answer in the last round is asked last: the others shall
+	// not wait for it.
+	neighbours := slices.Clone(j.cfg.Neighbours())
+	slices.SortStableFunc(neighbours, func(a, b Neighbour) int {
+		return cmp.Compare(silent(j.silent, a), silent(j.silent, b))
+	})
+	j.silent = map[string]bool{}
+	for _, n := range neighbours {
 		if ctx.Err() != nil {
 			return
 		}
 		got, err := j.syncAuthor(ctx, n, chain.Key{}, holes)
+		j.silent[n.Name] = errors.Is(err, errSilent)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			j.count.syncErrors.Add(1)
@@ -168,6 +181,13 @@ func (j *Journal) syncAll(ctx context.Context) {
 			j.log.Info("caught up", "peer", n.Name, "blocks", got)
 		}
 	}
+}
+
+func silent(last map[string]bool, n Neighbour) int {
+	if last[n.Name] {
+		return 1
+	}
+	return 0
 }
 
 // Sync compares heads with one neighbour and fetches what is missing here.
@@ -197,7 +217,7 @@ func (j *Journal) syncAuthor(ctx context.Context, n Neighbour, only chain.Key, h
 			if err != nil {
 				errs = append(errs, err)
 			}
-			if ctx.Err() != nil {
+			if errors.Is(err, errSilent) {
 				return total, errors.Join(errs...)
 			}
 		}
@@ -301,16 +321,19 @@ func (j *Journal) askNewest(ctx context.Context, n Neighbour) (*chain.Signed, er
 
 // exchange sends one request and decodes the reply.
 func exchange(ctx context.Context, n Neighbour, r request, reply any) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	r.Version = chain.Version
 	raw, err := n.Ask(ctx, chain.Marshal(r))
+	switch {
+	case err != nil:
+	case len(raw) > MaxReply:
+		err = fmt.Errorf("reply of %d bytes, at most %d", len(raw), MaxReply)
+	default:
+		err = chain.Unmarshal(raw, reply)
+	}
 	if err != nil {
-		return err
-	}
-	if len(raw) > MaxReply {
-		return fmt.Errorf("reply of %d bytes, at most %d", len(raw), MaxReply)
-	}
-	if err := chain.Unmarshal(raw, reply); err != nil {
-		return fmt.Errorf("reply: %w", err)
+		return fmt.Errorf("%w: %w", errSilent, err)
 	}
 	return nil
 }
