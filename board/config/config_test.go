@@ -1,17 +1,256 @@
 package config
 
 import (
+	"errors"
+	"reflect"
+	"strings"
 	"testing"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/boards"
+	"github.com/joulegate/joulegate/chain"
 )
 
-func TestX(t *testing.T) {
-	b := Render(Sample("north"))
-	t.Logf("\n%s", b)
-	c, err := Parse(b)
-	t.Log(err, len(c.Meters))
-	for _, s := range []string{"version: 1\nname: a\nboard: generic\nbord: 1\n", "version: 1\nname: a\nboard: generic\nlines:\n- {id: x, baud: fast}\n", "version: 1\nname: a\nboard: generic\nlines:\n- id: x\n  baud: 9601\n  device: /dev/x\n  timeout: 1x\n", "version: 1\nname: a\nboard: generic\nlines:\n- id: x\n  baud: 9601\n  device: /dev/x\n",
-"version: 1\nname: [1]\n", "version: 1\n\n\nchargers:\n- id: 300\n", "a: &x 1\nb: *x\n", "name: \"abc\n", "version: 1\nversion: 1\n", "", "null", "[]"} {
-		_, err := Parse([]byte(s))
-		t.Logf("%q\n%v", s, err)
+const full = `version: 1
+name: north
+board: simulated
+lines:
+- id: rs485
+  device: /dev/ttyUSB0
+- {id: lan, tcp: "192.0.2.7:502", timeout: 1s}
+meters:
+- {id: house, line: rs485, unit: 1, profile: eastron-sdm630, role: site}
+- {id: roof, line: lan, unit: 3, profile: sunspec-inverter, role: production, interval: 5s, invert: true}
+- {id: car, line: rs485, unit: 2, profile: eastron-sdm120, role: charger}
+chargers:
+- id: 1
+  meter: car
+  relay: RELAY1
+  estop: IN1
+  evse: {line: rs485, unit: 10, profile: simpleevse}
+  phases: 1
+site: {fuse_ma: 35000}
+market: {sell_limit_nano_per_wh: 0, buy_limit_nano_per_wh: 280000}
+mqtt: {broker: "tls://broker.example:8883", user: north, password_file: /etc/joulegate/mqtt}
+pins: {socket: /run/joulegate/pins.sock}
+timing: {stale_after: 5s}
+`
+
+func TestParse(t *testing.T) {
+	c, err := Parse([]byte(full))
+	if err != nil {
+		t.Fatal(err)
 	}
+	switch {
+	case c.Lines[0].Baud != 9600 || c.Lines[0].Framing != "8N1" || c.Lines[0].Timeout != ms(500):
+		t.Errorf("line defaults %+v", c.Lines[0])
+	case c.Lines[1].Baud != 0 || c.Lines[1].Timeout != sec(1):
+		t.Errorf("a TCP line %+v", c.Lines[1])
+	case c.Meters[0].Interval != sec(1) || c.Meters[0].MaxPower != 22_000 || c.Meters[1].Interval != sec(5) || !c.Meters[1].Invert:
+		t.Errorf("meters %+v", c.Meters)
+	case c.Chargers[0].MaxCurrent != 16_000 || c.Chargers[0].Phases != 1 || c.Chargers[0].Mode != "market" || !c.Chargers[0].EVSE.Fitted():
+		t.Errorf("charger %+v", c.Chargers[0])
+	case c.Market.SellLimit == nil || *c.Market.SellLimit != 0 || *c.Market.BuyLimit != 280_000:
+		t.Errorf("a limit of 0 is a limit: %+v", c.Market)
+	case c.Timing.StaleAfter != sec(5) || c.Timing.Tick != ms(25):
+		t.Errorf("timing %+v", c.Timing)
+	}
+}
+
+func TestErrorsNameLineAndPath(t *testing.T) {
+	head := "version: 1\nname: north\nboard: simulated\n"
+	for _, c := range []struct{ name, doc, want string }{
+		{"unknown key", head + "bord: x\n", `line 4: bord: unknown field "bord"`},
+		{"unknown key in a list", head + "lines:\n- id: a\n  tcp: 127.0.0.1:502\n  bauds: 9600\n", `line 7: lines[0].bauds: unknown field "bauds"`},
+		{"number for a word", head + "meters:\n- {id: a, unit: one}\n", "line 5: meters[0].unit: cannot unmarshal"},
+		{"unit too large", head + "meters:\n- id: a\n  unit: 300\n", "line 6: meters[0].unit: cannot unmarshal 300"},
+		{"list for a word", "version: 1\nname: [a]\n", "line 2: name: cannot unmarshal"},
+		{"time without unit", head + "timing:\n  tick: 20\n", `line 5: timing.tick: "20" is not a time`},
+		{"negative time", head + "timing: {tick: -1s}\n", `line 4: timing.tick: "-1s" is not a time`},
+		{"map for a time", head + "timing: {tick: {a: b}}\n", "line 4: timing.tick:"},
+		{"twice", head + "name: south\n", `line 4: mapping key "name" already defined`},
+		{"open quote", head + "panel: {listen: \"x}\n", "line 4: "},
+		{"anchor", head + "p2p: &a {mdns: true}\n", "line 4: \"&\": anchors"},
+		{"two documents", head + "---\nversion: 1\n", "2 YAML documents"},
+		{"empty", "", "the file is empty"},
+		{"comment only", "# nothing\n", "the file is empty"},
+		{"list", "- a\n", "line 1: "},
+		{"other version", "version: 2\nname: a\nboard: generic\n", "line 1: version: 2, this program reads 1"},
+		{"no version", "name: a\nboard: generic\n", "version: 0"},
+		{"other board", "version: 1\nname: a\nboard: toaster\n", `line 3: board: unknown board "toaster" (generic, simulated)`},
+		{"name", "version: 1\nname: Frau Meier\nboard: generic\n", "line 2: name: "},
+		{"deep", head + "p2p: {listen: " + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "}\n", "line 4: nested too deeply"},
+		{"long", strings.Repeat("#", MaxBytes+1), "at most"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse([]byte(c.doc))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got  %v\nwant %s", err, c.want)
+			}
+			var list Errors
+			if !errors.As(err, &list) || len(list) == 0 {
+				t.Errorf("%T is not a list of errors", err)
+			}
+		})
+	}
+}
+
+// TestValidate changes one thing in a good document and expects one message.
+func TestValidate(t *testing.T) {
+	for _, c := range []struct{ name, old, new, want string }{
+		{"rating raised", "phases: 1", "max_current_ma: 40000", "line 18: chargers[0].max_current_ma: 40000 is outside 6000..32000, the rating of board simulated"},
+		{"3 A", "phases: 1", "max_current_ma: 3000", "3000 is outside 6000..32000"},
+		{"stale time stretched", "stale_after: 5s", "stale_after: 11s", "line 23: timing.stale_after: 11s is outside"},
+		{"stop stretched", "stale_after: 5s", "stop_wait: 4s", "timing.stop_wait: 4s is outside"},
+		{"watchdog shorter than ticks", "stale_after: 5s", "watchdog: 50ms", "timing.watchdog: 50ms is outside"},
+		{"two phases", "phases: 1", "phases: 2", "chargers[0].phases: 2"},
+		{"mode", "phases: 1", "mode: fast", `chargers[0].mode: "fast" is not one of`},
+		{"no such relay", "RELAY1", "RELAY9", `board simulated has no output "RELAY9"`},
+		{"a relay as stop button", "estop: IN1", "estop: RELAY2", `has no input "RELAY2"`},
+		{"one input twice", "estop: IN1", "estop: IN1\n  feedback: IN1", "IN1 is already used by chargers[0].estop"},
+		{"meter of another role", "meter: car", "meter: house", "not a meter with role charger"},
+		{"evse unknown", "simpleevse}", "magic}", `"magic" is unknown`},
+		{"unit twice", "unit: 10", "unit: 1", "unit 1 on line rs485 is already meters[0]"},
+		{"no line", "line: lan, unit: 3", "line: wifi, unit: 3", `there is no line "wifi"`},
+		{"unit 0", "unit: 2", "unit: 0", "meters[2].unit: 0 is outside"},
+		{"role", "role: production", "role: solar", `unknown meter role "solar"`},
+		{"two sites", "role: production", "role: site", "meters[1].role: a gateway has one site meter"},
+		{"no site", "role: site", "role: production", "none has the role site"},
+		{"two endpoints", "device: /dev/ttyUSB0", "device: /dev/ttyUSB0\n  tcp: 192.0.2.8:502", "has 2 of device, tcp, rtutcp"},
+		{"endpoint twice", "device: /dev/ttyUSB0", "rtutcp: 192.0.2.7:502", "is already used by"},
+		{"no endpoint", "  device: /dev/ttyUSB0\n", "", "has 0 of device"},
+		{"baud", "device: /dev/ttyUSB0", "device: /dev/ttyUSB0\n  baud: 9601", "line 7: lines[0].baud: 9601"},
+		{"framing", "device: /dev/ttyUSB0", "device: /dev/ttyUSB0\n  framing: 7E1", `"7E1" is not 8N1`},
+		{"id twice", "id: roof", "id: house", `meters[1].id: "house"`},
+		{"negative price", "280000", "-1", "buy_limit_nano_per_wh: -1 is negative"},
+		{"broker", "tls://", "http://", "mqtt.broker"},
+		{"socket missing", "pins: {socket: /run/joulegate/pins.sock}\n", "", "needs the socket"},
+		{"fuse", "fuse_ma: 35000", "fuse_ma: 35", "site.fuse_ma: 35 is outside"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			doc := strings.Replace(full, c.old, c.new, 1)
+			if doc == full {
+				t.Fatal("nothing was changed")
+			}
+			if _, err := Parse([]byte(doc)); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got  %v\nwant %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestABoardWithoutRelaysChargesNobody(t *testing.T) {
+	doc := strings.Replace(full, "board: simulated", "board: generic", 1)
+	if _, err := Parse([]byte(doc)); err == nil || !strings.Contains(err.Error(), "board generic has room for 0") {
+		t.Error(err)
+	}
+}
+
+func TestAllErrorsAtOnce(t *testing.T) {
+	_, err := Parse([]byte("version: 3\nname: N\nboard: x\npanel: {listen: here}\n"))
+	var list Errors
+	if !errors.As(err, &list) || len(list) != 4 {
+		t.Fatalf("%v", err)
+	}
+	for i, line := range []int{1, 2, 3, 4} {
+		if list[i].Line != line {
+			t.Errorf("%v: line %d, want %d", list[i], list[i].Line, line)
+		}
+	}
+}
+
+func TestRenderLoads(t *testing.T) {
+	c, err := Parse([]byte(full))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]Config{"sample": Sample("south"), "full": c} {
+		b := Render(c)
+		back, err := Parse(b)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, b)
+		}
+		if !reflect.DeepEqual(back, c) {
+			t.Errorf("%s: %v", name, Diff(c, back))
+		}
+		if !strings.Contains(string(b), "# exactly one") && !strings.Contains(string(b), "exactly one has the role site") {
+			t.Errorf("%s: no comments\n%s", name, b)
+		}
+	}
+}
+
+func TestDiff(t *testing.T) {
+	a, err := Parse([]byte(full))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := Diff(a, a); len(d) != 0 {
+		t.Errorf("a configuration differs from itself: %v", d)
+	}
+	b := a
+	b.Meters = append([]Meter(nil), a.Meters[1], a.Meters[0]) // order is no difference
+	b.Meters[1].Unit = 7
+	b.Market.SellLimit = nil
+	limit := chain.NanoPerWh(5)
+	b.Market.BuyLimit = &limit
+	want := map[string][2]string{
+		"market.buy_limit_nano_per_wh": {"280000", "5"}, "market.sell_limit_nano_per_wh": {"0", ""},
+		"meters[house].unit": {"1", "7"}, "meters[car].unit": {"2", ""}, "meters[car].role": {"charger", ""},
+	}
+	got := map[string][2]string{}
+	for _, c := range Diff(a, b) {
+		got[c.Path] = [2]string{c.Old, c.New}
+	}
+	for p, w := range want {
+		if got[p] != w {
+			t.Errorf("%s: %q, want %q", p, got[p], w)
+		}
+	}
+	for p := range got {
+		if !strings.HasPrefix(p, "meters[car]") && want[p] == [2]string{} {
+			t.Errorf("unexpected change of %s", p)
+		}
+	}
+}
+
+func TestBoardsAreSafe(t *testing.T) {
+	for _, id := range boards.IDs() {
+		b, err := boards.Get(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Check(); err != nil {
+			t.Error(err)
+		}
+	}
+	const unsafe = "{id: x, title: X, source: me, rating: {max_current_ma: 16000, phases: 1, max_chargers: 1}, pins: [{name: R, backend: chip, direction: output, polarity: active_low, pull: down}]}"
+	if _, err := boards.Parse([]byte(unsafe)); err == nil || !strings.Contains(err.Error(), "leave the relay open") {
+		t.Errorf("a relay that closes when nobody drives it: %v", err)
+	}
+	pi := board.Board{ID: "pi", Title: "Pi", Rating: board.Rating{MaxCurrent: 16_000, Phases: 3, MaxChargers: 1}, Pins: []board.Pin{{
+		Name: "RELAY1", Backend: board.BackendChip, Chip: "pinctrl-bcm2835", Line: 17, Label: "GPIO17", Header: 11, Direction: board.Output, Polarity: board.ActiveLow, Pull: board.PullUp, SafeHigh: true,
+	}}}
+	if err := pi.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(full))
+	f.Add(Render(Sample("a")))
+	f.Add([]byte("version: 1\nlines:\n- id: [[[[\n"))
+	f.Add([]byte("a: &a [*a, *a]\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := Parse(b)
+		if err != nil {
+			return
+		}
+		again, err := Parse(Render(c))
+		if err != nil {
+			t.Fatalf("what was rendered does not load: %v\n%s", err, Render(c))
+		}
+		if d := Diff(c, again); len(d) != 0 {
+			t.Fatalf("%v", d)
+		}
+	})
 }

@@ -2,11 +2,11 @@
 // interval it states what a meter's registers say, and commits to every
 // reading that led there.
 //
-//	 readings  ● ● ● ● ● ● ● ● ● ● ● ● ●
-//	 slots     ├───── 41 ─────┼───── 42 ─────┤
-//	                          ▲              ▲
-//	                          │ first good reading at or after the end:
-//	                          │ MeterRecord{Slot: 41, registers, Merkle root}
+//	readings  ● ● ● ● ● ● ● ● ● ● ● ● ●
+//	slots     ├───── 41 ─────┼───── 42 ─────┤
+//	                         ▲              ▲
+//	                         │ first good reading at or after the end:
+//	                         │ MeterRecord{Slot: 41, registers, Merkle root}
 //
 // The record's registers are those of that reading, so energy between the
 // slot's end and the reading is booked to the slot before. Nothing is lost by
@@ -27,8 +27,9 @@ import (
 )
 
 // MaxLeaves bounds the readings under one record. When more arrive, every
-// second one of those kept so far is dropped, so that what remains still spans
-// the whole slot; the reading that closes the slot is always among them.
+// second one is dropped, of those kept so far and of those to come, so that
+// what remains spans the whole slot evenly; the reading that closes the slot
+// is always among them.
 const MaxLeaves = 1024
 
 // Meter is what does not change about a meter.
@@ -62,6 +63,8 @@ type Cutter struct {
 	m      Meter
 	s      State
 	leaves [][]byte
+	seen   int // readings since the last record
+	stride int // one in so many is kept
 }
 
 // New continues from s.
@@ -69,7 +72,7 @@ func New(m Meter, s State) *Cutter {
 	if m.SlotSeconds < 1 {
 		panic(fmt.Sprintf("slot: %d seconds", m.SlotSeconds))
 	}
-	return &Cutter{m: m, s: s}
+	return &Cutter{m: m, s: s, stride: 1}
 }
 
 // State returns what has to be saved.
@@ -90,11 +93,15 @@ func (c *Cutter) Read(r meter.Reading) (Record, bool) {
 	if r.Device != c.m.ID {
 		panic(fmt.Sprintf("slot: reading of %q for meter %q", r.Device, c.m.ID))
 	}
-	c.keep(chain.Marshal(r))
+	leaf := chain.Marshal(r)
+	kept := c.keep(leaf)
 	imp, exp, ok := c.registers(&r)
 	slot := chain.SlotAt(r.Wall, c.m.SlotSeconds) - 1
 	if !ok || (c.s.Page > 0 && slot <= c.s.Slot) {
 		return Record{}, false
+	}
+	if !kept {
+		c.leaves = append(c.leaves, leaf)
 	}
 	c.s = State{Slot: slot, Page: c.s.Page + 1, Import: imp, Export: exp, Segment: c.s.Segment, At: r.Wall}
 	root := chain.MerkleRoot(c.leaves)
@@ -106,7 +113,7 @@ func (c *Cutter) Read(r meter.Reading) (Record, bool) {
 		},
 		Leaves: Leaves{Meter: c.m.ID, Page: c.s.Page, Root: root, Data: c.leaves},
 	}
-	c.leaves = nil
+	c.leaves, c.seen, c.stride = nil, 0, 1
 	return rec, true
 }
 
@@ -125,13 +132,19 @@ func (c *Cutter) registers(r *meter.Reading) (imp, exp meter.WattHour, ok bool) 
 	return imp, exp, imp >= c.s.Import && exp >= c.s.Export
 }
 
-func (c *Cutter) keep(leaf []byte) {
-	if len(c.leaves) == MaxLeaves {
-		kept := c.leaves[:0]
-		for i := 1; i < len(c.leaves); i += 2 {
-			kept = append(kept, c.leaves[i])
+// keep takes one reading in stride, and leaves room for the closing one.
+func (c *Cutter) keep(leaf []byte) bool {
+	if len(c.leaves) == MaxLeaves-1 {
+		half := c.leaves[:0]
+		for i := 0; i < len(c.leaves); i += 2 {
+			half = append(half, c.leaves[i])
 		}
-		c.leaves = kept
+		c.leaves, c.stride = half, 2*c.stride
 	}
-	c.leaves = append(c.leaves, leaf)
+	in := c.seen%c.stride == 0
+	c.seen++
+	if in {
+		c.leaves = append(c.leaves, leaf)
+	}
+	return in
 }
