@@ -27,10 +27,10 @@ PASS
 // about one of them takes that one only.
 func TestWorstCounts(t *testing.T) {
 	m := &measurer{benches: map[string][]result{
-		"p BenchmarkX": {{"BenchmarkX/a", map[string]float64{"%wire": 97}}, {"BenchmarkX/b", map[string]float64{"%wire": 91}}},
+		"p BenchmarkX": {{"BenchmarkX/b/2", map[string]float64{"%wire": 97}}, {"BenchmarkX/b", map[string]float64{"%wire": 91}}, {"BenchmarkX/other", map[string]float64{"%wire": 50}}},
 		"p BenchmarkY": {{"BenchmarkY", map[string]float64{"ns/op": 2e6}}, {"BenchmarkYZ", map[string]float64{"ns/op": 9e6}}},
 	}}
-	if v, err := (bench{pkg: "p", name: "BenchmarkX", metric: "%wire", worst: lowest}).measure(t.Context(), m); v != 91 || err != nil {
+	if v, err := (bench{pkg: "p", name: "BenchmarkX", metric: "%wire", of: "X/b", worst: lowest}).measure(t.Context(), m); v != 91 || err != nil {
 		t.Errorf("%v %v, want 91", v, err)
 	}
 	if v, err := (bench{pkg: "p", name: "BenchmarkY", metric: "ns/op", scale: 1e-6}).measure(t.Context(), m); v != 2 || err != nil {

@@ -40,12 +40,13 @@ func (l later) measure(context.Context, *measurer) (float64, error) {
 	return 0, fmt.Errorf("comes with %q", l.issue)
 }
 
-// bench takes a metric of a Go benchmark. If several of its sub-benchmarks
-// report it, the worst counts.
+// bench takes a metric of a Go benchmark. With worst, its sub-benchmarks
+// count, those whose name contains of, and the worst is told.
 type bench struct {
 	pkg, name, metric string
 	scale             float64 // 0: 1
 	time              string  // -benchtime
+	of                string
 	worst             func(a, b float64) float64
 }
 
@@ -66,7 +67,7 @@ func (s bench) measure(ctx context.Context, m *measurer) (float64, error) {
 	for _, r := range results {
 		v, ok := r.metrics[s.metric]
 		switch {
-		case !ok || (s.worst == nil && r.name != s.name):
+		case !ok || (s.worst == nil && r.name != s.name) || !strings.Contains(r.name, s.of):
 		case !found:
 			value, found = v, true
 		default:
