@@ -41,6 +41,10 @@ func TestWrongValueImpossible(t *testing.T) {
 		faulty := rapid.IntRange(5, 90).Draw(rt, "percent of faulty answers")
 		sizes := rapid.SampledFrom([][]uint16{{1}, {2}, {1, 2}, {2, 10}, {1, 2, 3, 40}}).Draw(rt, "block sizes")
 		maxBlock := rapid.SampledFrom([]int{2, 10, 125}).Draw(rt, "largest block")
+		cfg := Config{}
+		if rapid.Bool().Draw(rt, "serial") {
+			cfg = Config{Device: "wire", Baud: 115200}
+		}
 		if int(slices.Max(sizes)) > maxBlock {
 			maxBlock = int(slices.Max(sizes))
 		}
@@ -131,7 +135,9 @@ func TestWrongValueImpossible(t *testing.T) {
 				}
 				wire = append(wire[max(0, len(wire)-40):], fmt.Sprintf("%v %s % x", tr.At.Sub(start), arrow, tr.Data))
 			}
-			l, _, stop := pipeLine(Config{Timeout: timeout, Rand: rand.New(rand.NewPCG(seed, 2)), Trace: trace}, script)
+			cfg := cfg
+			cfg.Timeout, cfg.Rand, cfg.Trace = timeout, rand.New(rand.NewPCG(seed, 2)), trace
+			l, _, stop := pipeLine(cfg, script)
 			defer stop()
 			devices := []drivers.Register{
 				l.Device(DeviceConfig{Unit: 1, Name: "a", MaxBlock: maxBlock}),

@@ -136,10 +136,12 @@ func requestSize(b []byte) int {
 	return 8
 }
 
-// pipeLine is a running RTU line whose slave is script, without any wire
-// time. stop ends both.
+// pipeLine is a running RTU line whose slave is script: through a bridge,
+// without any wire time, unless cfg names a device. stop ends both.
 func pipeLine(cfg Config, script func(req []byte) []sending) (l *Line, s *fakeSlave, stop func()) {
-	cfg.RTUTCP = "test:1"
+	if cfg.Device == "" {
+		cfg.RTUTCP = "test:1"
+	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 100 * time.Millisecond
 	}
