@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	iavldb "github.com/cosmos/iavl/db"
+
 	"github.com/joulegate/joulegate/chain"
 )
 
@@ -154,10 +156,28 @@ func FuzzGenesis(f *testing.F) {
 }
 
 func FuzzVerifyProof(f *testing.F) {
-	f.Add([]byte("root"), []byte("key"), []byte("value"), []byte{0x0a, 0x02, 0x0a, 0x00})
-	f.Fuzz(func(t *testing.T, root, key, value, proof []byte) {
-		if VerifyProof(chain.Sum(root), key, value, proof) == nil {
-			t.Errorf("a proof out of thin air: %x", proof)
+	t, err := openTree(&treeDB{DB: iavldb.NewMemDB()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, k := range []string{"a", "key", "z"} {
+		working{t}.Set([]byte(k), []byte("value"))
+	}
+	root, _, err := t.SaveVersion()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, k := range []string{"key", "kez"} {
+		proof, _, err := prove(t.ImmutableTree, []byte(k))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add([]byte(k), []byte("value"), proof)
+	}
+	f.Fuzz(func(t *testing.T, key, value, proof []byte) {
+		holds := string(value) == "value" && (string(key) == "a" || string(key) == "key" || string(key) == "z")
+		if value != nil && VerifyProof(chain.Hash(root), key, value, proof) == nil && !holds {
+			t.Errorf("%q = %q is not in the tree: %x", key, value, proof)
 		}
 	})
 }

@@ -47,10 +47,15 @@ func prove(t *iavl.ImmutableTree, key []byte) (proof, value []byte, err error) {
 
 // VerifyProof checks that a state with this root holds value under key or,
 // for a nil value, holds nothing there. It trusts nothing but root.
-func VerifyProof(root chain.Hash, key, value, proof []byte) error {
+func VerifyProof(root chain.Hash, key, value, proof []byte) (err error) {
+	// The library dereferences what a hostile proof leaves out.
+	defer recovered(&err)
 	var p ics23.CommitmentProof
 	if err := p.Unmarshal(proof); err != nil {
 		return fmt.Errorf("proof: %w", err)
+	}
+	if p.GetExist() == nil && p.GetNonexist() == nil {
+		return errors.New("proof: neither of existence nor of absence") // batches are not made here
 	}
 	ok := false
 	if value == nil {
