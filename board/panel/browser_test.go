@@ -48,6 +48,8 @@ func TestPageInABrowser(t *testing.T) {
 	f.tick()
 	b.until(t, "a new block", `document.querySelector('#blocks li').textContent.includes('#58')`)
 	b.until(t, "the theme switch", `(document.querySelector('#theme').click(), ['light', 'dark'].includes(document.documentElement.dataset.theme))`)
+	b.call(t, "Emulation.setDeviceMetricsOverride", map[string]any{"width": 360, "height": 780, "deviceScaleFactor": 1, "mobile": true})
+	b.until(t, "all of itself on a telephone", `innerWidth === 360 && document.documentElement.scrollWidth <= 360`)
 	if len(b.complaints) > 0 {
 		t.Errorf("the browser complains: %s", strings.Join(b.complaints, "\n"))
 	}

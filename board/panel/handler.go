@@ -209,7 +209,7 @@ func (s *Server) checkHost(next http.Handler) http.Handler {
 }
 
 // headers tells the browser to load nothing from elsewhere and to let nobody
-// frame, sniff or embed what it gets.
+// frame, sniff or embed what it gets, and bounds the time of an answer.
 func headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -220,6 +220,9 @@ func headers(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
 		h.Set("Cache-Control", "no-store")
+		// Whoever does not read his answer loses the connection. Streams
+		// give each write a deadline of its own.
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(requestTimeout + writeTimeout))
 		next.ServeHTTP(w, r)
 	})
 }

@@ -50,8 +50,7 @@ type bench struct {
 	worst             func(a, b float64) float64
 }
 
-func lowest(a, b float64) float64  { return min(a, b) }
-func highest(a, b float64) float64 { return max(a, b) }
+func lowest(a, b float64) float64 { return min(a, b) }
 
 func (s bench) measure(ctx context.Context, m *measurer) (float64, error) {
 	key := s.pkg + " " + s.name

@@ -160,10 +160,15 @@ func judge(in io.Reader, out io.Writer, list []string, strict bool) (bool, error
 		fmt.Fprintln(out, "no test was run")
 		return false, nil
 	}
-	good := failed == 0 && failedPackages == 0 && (!strict || len(unlisted) == 0)
+	if strict {
+		failed, skipped = failed+len(unlisted), skipped-len(unlisted)
+	}
+	if failed == 0 {
+		failed = failedPackages // they failed to build, or outside any test
+	}
+	good := failed == 0
 	if !good {
 		fmt.Fprintln(out, "FAIL")
-		failed = max(failed, 1)
 	}
 	fmt.Fprintf(out, "%d passed, %d failed, %d skipped\n", passed, failed, skipped)
 	return good, nil
