@@ -57,6 +57,10 @@ fmt: ## format as the linter wants it
 bench: ## measure the budgets, compare with the last committed table, write it
 	$(GO) run ./tools/bench $(ARGS)
 
+.PHONY: picture
+picture: build-here ## docs/demo.png, photographed from a running demonstration
+	$(GO) run ./tools/e2e/picture
+
 .PHONY: build
 build: ## dist/ for amd64, arm64, armv7 and armv6, without cgo
 	@for t in amd64 arm64 arm/7 arm/6; do \

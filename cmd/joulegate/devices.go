@@ -70,11 +70,7 @@ func (d *devices) close() {
 
 // register returns the registers of one device on a line.
 func (d *devices) register(line string, unit uint8, name string, p *profile.Profile, class modbus.Class) drivers.Register {
-	t := p.Timing
-	return d.lines[line].Device(modbus.DeviceConfig{
-		Unit: unit, Name: name, Class: class,
-		Gap: t.Gap, SlaveChangeGap: t.SlaveChangeGap, ConnectDelay: t.ConnectDelay, Timeout: t.Timeout, MaxBlock: int(t.MaxBlock),
-	})
+	return d.lines[line].Device(modbusDevice(p, unit, name, class))
 }
 
 // addMeters makes a reader for each meter. resume says where a meter's page
@@ -86,7 +82,7 @@ func (d *devices) addMeters(cfg config.Config, origin time.Time, resume func(id 
 			return fmt.Errorf("meter %s: %w", m.ID, err)
 		}
 		if m.Invert {
-			p = p.Reversed()
+			p = p.Swapped()
 		}
 		d.profiles[m.ID] = p
 		d.readers = append(d.readers, reader.New(reader.Config{

@@ -120,7 +120,7 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	}
 	g.journal, err = journal.Open(st.journal(), journal.Config{
 		ChainID: g.genesis.ChainID, Key: g.id.device, Member: g.roster.active, Neighbours: g.neighbours,
-		Fresh: freshDevice(st), Log: log.With("part", "journal"),
+		Known: g.knownPosition, Fresh: freshDevice(st), Log: log.With("part", "journal"),
 	})
 	if err != nil {
 		return nil, err
@@ -266,6 +266,16 @@ func (g *gateway) recover(ctx context.Context) error {
 	close(g.outbox.open)
 	g.log.Info("own chain continues", "block", r.Next, "neighbours", r.Answered, "adopted", r.Adopted, "new_epoch", r.NewEpoch)
 	return nil
+}
+
+// knownPosition is where the ledger saw this gateway's chain last.
+func (g *gateway) knownPosition() (p chain.Position) {
+	_ = g.ledger.View(func(st ledger.State) {
+		if h, ok := ledger.HeadOf(st, g.self); ok {
+			p = h.Position
+		}
+	})
+	return p
 }
 
 // neighbours returns the connected members' journals.

@@ -50,6 +50,8 @@
 // Vendors disagree on the sign of power for the same model (SunSpec meters of
 // Fronius count import positive, SolarEdge export). Get("ID+reversed") is the
 // same profile with the sign of power turned round, and with a hash of its own.
+// Get("ID+swapped") is for current transformers that are mounted the wrong way
+// round: it exchanges the import and export registers too.
 //
 // Everything here is pure: no clock, no files, no locks. A *Profile is not
 // changed after Parse and may be shared.

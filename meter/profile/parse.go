@@ -80,6 +80,48 @@ func (p *Profile) Reversed() *Profile {
 	return &q
 }
 
+// Swapped returns the variant for current transformers that are mounted the
+// wrong way round: such a meter counts what is imported in its export register
+// and shows power with the opposite sign. Unlike Reversed, which corrects a
+// convention about the sign of power only, it exchanges the registers too.
+func (p *Profile) Swapped() *Profile {
+	if p.swapped {
+		return p
+	}
+	q := *p
+	q.swapped = true
+	q.ID += swappedSuffix
+	q.hash = sha256.Sum256(append(p.hash[:], swappedSuffix...))
+	turn := func(points []Point) []Point {
+		points = slices.Clone(points)
+		for i := range points {
+			pt := &points[i]
+			switch pt.Quantity {
+			case meter.Import:
+				pt.Quantity = meter.Export
+			case meter.Export:
+				pt.Quantity = meter.Import
+			case meter.Power, meter.ReactivePower:
+				pt.Sign = map[Sign]Sign{SignExport: SignImport}[pt.Sign]
+				if pt.Sign == "" {
+					pt.Sign = SignExport
+				}
+			}
+		}
+		return points
+	}
+	q.Points = turn(p.Points)
+	if p.SunSpec != nil {
+		s := *p.SunSpec
+		s.Models = slices.Clone(s.Models)
+		for i := range s.Models {
+			s.Models[i].Points = turn(s.Models[i].Points)
+		}
+		q.SunSpec = &s
+	}
+	return &q
+}
+
 // fieldError is a complaint about one field.
 type fieldError struct {
 	path string // YAML path

@@ -64,6 +64,7 @@ type Profile struct {
 
 	hash     [32]byte
 	reversed bool
+	swapped  bool
 }
 
 // Serial is how the device leaves the factory.
@@ -169,7 +170,11 @@ type SunSpecModel struct {
 //go:embed data/*.yaml
 var files embed.FS
 
-const reversedSuffix = "+reversed"
+// Suffixes of variants.
+const (
+	reversedSuffix = "+reversed"
+	swappedSuffix  = "+swapped"
+)
 
 // All returns the built-in profiles, ordered by id. It parses them anew.
 func All() []*Profile {
@@ -188,10 +193,11 @@ func All() []*Profile {
 	return out
 }
 
-// Get returns the built-in profile id, or its variant "id+reversed". The error
-// lists what there is.
+// Get returns the built-in profile id, or its variant "id+reversed",
+// "id+swapped" or "id+reversed+swapped". The error lists what there is.
 func Get(id string) (*Profile, error) {
-	base, isReversed := strings.CutSuffix(id, reversedSuffix)
+	base, isSwapped := strings.CutSuffix(id, swappedSuffix)
+	base, isReversed := strings.CutSuffix(base, reversedSuffix)
 	if !validID(base) {
 		return nil, unknown(id)
 	}
@@ -200,7 +206,10 @@ func Get(id string) (*Profile, error) {
 		return nil, unknown(id)
 	}
 	if isReversed {
-		return p.Reversed(), nil
+		p = p.Reversed()
+	}
+	if isSwapped {
+		p = p.Swapped()
 	}
 	return p, nil
 }

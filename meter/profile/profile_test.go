@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
 	"math/big"
 	"os"
@@ -544,6 +545,44 @@ func BenchmarkDecodeSDM630(b *testing.B) {
 	for b.Loop() {
 		if _, err := p.Decode(raw); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Current transformers mounted the wrong way round: the meter counts imports
+// as exports, and billing what it says would pay the consumer.
+func TestSwappedTransformers(t *testing.T) {
+	for _, id := range []string{"eastron-sdm630", "sunspec-meter"} {
+		p := get(t, id)
+		im, err := p.NewImage(0, profile.Identity{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What the wrongly mounted meter shows while the house draws 1.5 kW.
+		if err := p.Encode([]meter.Point{
+			{Quantity: meter.Power, Value: -1_500_000}, {Quantity: meter.Export, Value: 7_000_000}, {Quantity: meter.Import, Value: 8_000},
+		}, im); err != nil {
+			t.Fatal(err)
+		}
+		s := get(t, id+"+swapped")
+		if s.Hash() == p.Hash() || s.ID == p.ID || s.Swapped() != s {
+			t.Errorf("%s: the swapped variant has no identity of its own", id)
+		}
+		fresh, err := s.NewImage(0, profile.Identity{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The variant puts the truth into the very same registers.
+		if err := s.Encode([]meter.Point{
+			{Quantity: meter.Power, Value: 1_500_000}, {Quantity: meter.Import, Value: 7_000_000}, {Quantity: meter.Export, Value: 8_000},
+		}, fresh); err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(im, fresh) {
+			t.Errorf("%s: the registers differ", id)
+		}
+		if got := get(t, id); !got.Has(meter.Import, 0) || got.Hash() != p.Hash() {
+			t.Errorf("%s: the plain profile was changed", id)
 		}
 	}
 }
