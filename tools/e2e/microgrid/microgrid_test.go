@@ -135,7 +135,7 @@ func newGrid(t *testing.T, n int) *grid {
 			t: t, name: h.Name, index: i, house: h, addr: fmt.Sprintf("127.%d.%d.%d", 64+os.Getpid()%128, net, i+1),
 			config: filepath.Join(g.dir, h.Name+".yaml"), state: filepath.Join(g.dir, h.Name), log: filepath.Join(g.dir, h.Name+".log"),
 		}
-		gw.client = panel.Dial(filepath.Join(gw.state, "control.sock"))
+		gw.client = dialControl(gw)
 		g.gateways = append(g.gateways, gw)
 		t.Cleanup(gw.cleanup)
 	}
@@ -310,10 +310,17 @@ func (g *gateway) start() {
 		g.err = c.Wait()
 		close(done)
 	}(g.done)
-	g.wait(patience, "an answer", func(ctx context.Context) (bool, any) {
+	g.wait(patience, "answer", ready(g))
+}
+
+func dialControl(g *gateway) *panel.Client { return panel.Dial(filepath.Join(g.state, "control.sock")) }
+
+// ready reports whether the gateway answers on its control socket.
+func ready(g *gateway) func(ctx context.Context) (bool, any) {
+	return func(ctx context.Context) (bool, any) {
 		_, err := g.client.Status(ctx)
 		return err == nil, err
-	})
+	}
 }
 
 // kill ends the process as a power cut would.
@@ -352,9 +359,12 @@ func (g *gateway) cleanup() {
 	if g.cmd != nil {
 		_ = g.cmd.Process.Kill()
 		<-g.done
+		g.cmd = nil
 	}
 	g.client.Close()
-	if b, err := os.ReadFile(g.log); err == nil && g.t.Failed() {
+	b, err := os.ReadFile(g.log)
+	_ = os.Remove(g.log) // said once
+	if err == nil && g.t.Failed() {
 		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 		g.t.Logf("%s said at the end:\n%s", g.name, strings.Join(lines[max(0, len(lines)-30):], "\n"))
 	}
