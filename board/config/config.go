@@ -20,7 +20,9 @@ const (
 	MaxLines    = 8
 	MaxMeters   = 64
 	MaxChargers = 8
+	MaxListen   = 4 // as a member's record in the ledger
 	maxNesting  = 16
+	maxTokens   = 20_000 // several times what the fullest configuration has
 )
 
 // Config is one gateway's configuration. The doc tags become the comments

@@ -81,6 +81,8 @@ func TestErrorsNameLineAndPath(t *testing.T) {
 		{"name", "version: 1\nname: Frau Meier\nboard: generic\n", "line 2: name: "},
 		{"deep", head + "p2p: {listen: " + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "}\n", "line 4: nested too deeply"},
 		{"long", strings.Repeat("#", MaxBytes+1), "at most"},
+		{"wide", head + "p2p: {listen: [" + strings.Repeat("a,", maxTokens) + "]}\n", "words and signs"},
+		{"many addresses", head + "p2p: {listen: [" + strings.Repeat("/ip4,", MaxListen+1) + "]}\n", "line 4: p2p.listen: 5 addresses"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse([]byte(c.doc))

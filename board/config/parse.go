@@ -80,8 +80,12 @@ func Parse(b []byte) (Config, error) {
 // screen refuses what a configuration never needs and a parser pays for:
 // anchors and aliases (expansion), and deep nesting (recursion).
 func screen(b []byte) (Error, bool) {
+	tokens := lexer.Tokenize(string(b))
+	if len(tokens) > maxTokens {
+		return Error{Message: fmt.Sprintf("%d words and signs, at most %d", len(tokens), maxTokens)}, true
+	}
 	depth, indents := 0, []int{0}
-	for _, t := range lexer.Tokenize(string(b)) {
+	for _, t := range tokens {
 		switch t.Type {
 		case token.AnchorType, token.AliasType, token.MergeKeyType, token.TagType, token.DirectiveType:
 			return Error{Line: t.Position.Line, Column: t.Position.Column, Message: fmt.Sprintf("%q: anchors, aliases, tags and directives are not used here", t.Value)}, true

@@ -62,6 +62,7 @@ func (c *Config) Validate() Errors {
 func (c *Config) lines(k *checker) {
 	if len(c.Lines) > MaxLines {
 		k.add("lines", "%d, at most %d", len(c.Lines), MaxLines)
+		return
 	}
 	seen := map[string]bool{}
 	where := map[string]string{}
@@ -130,6 +131,7 @@ func (c *Config) device(k *checker, p, line string, unit uint8) {
 func (c *Config) meters(k *checker) {
 	if len(c.Meters) > MaxMeters {
 		k.add("meters", "%d, at most %d", len(c.Meters), MaxMeters)
+		return
 	}
 	sites := 0
 	for i, m := range c.Meters {
@@ -162,6 +164,7 @@ func (c *Config) meters(k *checker) {
 func (c *Config) chargers(k *checker, b board.Board) {
 	if n := min(MaxChargers, b.Rating.MaxChargers); len(c.Chargers) > n {
 		k.add("chargers", "%d, board %s has room for %d", len(c.Chargers), c.Board, n)
+		return
 	}
 	ids, meters := map[uint8]bool{}, map[string]bool{}
 	for i, h := range c.Chargers {
@@ -224,7 +227,10 @@ func (c *Config) services(k *checker) {
 	if l := c.Market.BuyLimit; l != nil && *l < 0 {
 		k.add("market.buy_limit_nano_per_wh", "%d is negative", *l)
 	}
-	for i, a := range c.P2P.Listen {
+	if len(c.P2P.Listen) > MaxListen {
+		k.add("p2p.listen", "%d addresses, at most %d", len(c.P2P.Listen), MaxListen)
+	}
+	for i, a := range c.P2P.Listen[:min(len(c.P2P.Listen), MaxListen)] {
 		if !strings.HasPrefix(a, "/") {
 			k.add(fmt.Sprintf("p2p.listen[%d]", i), "%q is not a multiaddr such as /ip4/0.0.0.0/tcp/4001", a)
 		}
