@@ -219,6 +219,40 @@ func TestLateAnswerIsNotTheNextOne(t *testing.T) {
 	})
 }
 
+// A copy of an answer takes the place of the next answer to the same request,
+// whose value is right either way. The answer proper, with a new value by now,
+// must not become the next register's.
+func TestCopyLeavesADoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		l, _, stop := pipeLine(Config{}, func(req []byte) []sending {
+			n++
+			good := registers(addressed).reply(req)
+			switch n {
+			case 1:
+				return []sending{{ms, good}, {2 * ms, good}}
+			case 2:
+				return []sending{{10 * ms, seal(1, 4, 2, 0x77, 0x77)}}
+			}
+			return []sending{{ms, good}}
+		})
+		defer stop()
+		dev := l.Device(DeviceConfig{Unit: 1, Name: "grid"})
+		for i, addr := range []uint16{5, 5, 6, 7} {
+			data, err := dev.ReadRegisters(t.Context(), 4, addr, 1)
+			if err != nil {
+				t.Fatalf("read %d: %v", i, err)
+			}
+			if got := binary.BigEndian.Uint16(data); got != addressed(1, 4, addr) {
+				t.Errorf("read %d: register %d: got %#x, want %#x", i, addr, got, addressed(1, 4, addr))
+			}
+		}
+		if n := l.Stats().Units[1].Resyncs; n != 1 {
+			t.Errorf("%d resyncs, want 1", n)
+		}
+	})
+}
+
 // Each fault alone gives an error that says so, or none, and the line is in
 // order again afterwards.
 func TestFaults(t *testing.T) {
