@@ -285,7 +285,7 @@ func (l *Line) refuse(u *unit, now time.Time) error {
 
 // Run serves requests until ctx ends, then fails those that wait and closes
 // the line. It survives the loss of the adapter or connection and reopens it.
-// It may be called once.
+// It may be called once and returns the error of ctx.
 func (l *Line) Run(ctx context.Context) error {
 	l.ctx = ctx
 	stop := context.AfterFunc(ctx, func() {
