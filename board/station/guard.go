@@ -126,7 +126,11 @@ func (l *limiter) wanted() meter.MilliAmpere {
 }
 
 func (l *limiter) run(ctx context.Context) {
-	defer l.dev.Halt()
+	defer func() {
+		if err := l.dev.Halt(); err != nil {
+			l.tell(pilot{err: err})
+		}
+	}()
 	look := time.NewTicker(pilotEvery)
 	defer look.Stop()
 	applied, wrote := meter.MilliAmpere(-1), l.p.now()

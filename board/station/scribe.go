@@ -110,6 +110,7 @@ func (s *Station) carryOut(ctx context.Context, j job) error {
 
 const (
 	retryAfter = time.Second            // a failed job is tried again
+	writeLimit = 15 * time.Second       // a write that takes longer counts as failed until it returns
 	lingerFor  = 500 * time.Millisecond // slot records wait for those of the other meters
 )
 
@@ -144,8 +145,20 @@ func (s *Station) dispatch() {
 	default:
 		return
 	}
-	s.busy = true
+	s.busy, s.busyAt = true, s.now
 	s.jobs <- j
+}
+
+// errSlow is the state of a disk that neither takes records nor refuses them.
+var errSlow = fmt.Errorf("records have waited for more than %s to be written", writeLimit)
+
+// hurry suspends charging when a write hangs. It has not failed: it is not
+// tried again, and charging goes on when it returns.
+func (s *Station) hurry() {
+	if s.busy && s.now-s.busyAt > writeLimit && s.diskErr == nil {
+		s.cfg.Log.Error("records cannot be written; nobody is charged", "err", errSlow)
+		s.setDisk(errSlow)
+	}
 }
 
 // written takes the scribe's result.

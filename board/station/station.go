@@ -53,7 +53,8 @@ type Station struct {
 	old      []chain.Record // and its records that may not be in the outbox
 	due      time.Duration  // when the queue goes out
 	retry    time.Duration  // not before
-	busy     bool
+	busy     bool           // the scribe has a job
+	busyAt   time.Duration  // since
 	dirty    bool
 	diskErr  error
 	trust    int // ticks to go until a stall is forgiven
@@ -356,6 +357,7 @@ func (s *Station) clock() {
 func (s *Station) tick() {
 	s.clock()
 	s.forgive()
+	s.hurry()
 	for _, c := range s.chargers {
 		s.contacts(c)
 		s.readBack(c)

@@ -71,6 +71,7 @@ type world struct {
 	dead      bool
 	killed    chan struct{}
 	failDisk  error
+	slow      time.Duration // a write takes so long
 
 	records []chain.Record
 	leaves  []slot.Leaves
@@ -104,6 +105,10 @@ func (w *world) Load() ([]byte, error) {
 // land decides whether a write reaches the disk, and kills the process at the
 // one that is asked for.
 func (w *world) land(write func()) error {
+	w.mu.Lock()
+	slow := w.slow
+	w.mu.Unlock()
+	time.Sleep(slow)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.dead {
@@ -476,6 +481,42 @@ func TestNothingClosesBeforeItsRecordIsDurable(t *testing.T) {
 		w.mu.Lock()
 		w.failDisk = nil
 		w.mu.Unlock()
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestHangingDiskSuspends(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		end := w.run()
+		wait(4 * time.Second)
+		id := w.start(5000)
+		wait(20 * time.Second)
+		w.mu.Lock()
+		w.slow = 60 * time.Second
+		w.mu.Unlock()
+		wait(35 * time.Second) // the next slot's record hangs
+		if w.closed() {
+			t.Fatal("charges while the disk hangs")
+		}
+		if a := w.last().Alarms; len(a) == 0 || a[0].Code != "disk" {
+			t.Fatalf("alarms %+v", a)
+		}
+		w.mu.Lock()
+		w.slow = 0
+		w.mu.Unlock()
+		wait(60 * time.Second)
+		if !w.closed() {
+			t.Fatalf("the disk is well again: %s", w.last().Chargers[0].Why)
+		}
+		if err := w.station.Stop(t.Context(), id, chain.StopDriver); err != nil {
+			t.Fatal(err)
+		}
+		wait(10 * time.Second)
+		if s := w.stops[id]; len(s) != 1 || s[0].Register != w.car() {
+			t.Fatalf("%+v, meter %d", s, w.car())
+		}
 		if err := end(); err != nil {
 			t.Fatal(err)
 		}
