@@ -98,6 +98,7 @@ func (g *grid) run(nodes ...*Node) {
 				g.t.Errorf("Run: %v", err)
 			}
 		})
+		eventually(g.t, "doors open", n.gate.open.Load)
 	}
 }
 
