@@ -360,7 +360,9 @@ func TestAccess(t *testing.T) {
 	}
 	house2.Publish(Topic("house2", "event/end"), 1, false, "end").WaitTimeout(patience)
 	anna.Publish(Topic("house2", "cmd/anna/end"), 1, false, "end").WaitTimeout(patience)
-	bert.until(t, "end", func() bool { return bert.payload(Topic("house2", "event/end")) != "" })
+	bert.until(t, "end", func() bool {
+		return bert.payload(Topic("house2", "event/end")) != "" && bert.payload(Topic("house2", "config/desired")) != ""
+	})
 	house2.until(t, "end", func() bool { return house2.payload(Topic("house2", "cmd/anna/end")) != "" })
 	got := func(p *peer) string {
 		p.mu.Lock()
