@@ -181,10 +181,12 @@ func New(cfg Config) (*Station, error) {
 // restore takes up the sessions of the time before the restart.
 func (s *Station) restore(was []savedCharger) error {
 	for _, v := range was {
+		known := false
 		for _, c := range s.chargers {
 			if c.ID != v.ID {
 				continue
 			}
+			known = true
 			if v.Session.ID != (chain.ID{}) {
 				q, err := v.Quote.Open()
 				if err != nil {
@@ -194,6 +196,9 @@ func (s *Station) restore(was []savedCharger) error {
 			}
 			// Applied by Run, after every actuator was halted.
 			s.resumes = append(s.resumes, func() { s.step(c, session.Resume{Saved: v.Session}) })
+		}
+		if !known && v.Session.ID != (chain.ID{}) {
+			s.cfg.Log.Warn("a session's charger is no longer configured; the ledger ends the session by its own rule", "charger", v.ID, "session", v.Session.ID)
 		}
 	}
 	return nil

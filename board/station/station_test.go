@@ -39,7 +39,7 @@ chargers:
   estop: IN1
   evse: {line: rs485, unit: 10, profile: simpleevse}
 pins: {socket: /run/pins}
-timing: {min_off: 2s, hold_limit: 20s, start_limit: 60s, full_after: 30s, resume_limit: 20s}
+timing: {min_off: 2s, hold_limit: 20s, start_limit: 60s, full_after: 30s, resume_limit: 20s, on_delay: 20s, off_delay: 60s}
 `
 
 var (
@@ -516,6 +516,55 @@ func TestHangingDiskSuspends(t *testing.T) {
 		wait(10 * time.Second)
 		if s := w.stops[id]; len(s) != 1 || s[0].Register != w.car() {
 			t.Fatalf("%+v, meter %d", s, w.car())
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestSurplusFollowsTheHouse(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		end := w.run()
+		wait(4 * time.Second)
+		if err := w.station.SetMode(t.Context(), 1, setpoint.Surplus); err != nil {
+			t.Fatal(err)
+		}
+		house := func(milliwatt int64) {
+			w.mu.Lock()
+			w.house = milliwatt
+			w.reg["house"] = 50_000_000
+			w.mu.Unlock()
+		}
+		id := w.start(20_000)
+		wait(20 * time.Second)
+		if w.closed() || !strings.Contains(w.last().Chargers[0].Why, "surplus") {
+			t.Fatalf("the house imports and the car charges: %s", w.last().Chargers[0].Why)
+		}
+		house(-6_210_000) // 9 A on three phases
+		wait(15 * time.Second)
+		if w.closed() {
+			t.Fatal("did not wait for the surplus to last")
+		}
+		wait(10 * time.Second)
+		if !w.closed() || w.evse.Limit() != 9_000 {
+			t.Fatalf("relay %t, %d mA on 6.2 kW of surplus: %s", w.closed(), w.evse.Limit(), w.last().Chargers[0].Why)
+		}
+		house(1_000_000)
+		wait(10 * time.Second)
+		if !w.closed() || w.evse.Limit() != 6_000 {
+			t.Fatalf("relay %t, %d mA in the shade", w.closed(), w.evse.Limit())
+		}
+		wait(65 * time.Second)
+		if w.closed() || w.last().Chargers[0].State != "suspended" {
+			t.Fatalf("still charges from the network: %+v", w.last().Chargers[0])
+		}
+		if err := w.station.Stop(t.Context(), id, chain.StopDriver); err != nil {
+			t.Fatal(err)
+		}
+		wait(10 * time.Second)
+		if len(w.stops[id]) != 1 {
+			t.Fatal("not stopped")
 		}
 		if err := end(); err != nil {
 			t.Fatal(err)

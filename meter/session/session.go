@@ -296,6 +296,7 @@ type State struct {
 	rampAt                     time.Duration // when 0 A was offered
 	ramping                    bool
 	weldAt, overAt, fullAt     time.Duration
+	unseen                     int64 // mA*ms offered since the last good reading
 	welding, overing, fulling  bool
 	mismatchAt                 time.Duration
 	mismatching                bool
@@ -334,6 +335,7 @@ func Step(r Rules, s State, e Event, now time.Duration) (State, []Action) {
 	if !s.stepped {
 		m.stepped, m.movedAt, m.phaseAt = true, now, now
 	}
+	m.unseen += int64(s.Offered) * (now - m.stepAt).Milliseconds()
 	m.stepAt = now
 	m.apply(e)
 	m.watch()
@@ -475,7 +477,7 @@ func (m *machine) reading(e Reading) {
 		return
 	}
 	m.Last, m.known = e.Import, true
-	m.Current, m.meterAt, m.heard = e.Current, e.At, true
+	m.Current, m.meterAt, m.heard, m.unseen = e.Current, e.At, true, 0
 	m.judgeCurrent(e)
 }
 
@@ -581,14 +583,28 @@ func (m *machine) age() (time.Duration, string) {
 
 // reserve is the energy that can still flow at limit before the relay opens.
 func (m *machine) reserve(limit meter.MilliAmpere) meter.WattHour {
-	mwms := int64(limit) * maxVolt * int64(m.r.Phases) * m.r.Horizon.Milliseconds()
-	return meter.WattHour(mwms/3_600_000_000 + 1)
+	return m.most(int64(limit) * m.r.Horizon.Milliseconds())
+}
+
+// most is the energy of a charge in mA*ms on every phase, at the highest
+// voltage, rounded up.
+func (m *machine) most(charge int64) meter.WattHour {
+	return meter.WattHour(charge*maxVolt*int64(m.r.Phases)/3_600_000_000 + 1)
+}
+
+// left is what the hold still pays for. While the session meter is overdue,
+// what was offered since its last reading counts as taken.
+func (m *machine) left() meter.WattHour {
+	left := m.MaxWh - m.Wh()
+	if m.unseen > 0 && m.now-m.meterAt > m.r.Horizon-m.r.StopWait {
+		left -= m.most(m.unseen)
+	}
+	return left
 }
 
 // refusal says why the relay must not be closed now; empty means it may be.
 func (m *machine) refusal() string {
 	age, what := m.age()
-	left := m.MaxWh - m.Wh()
 	switch {
 	case m.Fault != NoFault:
 		return m.Fault.String()
@@ -610,7 +626,7 @@ func (m *machine) refusal() string {
 		return "waiting for a vehicle"
 	case m.feedback == ContactClosed && !m.Relay:
 		return "the contactor has not opened"
-	case left <= m.reserve(MinCurrent):
+	case m.left() <= m.reserve(MinCurrent):
 		return "the hold is used up"
 	case m.limit < MinCurrent:
 		return "no current is available"
@@ -681,7 +697,7 @@ func (m *machine) limits() {
 	}
 	age, _ := m.age()
 	switch {
-	case m.MaxWh-m.Wh() <= m.reserve(MinCurrent):
+	case m.left() <= m.reserve(MinCurrent):
 		m.stop(chain.StopHold)
 	case m.Wh() == 0 && m.now-m.authAt > m.r.StartLimit:
 		m.stop(chain.StopNoEnergy)
@@ -754,7 +770,7 @@ func (m *machine) stopping() {
 // setOffer derives the offer from the state.
 func (m *machine) setOffer() {
 	offer := m.limit
-	if age, _ := m.age(); age > m.r.StaleAfter || m.MaxWh-m.Wh() <= m.reserve(m.limit) {
+	if age, _ := m.age(); age > m.r.StaleAfter || m.left() <= m.reserve(m.limit) {
 		offer = min(offer, MinCurrent)
 	}
 	if !m.Relay || m.ramping {

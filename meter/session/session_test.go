@@ -285,6 +285,20 @@ func TestHoldIsNeverExceeded(t *testing.T) {
 	}
 }
 
+func TestSilentMeterDoesNotOverrunTheHold(t *testing.T) {
+	for silentAt := time.Second; silentAt < 60*time.Second; silentAt += 3 * time.Second {
+		g := newRig(t)
+		base := g.reg
+		g.charge(170)
+		g.run(silentAt)
+		g.meterOff = true
+		g.run(3 * time.Minute)
+		if wh := g.reg.WattHours() - base.WattHours(); wh > 170 || g.s.Relay {
+			t.Errorf("silent after %s: %d Wh of 170 delivered, relay %t", silentAt, wh, g.s.Relay)
+		}
+	}
+}
+
 func (r Rules) reserveWh() meter.WattHour {
 	m := machine{r: r}
 	return m.reserve(MinCurrent) + 2

@@ -131,7 +131,11 @@ func ceiling(r Rules, in Input) (meter.MilliAmpere, string) {
 
 func (s *State) surplus(r Rules, in Input, allowed meter.MilliAmpere, why string, now time.Duration) (meter.MilliAmpere, string) {
 	if !in.SiteKnown {
+		// The session's rule for stale readings ends it: 6 A, then off.
 		s.timed = false
+		if s.Limit >= MinCurrent {
+			return min(allowed, MinCurrent), "no reading from the site meter"
+		}
 		return 0, "no reading from the site meter"
 	}
 	spare := max(0, in.Charger) - in.Site

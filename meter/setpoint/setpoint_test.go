@@ -35,7 +35,7 @@ func TestModesAndLimits(t *testing.T) {
 		{"no room for 6 A", fused, Input{Mode: Now, SiteKnown: true, House: 20_000}, 0, "fuse"},
 		{"fuse is blown already", fused, Input{Mode: Now, SiteKnown: true, House: 40_000}, 0, "fuse"},
 		{"fuse unknown: the least", fused, Input{Mode: Market, Authorised: true}, 6_000, "fuse"},
-		{"surplus without a site meter", testRules, Input{Mode: Surplus}, 0, "site meter"},
+		{"surplus without a site meter does not start", testRules, Input{Mode: Surplus}, 0, "site meter"},
 	} {
 		s, why := Step(c.r, State{}, c.in, 0)
 		if s.Limit != c.want || !strings.Contains(why, c.why) {
@@ -77,7 +77,9 @@ func TestSurplusFollowsTheSunWithDelays(t *testing.T) {
 	want(7_449, "the sun is back")
 	run(179*time.Second, kw(2), kw(4.14))
 	want(6_000, "the cloud's time starts anew")
-	why := run(3*time.Second, kw(2), kw(4.14))
+	s, _ = Step(testRules, s, Input{Mode: Surplus}, now)
+	want(6_000, "without a site meter the least")
+	why := run(184*time.Second, kw(2), kw(4.14))
 	want(0, "too long")
 	if !strings.Contains(why, "not enough") {
 		t.Error(why)
