@@ -87,7 +87,7 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 		return nil, err
 	}
 	opened = append(opened, func() { _ = lock.Unlock() })
-	if g.id, err = makeIdentity(st); err != nil {
+	if g.id, err = loadIdentity(st); err != nil {
 		return nil, err
 	}
 	g.self = keys.Public(g.id.device)

@@ -73,6 +73,15 @@ func makeIdentity(st state) (id identity, err error) {
 	return id, err
 }
 
+// loadIdentity loads the keys of a member. A device key that is lost is not
+// made anew: the ledger would not know it.
+func loadIdentity(st state) (identity, error) {
+	if _, err := os.Stat(st.path("keys", "device.key")); err != nil {
+		return identity{}, fmt.Errorf("device key: %w; the ledger knows this gateway by it: restore it, or join again with an empty state folder", err)
+	}
+	return makeIdentity(st)
+}
+
 // member describes the gateway as the ledger will know it.
 func (id identity) member(name string, owner chain.Key, validator bool, maxPower int64, addrs []string) chain.Member {
 	m := chain.Member{Device: keys.Public(id.device), Name: name, Owner: owner, MaxPower: maxPower, Addrs: addrs}
