@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/keys"
 	"github.com/spf13/cobra"
@@ -24,29 +25,20 @@ the real world, and is redeemable at par.`,
 }
 
 func newAccountLsCmd() *cobra.Command {
-	return &cobra.Command{
+	return query(&cobra.Command{
 		Use:     "ls",
 		Short:   "List accounts with balances, holds and discount credit",
 		Example: "  joulegate account ls\n  joulegate account ls --json",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			accounts, err := c.Accounts(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return emit(cmd, accounts, func(w io.Writer) error {
-				rows := [][]string{{"ACCOUNT", "NAME", "BALANCE", "HELD", "CREDIT"}}
-				for _, a := range accounts {
-					rows = append(rows, []string{a.Account.String(), a.Name, money(a.Balance), money(a.Held), money(a.Credits)})
-				}
-				return table(w, rows)
-			})
-		},
-	}
+	}, func(cmd *cobra.Command, g *panel.Client, _ []string) ([]panel.Account, error) {
+		return g.Accounts(cmd.Context())
+	}, func(w io.Writer, accounts []panel.Account) error {
+		rows := [][]string{{"ACCOUNT", "NAME", "BALANCE", "HELD", "CREDIT"}}
+		for _, a := range accounts {
+			rows = append(rows, []string{a.Account.String(), a.Name, money(a.Balance), money(a.Held), money(a.Credits)})
+		}
+		return table(w, rows)
+	})
 }
 
 func newAccountNewCmd() *cobra.Command {

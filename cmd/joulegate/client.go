@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -37,9 +38,28 @@ func dial(cmd *cobra.Command) (*panel.Client, error) {
 	return panel.Dial(st.control()), nil
 }
 
+// query makes a command that asks the gateway one thing and prints the
+// answer, as a document with --json and with human otherwise.
+func query[T any](c *cobra.Command, ask func(cmd *cobra.Command, g *panel.Client, args []string) (T, error), human func(w io.Writer, v T) error) *cobra.Command {
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		g, err := dial(cmd)
+		if err != nil {
+			return err
+		}
+		defer g.Close()
+		v, err := ask(cmd, g, args)
+		if err != nil {
+			return err
+		}
+		return emit(cmd, v, func(w io.Writer) error { return human(w, v) })
+	}
+	return c
+}
+
 // atFlag adds --at for what a driver or neighbour does over the network.
-func atFlag(cmd *cobra.Command) {
+func atFlag(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().String("at", "", "panel `ADDRESS` of another gateway, for example http://192.0.2.7:8080")
+	return cmd
 }
 
 // passphrase reads the file named by JOULEGATE_PASSPHRASE_FILE; nil without.

@@ -104,12 +104,6 @@ func (f *feed) take(e consensus.BlockEvent) {
 		}
 		f.log.Log(context.Background(), eventLevel(x.Code), "ledger", "event", x.Code, "subject", x.Subject, "detail", x.Detail, "height", e.Height)
 	}
-	for _, v := range e.Violations {
-		f.log.Error("a transaction would have broken an invariant and was refused: please report it", "height", e.Height, "why", v.Info, "tx", hex.EncodeToString(v.Tx))
-	}
-	for _, m := range e.Misbehaviour {
-		f.log.Error("a validator signed twice", "kind", m.Kind, "validator", m.Validator, "height", m.Height)
-	}
 	if membership {
 		f.sync()
 	}

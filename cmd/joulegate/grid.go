@@ -519,41 +519,30 @@ func readBook(st state) ([]chain.Member, error) {
 }
 
 func newGridMembersCmd() *cobra.Command {
-	c := &cobra.Command{
+	return query(atFlag(&cobra.Command{
 		Use:   "members",
 		Short: "List the gateways of the microgrid",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, err := dial(cmd)
-			if err != nil {
-				return err
+	}), func(cmd *cobra.Command, g *panel.Client, _ []string) ([]panel.Member, error) {
+		return g.Members(cmd.Context())
+	}, func(w io.Writer, members []panel.Member) error {
+		rows := [][]string{{"NAME", "DEVICE", "NODE", "ROLE", "CONNECTED", "BLOCK", "IMPORT", "EXPORT", "SOLD LOCALLY"}}
+		for _, m := range members {
+			role := "follows"
+			switch {
+			case !m.Active:
+				role = "revoked"
+			case m.Power > 0:
+				role = "votes"
 			}
-			members, err := cl.Members(cmd.Context())
-			if err != nil {
-				return err
+			conn := map[bool]string{true: "yes", false: "no"}[m.Connected]
+			if m.Self {
+				conn = "self"
 			}
-			return emit(cmd, members, func(w io.Writer) error {
-				rows := [][]string{{"NAME", "DEVICE", "NODE", "ROLE", "CONNECTED", "BLOCK", "IMPORT", "EXPORT", "SOLD LOCALLY"}}
-				for _, m := range members {
-					role := "follows"
-					switch {
-					case !m.Active:
-						role = "revoked"
-					case m.Power > 0:
-						role = "votes"
-					}
-					conn := map[bool]string{true: "yes", false: "no"}[m.Connected]
-					if m.Self {
-						conn = "self"
-					}
-					rows = append(rows, []string{m.Name, m.Device.Short(), m.Node, role, conn, m.Head.Position.String(), kWh(m.Import), kWh(m.Export), kWh(m.SoldLocal)})
-				}
-				return table(w, rows)
-			})
-		},
-	}
-	atFlag(c)
-	return c
+			rows = append(rows, []string{m.Name, m.Device.Short(), m.Node, role, conn, m.Head.Position.String(), kWh(m.Import), kWh(m.Export), kWh(m.SoldLocal)})
+		}
+		return table(w, rows)
+	})
 }
 
 func newGridRevokeCmd() *cobra.Command {

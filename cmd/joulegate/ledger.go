@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/joulegate/joulegate/board/panel"
-	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/spf13/cobra"
 )
@@ -23,35 +22,33 @@ func newLedgerCmd() *cobra.Command {
 }
 
 func newLedgerStatusCmd() *cobra.Command {
-	return &cobra.Command{
+	return query(&cobra.Command{
 		Use:     "status",
 		Short:   "Height, state hash and what the ledger holds",
 		Example: "  joulegate ledger status --json",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			s, err := c.LedgerStatus(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return emit(cmd, s, func(w io.Writer) error {
-				return table(w, [][]string{
-					{"chain", s.ChainID},
-					{"height", fmt.Sprintf("%d at %s", s.Height, time.UnixMilli(s.TimeMs).Format(time.DateTime))},
-					{"state hash", s.StateHash.String()},
-					{"members", fmt.Sprintf("%d, %d of them validators", s.Members, s.Validators)},
-					{"this gateway", map[bool]string{true: "votes", false: "follows"}[s.Validator]},
-					{"open sessions", strconv.Itoa(s.OpenSessions)},
-					{"money", fmt.Sprintf("%s minted, %s burned", money(s.Minted), money(s.Burned))},
-					{"discount credit", money(s.Credits) + " outstanding, fully backed"},
-					{"waiting", fmt.Sprintf("%d transactions", s.Waiting)},
-				})
-			})
-		},
-	}
+	}, func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.LedgerStatus, error) {
+		return g.LedgerStatus(cmd.Context())
+	}, func(w io.Writer, s panel.LedgerStatus) error {
+		rows := [][]string{
+			{"chain", s.ChainID},
+			{"height", fmt.Sprintf("%d at %s", s.Height, time.UnixMilli(s.TimeMs).Format(time.DateTime))},
+			{"state hash", s.StateHash.String()},
+			{"members", fmt.Sprintf("%d, %d of them validators", s.Members, s.Validators)},
+			{"this gateway", map[bool]string{true: "votes", false: "follows"}[s.Validator]},
+			{"open sessions", strconv.Itoa(s.OpenSessions)},
+			{"money", fmt.Sprintf("%s minted, %s burned", money(s.Minted), money(s.Burned))},
+			{"discount credit", money(s.Credits) + " outstanding, fully backed"},
+			{"waiting", fmt.Sprintf("%d transactions", s.Waiting)},
+		}
+		if s.CatchingUp {
+			rows = append(rows, []string{"catching up", "with the neighbours"})
+		}
+		if s.Halted != "" {
+			rows = append(rows, []string{"HALTED", s.Halted})
+		}
+		return table(w, rows)
+	})
 }
 
 func newLedgerVerifyCmd() *cobra.Command {
@@ -114,62 +111,41 @@ func newMarketCmd() *cobra.Command {
 }
 
 func newMarketStatusCmd() *cobra.Command {
-	c := &cobra.Command{
+	return query(atFlag(&cobra.Command{
 		Use:   "status",
 		Short: "The last cleared slot: who bought, who sold, at which price and why",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			m, err := c.Market(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return emit(cmd, m, func(w io.Writer) error {
-				if m.Last != nil {
-					start := time.UnixMilli(m.Last.Slot.Start(m.SlotSeconds))
-					fmt.Fprintf(w, "slot %d, %s, %d s; tariff %s retail, %s feed-in\n", m.Last.Slot, start.Format(time.DateTime), m.SlotSeconds, perKWh(m.Last.Retail), perKWh(m.Last.FeedIn))
-				}
-				fmt.Fprintln(w, m.Why)
-				rows := [][]string{{"HOUSE", "PRICE", "BOUGHT", "SOLD", "CHARGED", "FROM GRID", "TO GRID"}}
-				for _, h := range m.Houses {
-					rows = append(rows, []string{h.Name, perKWh(h.Price), kWh(h.Bought), kWh(h.Sold), kWh(h.Charged), kWh(h.Import), kWh(h.Export)})
-				}
-				return table(w, rows)
-			})
-		},
-	}
-	atFlag(c)
-	return c
+	}), func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.Market, error) {
+		return g.Market(cmd.Context())
+	}, func(w io.Writer, m panel.Market) error {
+		if m.Last != nil {
+			start := time.UnixMilli(m.Last.Slot.Start(m.SlotSeconds))
+			fmt.Fprintf(w, "slot %d, %s, %d s; tariff %s retail, %s feed-in\n", m.Last.Slot, start.Format(time.DateTime), m.SlotSeconds, perKWh(m.Last.Retail), perKWh(m.Last.FeedIn))
+		}
+		fmt.Fprintln(w, m.Why)
+		rows := [][]string{{"HOUSE", "PRICE", "BOUGHT", "SOLD", "CHARGED", "FROM GRID", "TO GRID"}}
+		for _, h := range m.Houses {
+			rows = append(rows, []string{h.Name, perKWh(h.Price), kWh(h.Bought), kWh(h.Sold), kWh(h.Charged), kWh(h.Import), kWh(h.Export)})
+		}
+		return table(w, rows)
+	})
 }
 
 func newPeerCmd() *cobra.Command {
 	c := &cobra.Command{Use: "peer", Short: "Connections to the neighbours"}
-	ls := &cobra.Command{
+	c.AddCommand(query(&cobra.Command{
 		Use:   "ls",
 		Short: "List live connections",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			peers, err := c.Peers(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return emit(cmd, peers, func(w io.Writer) error {
-				rows := [][]string{{"NAME", "DEVICE", "ADDRESS", "SINCE", "DIALLED"}}
-				for _, p := range peers {
-					rows = append(rows, []string{p.Name, p.Device.Short(), p.Addr, p.Since.Format(time.DateTime), map[string]string{"in": "by it", "out": "by us"}[p.Direction]})
-				}
-				return table(w, rows)
-			})
-		},
-	}
-	c.AddCommand(ls)
+	}, func(cmd *cobra.Command, g *panel.Client, _ []string) ([]panel.Peer, error) {
+		return g.Peers(cmd.Context())
+	}, func(w io.Writer, peers []panel.Peer) error {
+		rows := [][]string{{"NAME", "DEVICE", "ADDRESS", "SINCE", "DIALLED"}}
+		for _, p := range peers {
+			rows = append(rows, []string{p.Name, p.Device.Short(), p.Addr, p.Since.Format(time.DateTime), map[string]string{"in": "by it", "out": "by us"}[p.Direction]})
+		}
+		return table(w, rows)
+	}))
 	return c
 }
 
@@ -188,13 +164,4 @@ func progressLine(cmd *cobra.Command) func(string) {
 		last = time.Now()
 		fmt.Fprintf(cmd.ErrOrStderr(), "\r\x1b[K%s", s)
 	}
-}
-
-// names maps device keys to members' names.
-func names(members []panel.Member) map[chain.Key]string {
-	m := make(map[chain.Key]string, len(members))
-	for _, x := range members {
-		m[x.Device] = x.Name
-	}
-	return m
 }

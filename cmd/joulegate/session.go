@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/keys"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/spf13/cobra"
 )
@@ -33,22 +36,27 @@ func quoteFlags(c *cobra.Command) {
 	atFlag(c)
 }
 
-// askQuote reads the flags and fetches a quote.
-func askQuote(cmd *cobra.Command, c *panel.Client, driver chain.Key) (panel.Quote, error) {
+// askQuote reads the flags, opens the driver's wallet and fetches a quote.
+func askQuote(cmd *cobra.Command, g *panel.Client) (keys.Wallet, panel.Quote, error) {
+	name, _ := cmd.Flags().GetString("wallet")
+	w, err := wallet(cmd, name)
+	if err != nil {
+		return w, panel.Quote{}, err
+	}
 	s, _ := cmd.Flags().GetString("kwh")
 	n, err := parseMoney(s) // three decimals of a kWh are Wh
 	if err != nil || n <= 0 || n%1e6 != 0 {
-		return panel.Quote{}, usageError{fmt.Errorf("--kwh %q: write it like 7.5, at most three decimals", s)}
+		return w, panel.Quote{}, usageError{fmt.Errorf("--kwh %q: write it like 7.5, at most three decimals", s)}
 	}
 	connector, _ := cmd.Flags().GetUint8("connector")
 	redeem, _ := cmd.Flags().GetBool("redeem")
-	return c.Quote(cmd.Context(), panel.QuoteRequest{Connector: connector, Driver: driver, MaxWh: meter.WattHour(n / 1e6), Redeem: redeem})
+	q, err := g.Quote(cmd.Context(), panel.QuoteRequest{Connector: connector, Driver: w.Public(), MaxWh: meter.WattHour(n / 1e6), Redeem: redeem})
+	return w, q, err
 }
 
-func printQuote(w io.Writer, q panel.Quote) {
-	for _, line := range q.Words {
-		fmt.Fprintln(w, line)
-	}
+func printQuote(w io.Writer, q panel.Quote) error {
+	_, err := fmt.Fprintln(w, strings.Join(q.Words, "\n"))
+	return err
 }
 
 func newSessionQuoteCmd() *cobra.Command {
@@ -57,25 +65,12 @@ func newSessionQuoteCmd() *cobra.Command {
 		Short:   "Ask what charging costs; nothing is held",
 		Example: "  joulegate session quote --wallet anna --kwh 8\n  joulegate session quote --wallet anna.key --at http://192.0.2.7:8080",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			name, _ := cmd.Flags().GetString("wallet")
-			w, err := wallet(cmd, name)
-			if err != nil {
-				return err
-			}
-			cl, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			q, err := askQuote(cmd, cl, w.Public())
-			if err != nil {
-				return err
-			}
-			return emit(cmd, q, func(out io.Writer) error { printQuote(out, q); return nil })
-		},
 	}
 	quoteFlags(c)
-	return c
+	return query(c, func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.Quote, error) {
+		_, q, err := askQuote(cmd, g)
+		return q, err
+	}, printQuote)
 }
 
 func newSessionStartCmd() *cobra.Command {
@@ -85,39 +80,27 @@ func newSessionStartCmd() *cobra.Command {
 		Long:    "Shows the price first, then signs the quote with the driver's key and starts. --yes skips the question.",
 		Example: "  joulegate session start --wallet anna --kwh 8 --redeem",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			name, _ := cmd.Flags().GetString("wallet")
-			w, err := wallet(cmd, name)
-			if err != nil {
-				return err
-			}
-			cl, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			q, err := askQuote(cmd, cl, w.Public())
-			if err != nil {
-				return err
-			}
-			if yes, _ := cmd.Flags().GetBool("yes"); !yes {
-				printQuote(cmd.ErrOrStderr(), q)
-				fmt.Fprint(cmd.ErrOrStderr(), "Start? [y/N] ")
-				var answer string
-				_, _ = fmt.Fscanln(cmd.InOrStdin(), &answer)
-				if answer != "y" && answer != "Y" && answer != "yes" {
-					return fmt.Errorf("not started: the quote was not accepted")
-				}
-			}
-			s, err := cl.StartSession(cmd.Context(), q.Sign(w.Key))
-			if err != nil {
-				return err
-			}
-			return emit(cmd, s, func(out io.Writer) error { return printSession(out, s) })
-		},
 	}
 	quoteFlags(c)
 	c.Flags().Bool("yes", false, "accept the price without being asked")
-	return c
+	return query(c, func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.Session, error) {
+		w, q, err := askQuote(cmd, g)
+		if err != nil {
+			return panel.Session{}, err
+		}
+		if yes, _ := cmd.Flags().GetBool("yes"); !yes {
+			if err := printQuote(cmd.ErrOrStderr(), q); err != nil {
+				return panel.Session{}, err
+			}
+			fmt.Fprint(cmd.ErrOrStderr(), "Start? [y/N] ")
+			var answer string
+			_, _ = fmt.Fscanln(cmd.InOrStdin(), &answer) // no answer is no
+			if answer != "y" && answer != "Y" && answer != "yes" {
+				return panel.Session{}, errors.New("not started: the quote was not accepted")
+			}
+		}
+		return g.StartSession(cmd.Context(), q.Sign(w.Key))
+	}, printSession)
 }
 
 func newSessionStopCmd() *cobra.Command {
@@ -127,88 +110,56 @@ func newSessionStopCmd() *cobra.Command {
 		Long:    "Stops a session. On the gateway itself no key is needed; from elsewhere (--at) the driver's wallet signs the order.",
 		Example: "  joulegate session stop 6f1c...\n  joulegate session stop 6f1c... --wallet anna --at http://192.0.2.7:8080",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := sessionID(args[0])
-			if err != nil {
-				return err
-			}
-			var order panel.StopOrder
-			if name, _ := cmd.Flags().GetString("wallet"); name != "" {
-				w, err := wallet(cmd, name)
-				if err != nil {
-					return err
-				}
-				order = panel.SignStop(id, w.Key)
-			}
-			cl, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			s, err := cl.StopSession(cmd.Context(), id, order)
-			if err != nil {
-				return err
-			}
-			return emit(cmd, s, func(out io.Writer) error { return printSession(out, s) })
-		},
 	}
 	c.Flags().String("wallet", "", "driver's `WALLET`")
-	atFlag(c)
-	return c
+	return query(atFlag(c), func(cmd *cobra.Command, g *panel.Client, args []string) (panel.Session, error) {
+		id, err := sessionID(args[0])
+		if err != nil {
+			return panel.Session{}, err
+		}
+		var order panel.StopOrder
+		if name, _ := cmd.Flags().GetString("wallet"); name != "" {
+			w, err := wallet(cmd, name)
+			if err != nil {
+				return panel.Session{}, err
+			}
+			order = panel.SignStop(id, w.Key)
+		}
+		return g.StopSession(cmd.Context(), id, order)
+	}, printSession)
 }
 
 func newSessionLsCmd() *cobra.Command {
-	c := &cobra.Command{
+	return query(atFlag(&cobra.Command{
 		Use:   "ls",
 		Short: "List sessions of the microgrid",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cl, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			sessions, err := cl.Sessions(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return emit(cmd, sessions, func(w io.Writer) error {
-				rows := [][]string{{"SESSION", "GATEWAY", "STATE", "ENERGY", "LOCAL", "PAID", "EARNED", "REDEEMED", "OPENED"}}
-				for _, s := range sessions {
-					rows = append(rows, []string{
-						s.ID.String(), s.GatewayName, s.State.String(), kWh(s.Wh), kWh(s.LocalWh), money(s.Paid),
-						money(s.CreditEarned), money(s.CreditRedeemed), time.UnixMilli(s.OpenedMs).Format(time.DateTime),
-					})
-				}
-				return table(w, rows)
+	}), func(cmd *cobra.Command, g *panel.Client, _ []string) ([]panel.Session, error) {
+		return g.Sessions(cmd.Context())
+	}, func(w io.Writer, sessions []panel.Session) error {
+		rows := [][]string{{"SESSION", "GATEWAY", "STATE", "ENERGY", "LOCAL", "PAID", "EARNED", "REDEEMED", "OPENED"}}
+		for _, s := range sessions {
+			rows = append(rows, []string{
+				s.ID.String(), s.GatewayName, s.State.String(), kWh(s.Wh), kWh(s.LocalWh), money(s.Paid),
+				money(s.CreditEarned), money(s.CreditRedeemed), time.UnixMilli(s.OpenedMs).Format(time.DateTime),
 			})
-		},
-	}
-	atFlag(c)
-	return c
+		}
+		return table(w, rows)
+	})
 }
 
 func newSessionShowCmd() *cobra.Command {
-	c := &cobra.Command{
+	return query(atFlag(&cobra.Command{
 		Use:   "show ID",
 		Short: "Show one session",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := sessionID(args[0])
-			if err != nil {
-				return err
-			}
-			cl, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			s, err := cl.Session(cmd.Context(), id)
-			if err != nil {
-				return err
-			}
-			return emit(cmd, s, func(out io.Writer) error { return printSession(out, s) })
-		},
-	}
-	atFlag(c)
-	return c
+	}), func(cmd *cobra.Command, g *panel.Client, args []string) (panel.Session, error) {
+		id, err := sessionID(args[0])
+		if err != nil {
+			return panel.Session{}, err
+		}
+		return g.Session(cmd.Context(), id)
+	}, printSession)
 }
 
 func sessionID(s string) (chain.ID, error) {
