@@ -136,6 +136,7 @@ func (p *peer) until(t *testing.T, what string, cond func() bool) {
 	}
 }
 
+// payload returns the last message on a topic. The caller holds mu.
 func (p *peer) payload(topic string) string {
 	if m := p.last[topic]; m != nil {
 		return string(m.Payload())
@@ -191,6 +192,7 @@ func TestStateReachesWhoComesLater(t *testing.T) {
 			t.Fatal("a dashboard may not subscribe to #")
 		}
 		p.until(t, "complete state", p.hasAllStates)
+		p.mu.Lock()
 		for topic, m := range p.last {
 			if !strings.HasPrefix(topic, Root+"/house1/") {
 				t.Errorf("received %s", topic)
@@ -199,6 +201,7 @@ func TestStateReachesWhoComesLater(t *testing.T) {
 				t.Errorf("%s is empty", topic)
 			}
 		}
+		p.mu.Unlock()
 		p.Disconnect(0)
 	}
 }
@@ -217,6 +220,8 @@ func TestEventsArriveInOrder(t *testing.T) {
 		}
 	}
 	p.until(t, "all events", func() bool { return len(p.all) >= n })
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for i, m := range p.all {
 		var e struct {
 			Seq      uint64
@@ -409,6 +414,8 @@ func TestOversizePayloadIsRefused(t *testing.T) {
 	d.subscribe(t, "#")
 	d.until(t, "largest payload", func() bool { return len(d.payload(Topic("house2", "event/big"))) == MaxPayload })
 	d.until(t, "state of the broker's own gateway", func() bool { return d.payload(Topic("house1", "status")) == "online" })
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.payload(Topic("house2", "event/huge")) != "" {
 		t.Error("a payload above the limit was distributed")
 	}
