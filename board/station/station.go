@@ -95,6 +95,7 @@ type charger struct {
 	last    Register // last good register and when it was read
 	stopped string   // reason of the last stop, for people
 
+	stuck    bool // the relay could not be commanded
 	pilotErr error
 	checked  time.Duration // output read back
 }
@@ -582,11 +583,15 @@ func (s *Station) index() {
 func (s *Station) act(c *charger, a session.Action) {
 	switch a.Kind {
 	case session.OpenRelay:
-		if err := c.relay.Set(false); err != nil {
+		err := c.relay.Set(false) // tried again each time the output is looked at
+		if err != nil && !c.stuck {
 			s.cfg.Log.Error("relay does not open", "charger", c.ID, "err", err)
 			s.evidence("relay.stuck", 3, fmt.Sprint(c.ID), err.Error())
 		}
-		c.checked = s.now - readBackEach // look at once whether it obeyed
+		c.stuck = err != nil
+		if err == nil {
+			c.checked = s.now - readBackEach // look at once whether it obeyed
+		}
 	case session.CloseRelay:
 		if err := c.relay.Set(true); err != nil {
 			s.cfg.Log.Error("relay does not close", "charger", c.ID, "err", err)

@@ -20,6 +20,7 @@ import (
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/drivers/driverstest"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/session"
 	"github.com/joulegate/joulegate/meter/setpoint"
 	"github.com/joulegate/joulegate/meter/slot"
 )
@@ -898,6 +899,83 @@ func TestCommandsAreRefusedWithTheLimit(t *testing.T) {
 		wait(5 * time.Second)
 		if w.closed() {
 			t.Error("switched off and closed")
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestLatchedFaultOutlivesRestartsUntilAPersonClearsIt(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.disk = chain.Marshal(saved{
+			Version: savedVersion, Meters: []savedMeter{}, Pending: []chain.Record{},
+			Chargers: []savedCharger{{ID: 1, Session: session.Saved{Fault: session.Weld}}},
+		})
+		var driver chain.Key
+		copy(driver[:], driverKey.Public().(ed25519.PublicKey))
+		for range 2 {
+			end := w.run()
+			wait(4 * time.Second)
+			if _, err := w.station.Quote(t.Context(), 1, driver, 1000, 300_000, false); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "welded") {
+				t.Fatalf("a welded charger makes an offer: %v", err)
+			}
+			if a := w.last().Alarms; len(a) != 1 || a[0].Code != "charger.fault" {
+				t.Fatalf("alarms %+v", a)
+			}
+			if err := end(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		end := w.run()
+		wait(4 * time.Second)
+		if err := w.station.ClearFault(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+		end = w.run()
+		wait(4 * time.Second)
+		w.start(1000)
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestRelayThatDoesNotObeyChargesNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		end := w.run()
+		wait(4 * time.Second)
+		w.relay.Weld(true) // the output reads back closed
+		wait(2 * time.Second)
+		w.relay.Weld(false)
+		w.start(5000)
+		wait(10 * time.Second)
+		if !w.closed() {
+			t.Fatalf("obeys again: %s", w.last().Chargers[0].Why)
+		}
+		w.relay.Fail(errors.New("pins are gone"))
+		wait(3 * time.Second)
+		if c := w.last().Chargers[0]; c.Relay || c.State != "suspended" {
+			t.Fatalf("%+v", c)
+		}
+		w.relay.Fail(nil)
+		wait(6 * time.Second)
+		if !w.closed() {
+			t.Fatalf("pins are back: %s", w.last().Chargers[0].Why)
+		}
+		events := 0
+		w.mu.Lock()
+		for _, r := range w.records {
+			if r.Kind == chain.KindEvent {
+				events++
+			}
+		}
+		w.mu.Unlock()
+		if events != 1 {
+			t.Errorf("%d records of one fault", events)
 		}
 		if err := end(); err != nil {
 			t.Fatal(err)
