@@ -17,7 +17,8 @@ import (
 
 // Timeout bounds one request. A request that takes longer ends the
 // connection, and with it every output: silence must not leave a relay closed.
-const Timeout = 500 * time.Millisecond
+// It is shorter than the control loop's default watchdog.
+const Timeout = 900 * time.Millisecond
 
 // redialEvery spaces attempts to get a lost connection back.
 const redialEvery = 200 * time.Millisecond
