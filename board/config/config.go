@@ -30,7 +30,7 @@ const (
 type Config struct {
 	Version  int       `yaml:"version" doc:"format of this file"`
 	Name     string    `yaml:"name" doc:"this gateway's name in the microgrid: a-z, 0-9 and -, no person's name"`
-	Board    string    `yaml:"board" doc:"the hardware it runs on; 'joulegate doctor' lists the known ones"`
+	Board    string    `yaml:"board" doc:"the hardware it runs on: generic, or simulated with pins.socket"`
 	Lines    []Line    `yaml:"lines" doc:"Modbus lines; each has exactly one of device, tcp, rtutcp"`
 	Meters   []Meter   `yaml:"meters" doc:"smart meters and inverters; exactly one has the role site"`
 	Chargers []Charger `yaml:"chargers,omitempty" doc:"charging points, each with its own session meter"`
@@ -51,7 +51,7 @@ type Line struct {
 	TCP     string   `yaml:"tcp,omitempty" doc:"Modbus TCP, host:port"`
 	RTUTCP  string   `yaml:"rtutcp,omitempty" doc:"RTU frames over TCP, host:port"`
 	Baud    int      `yaml:"baud,omitempty" doc:"1200..115200, serial only"`
-	Framing string   `yaml:"framing,omitempty" doc:"8N1, 8E1, 8O1 or 8N2, serial only"`
+	Framing string   `yaml:"framing,omitempty" doc:"8N1, 8E1 or 8N2, serial only"`
 	Timeout Duration `yaml:"timeout" doc:"how long to wait for a reply"`
 }
 

@@ -96,9 +96,9 @@ func (c *Config) lines(k *checker) {
 				k.add(p+".baud", "%d is not a usual speed (1200 to 115200)", l.Baud)
 			}
 			switch l.Framing {
-			case "8N1", "8E1", "8O1", "8N2":
+			case "8N1", "8E1", "8N2":
 			default:
-				k.add(p+".framing", "%q is not 8N1, 8E1, 8O1 or 8N2", l.Framing)
+				k.add(p+".framing", "%q is not 8N1, 8E1 or 8N2", l.Framing)
 			}
 		}
 		k.between(p+".timeout", l.Timeout, ms(20), sec(10))

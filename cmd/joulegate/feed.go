@@ -26,6 +26,7 @@ type feed struct {
 	log    *slog.Logger
 
 	sessions func(id chain.ID, held bool, why string) // the ledger holds money for a session of this gateway, or has ended or refused it
+	open     func() []chain.ID                        // sessions that this gateway believes open
 	revoked  func()                                   // the membership has changed
 	block    func(consensus.BlockEvent)               // after everything else
 
@@ -68,12 +69,20 @@ func (f *feed) run(ctx context.Context) error {
 // sync brings everybody up to the present state: after start, and whenever
 // membership may have changed.
 func (f *feed) sync() {
-	var open []ledger.SessionView
+	var mine []ledger.SessionView
 	err := f.ledger.View(func(st ledger.State) {
 		f.roster.update(ledger.Members(st), ledger.Invitations(st))
 		for _, s := range ledger.Sessions(st, ledger.SessionHeld, ledger.SessionCharging) {
 			if s.Gateway == f.self {
-				open = append(open, s)
+				mine = append(mine, s)
+			}
+		}
+		// A session that this gateway believes open may have ended on the
+		// ledger while it was away. One that the ledger does not know may
+		// still be on its way there.
+		for _, id := range f.open() {
+			if s, ok := ledger.SessionOf(st, id); ok && s.State != ledger.SessionHeld && s.State != ledger.SessionCharging {
+				mine = append(mine, s)
 			}
 		}
 	})
@@ -82,9 +91,18 @@ func (f *feed) sync() {
 		return
 	}
 	f.revoked()
-	for _, s := range open {
-		f.sessions(s.ID, true, "")
+	for _, s := range mine {
+		f.tell(s)
 	}
+}
+
+// tell tells the station what the ledger says of one of its sessions.
+func (f *feed) tell(s ledger.SessionView) {
+	if s.State == ledger.SessionHeld || s.State == ledger.SessionCharging {
+		f.sessions(s.ID, true, "")
+		return
+	}
+	f.sessions(s.ID, false, "the session is "+s.State.String()+" on the ledger")
 }
 
 func (f *feed) take(e consensus.BlockEvent) {
@@ -138,12 +156,7 @@ func (f *feed) session(x ledger.Event) {
 	if f.ledger.View(func(st ledger.State) { s, ok = ledger.SessionOf(st, id) }) != nil || !ok || s.Gateway != f.self {
 		return
 	}
-	switch s.State {
-	case ledger.SessionHeld, ledger.SessionCharging:
-		f.sessions(id, true, "")
-	default:
-		f.sessions(id, false, "the session is "+s.State.String()+" on the ledger")
-	}
+	f.tell(s)
 }
 
 func (f *feed) refuse(x ledger.Event) {

@@ -173,7 +173,7 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	// Whoever follows the ledger.
 	g.feed = &feed{
 		ledger: g.ledger, roster: g.roster, self: g.self, log: log.With("part", "feed"),
-		sessions: g.station.LedgerSession, revoked: g.net.Recheck, block: func(consensus.BlockEvent) { g.outbox.nudge() },
+		sessions: g.station.LedgerSession, open: g.station.Sessions, revoked: g.net.Recheck, block: func(consensus.BlockEvent) { g.outbox.nudge() },
 		refusals: map[chain.ID]string{}, watchers: map[chan panel.Update]struct{}{},
 	}
 
