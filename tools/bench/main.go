@@ -107,6 +107,7 @@ func report(out io.Writer, done []measured, last, now table) {
 			fmt.Fprintln(out, "these are different machines: the change says little")
 		}
 	}
+	var missing []string
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\nWHAT\tBUDGET\tMEASURED\t\tBEFORE\tCHANGE")
 	for _, d := range done {
@@ -115,7 +116,9 @@ func report(out io.Writer, done []measured, last, now table) {
 			budget = d.op + " " + d.format(d.limit)
 		}
 		if d.err != nil {
-			fmt.Fprintf(w, "%s\t%s\tnot measured: %v\t\t\t\n", d.what, budget, d.err)
+			// The reason goes below: in a cell it would widen the table.
+			missing = append(missing, fmt.Sprintf("%s: %v", d.what, d.err))
+			fmt.Fprintf(w, "%s\t%s\tnot measured\t\t\t\n", d.what, budget)
 			continue
 		}
 		if d.limit != none {
@@ -134,6 +137,9 @@ func report(out io.Writer, done []measured, last, now table) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.what, budget, d.format(d.value), verdict, before, change)
 	}
 	w.Flush()
+	if len(missing) > 0 {
+		fmt.Fprintf(out, "\nNot measured:\n  %s\n", strings.Join(missing, "\n  "))
+	}
 }
 
 func load(path string) (table, error) {
