@@ -178,7 +178,9 @@ func (g *gateway) install() {
 	c.Pins.Socket = g.house.Pins
 	c.P2P.Listen = []string{g.multiaddr()}
 	c.Panel.Listen = g.addr + ":8080"
-	c.MQTT.Listen = g.addr + ":1883"
+	if c.MQTT.Listen = g.addr + ":1883"; g.netns != "" {
+		c.MQTT.Listen = "127.0.0.1:1883" // passwords do not travel in the clear
+	}
 	second := config.Duration(time.Second)
 	t := &c.Timing
 	t.MinOff, t.HoldLimit, t.StartLimit, t.FullAfter, t.ResumeLimit = 2*second, 30*second, 60*second, 20*second, 60*second
