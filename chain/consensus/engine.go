@@ -66,6 +66,7 @@ type Engine struct {
 	handlers []p2p.Reactor
 
 	handshaking bool
+	broken      bool // the start failed half-way; Run's own
 	halted      atomic.Pointer[haltError]
 	stop        chan struct{} // closed when the engine begins to stop
 	halt        chan struct{} // closed at the first failure
@@ -104,11 +105,12 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 			err = errors.Join(err, e.Close())
 		}
 	}()
+	defer func() { err = damaged(c.Home, err) }()
 	// CometBFT panics on stores that contradict each other.
 	defer recovered(&err)
 
 	if e.app, err = newApp(s.ledger, doc, g, c.Log); err != nil {
-		return nil, fmt.Errorf("%s: %w", dataDir(c.Home), err)
+		return nil, err
 	}
 	e.app.onCommit, e.app.onRecheck, e.app.onFailure = e.hub.committed, e.hub.refused, e.failed
 	if err := e.assemble(ctx, pv); err != nil {
@@ -132,7 +134,7 @@ func (e *Engine) assemble(ctx context.Context, pv *privval.FilePV) error {
 		return fmt.Errorf("ledger state: %w", err)
 	}
 	if err := sameGenesis(e.doc, doc); err != nil {
-		return fmt.Errorf("%s: %w", dataDir(e.cfg.Home), err)
+		return err
 	}
 	e.conns = proxy.NewAppConns(proxy.NewConnSyncLocalClientCreator(e.app), proxy.NopMetrics())
 	e.conns.SetLogger(mod("proxy"))
@@ -255,7 +257,8 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		}
 	}
 	if err := e.startSwitch(); err != nil {
-		return err
+		e.broken = true
+		return damaged(e.cfg.Home, err)
 	}
 	e.log.Info("ledger runs", "height", e.app.height(), "chain", e.doc.ChainID, "validator", e.validator.Short())
 	return e.keeper.run(ctx)
@@ -326,7 +329,13 @@ func (e *Engine) close() error {
 				e.cfg.Host.RemoveStreamHandler(lp2p.ProtocolID(d.ID))
 			}
 		}
-		errs = append(errs, e.sw.Stop())
+		if e.broken {
+			// CometBFT would wait for routines that the failed start has
+			// never begun. The process is about to end.
+			go func() { _ = e.sw.Stop() }()
+		} else {
+			errs = append(errs, e.sw.Stop())
+		}
 	}
 	if e.bus != nil && e.bus.IsRunning() {
 		errs = append(errs, e.bus.Stop())

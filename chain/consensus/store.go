@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -72,7 +73,25 @@ func openError(path string, err error) error {
 	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
 		return fmt.Errorf("open %s: %w", path, ErrLocked)
 	}
-	return fmt.Errorf("open %s: %w (the ledger can be fetched again from the neighbours: move the folder %s away)", path, err, filepath.Dir(path))
+	return fmt.Errorf("open %s: %w%s", path, err, refetch(filepath.Dir(path)))
+}
+
+// refetch says what to do about a folder that cannot be read.
+func refetch(dir string) string {
+	return " (the ledger can be fetched again from the neighbours: move the folder " + dir + " away)"
+}
+
+// damaged names the folder in an error of what is stored there, and says what
+// to do if it is the disk's.
+func damaged(home string, err error) error {
+	if err == nil {
+		return nil
+	}
+	hint := ""
+	if strings.Contains(err.Error(), "corrupt") { // CometBFT panics with formatted errors
+		hint = refetch(dataDir(home))
+	}
+	return fmt.Errorf("%s: %w%s", dataDir(home), err, hint)
 }
 
 // scan reads every entry of every store, so that each block of each file is

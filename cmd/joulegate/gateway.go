@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/joulegate/joulegate/board/config"
@@ -56,7 +55,6 @@ type gateway struct {
 	mqtt    *mqtt.Service
 	panel   *panel.Server
 	metrics *prometheus.Registry
-	ready   atomic.Bool
 }
 
 // gossipTopic carries signed gateway blocks of one microgrid.
@@ -202,7 +200,7 @@ func (g *gateway) run(ctx context.Context) error {
 	lower.Go(func() error { return quiet(lowerCtx, g.net.Run(lowerCtx)) })
 	lower.Go(func() error { return quiet(lowerCtx, g.journal.Run(lowerCtx)) })
 	lower.Go(func() error { return quiet(lowerCtx, g.ledger.Run(lowerCtx)) })
-	lower.Go(func() error { return quiet(lowerCtx, g.feed.run(lowerCtx)) })
+	lower.Go(func() error { return quiet(lowerCtx, followed(g.feed.run(lowerCtx))) })
 	lower.Go(func() error {
 		// Nothing is signed before the neighbours have been asked.
 		if err := g.recover(lowerCtx); err != nil {
@@ -227,8 +225,8 @@ func (g *gateway) run(ctx context.Context) error {
 	})
 	upper.Go(func() error { return quiet(upperCtx, g.panel.Run(upperCtx)) })
 	upper.Go(func() error { return quiet(upperCtx, g.mqtt.Run(upperCtx)) })
-	upper.Go(func() error { return g.report(upperCtx) })
-	upper.Go(func() error { return g.offer(upperCtx) })
+	upper.Go(func() error { return followed(g.report(upperCtx)) })
+	upper.Go(func() error { return followed(g.offer(upperCtx)) })
 
 	err := upper.Wait()
 	stopBus()
@@ -238,6 +236,15 @@ func (g *gateway) run(ctx context.Context) error {
 	err = errors.Join(err, lower.Wait())
 	g.devices.close()
 	return errors.Join(err, g.journal.Close(), g.net.Close())
+}
+
+// followed drops the error of a part that ended because the ledger did: the
+// ledger says why.
+func followed(err error) error {
+	if errors.Is(err, consensus.ErrClosed) {
+		return nil
+	}
+	return err
 }
 
 // recoverWait is how long a starting gateway waits for neighbours before it

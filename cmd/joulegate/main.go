@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if errors.Is(err, errSilent) {
 		return 1
 	}
-	fmt.Fprintf(errOut, "joulegate: %v\n", err)
+	fmt.Fprintf(errOut, "joulegate: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	if isUsage(err) {
 		return 2
 	}
