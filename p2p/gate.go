@@ -40,8 +40,6 @@ func newGate(cfg *Config, count *counters, flood *flood) *gate {
 	return g
 }
 
-func (g *gate) guestAllowed(id peer.ID) bool { return g.guest(id) && !g.flood.blocked(id, time.Now()) }
-
 func (g *gate) InterceptPeerDial(id peer.ID) bool {
 	return g.allow(id) && !g.flood.blocked(id, time.Now())
 }

@@ -100,10 +100,14 @@ func (k *peerKeeper) run(ctx context.Context) error {
 
 // reconcile mends what an event missed.
 func (k *peerKeeper) reconcile() {
-	for _, p := range k.set.Copy() {
+	var gone []peer.ID
+	k.set.ForEach(func(p p2p.Peer) {
 		if id, err := peer.Decode(string(p.ID())); err == nil && k.host.Network().Connectedness(id) != network.Connected {
-			k.remove(id, "not connected")
+			gone = append(gone, id)
 		}
+	})
+	for _, id := range gone { // not under the set's lock
+		k.remove(id, "not connected")
 	}
 	for _, id := range k.host.Network().Peers() {
 		k.follow(id)

@@ -211,8 +211,11 @@ func (j *Journal) each(prefix []byte, f func(key, value []byte) error) error {
 func (j *Journal) loadSegments() error {
 	err := j.each([]byte("s"), func(key, value []byte) error {
 		var s segment
-		if err := chain.Unmarshal(value, &s); err != nil || len(key) != 37 {
-			return fmt.Errorf("segment %x: %v", key, err)
+		if len(key) != 37 {
+			return fmt.Errorf("segment %x: a key of %d bytes, want 37", key, len(key))
+		}
+		if err := chain.Unmarshal(value, &s); err != nil {
+			return fmt.Errorf("segment %x: %w", key, err)
 		}
 		a := j.author(chain.Key(key[1:33]))
 		a.segments = append(a.segments, s) // keys are sorted by epoch

@@ -438,8 +438,12 @@ func countersOf(st State, device chain.Key) counters {
 func total(st State, d Energy) error {
 	e := EnergyOf(st)
 	for _, p := range []struct{ sum, n *meter.WattHour }{
-		{&e.Produced, &d.Produced}, {&e.Consumed, &d.Consumed}, {&e.Traded, &d.Traded},
-		{&e.GridImport, &d.GridImport}, {&e.GridExport, &d.GridExport}, {&e.Loss, &d.Loss},
+		{&e.Produced, &d.Produced},
+		{&e.Consumed, &d.Consumed},
+		{&e.Traded, &d.Traded},
+		{&e.GridImport, &d.GridImport},
+		{&e.GridExport, &d.GridExport},
+		{&e.Loss, &d.Loss},
 	} {
 		sum, err := chain.AddNano(chain.Nano(*p.sum), chain.Nano(*p.n))
 		if err != nil {

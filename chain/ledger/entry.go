@@ -152,7 +152,9 @@ func meterKey(device chain.Key, id string) []byte { return key(tabMeter, device[
 func pastKey(device chain.Key, p chain.Position) []byte {
 	return key(tabPast, device[:], binary.BigEndian.AppendUint32(nil, p.Epoch), be64(p.Number))
 }
+
 func connectorKey(device chain.Key, n uint8) []byte { return key(tabConnector, device[:], []byte{n}) }
+
 func bucketKey(s chain.Slot, device chain.Key) []byte {
 	return key(tabBucket, slotBytes(s), device[:])
 }
@@ -161,6 +163,7 @@ func lotKey(a chain.Account, n uint64) []byte      { return key(tabLot, a[:], be
 func openKey(id chain.ID) []byte                   { return key(tabOpen, id[:]) }
 func nodeKey(id string) []byte                     { return key(tabNode, []byte(id)) }
 func limitKey(d chain.Key, side chain.Side) []byte { return key(tabLimit, d[:], []byte{byte(side)}) }
+
 func expiryKey(s chain.Slot, a chain.Account, n uint64) []byte {
 	return key(tabExpiry, slotBytes(s), a[:], be64(n))
 }

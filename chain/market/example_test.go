@@ -12,8 +12,11 @@ func ExampleClear() {
 	p := market.Problem{
 		Nodes: []market.Node{
 			{ID: "root"},
-			{ID: "t1", Parent: "root", Fee: 10_000}, {ID: "t2", Parent: "root", Fee: 10_000},
-			{ID: "f1", Parent: "t1", Fee: 10_000}, {ID: "f2", Parent: "t1", Fee: 10_000}, {ID: "f3", Parent: "t2", Fee: 10_000},
+			{ID: "t1", Parent: "root", Fee: 10_000},
+			{ID: "t2", Parent: "root", Fee: 10_000},
+			{ID: "f1", Parent: "t1", Fee: 10_000},
+			{ID: "f2", Parent: "t1", Fee: 10_000},
+			{ID: "f3", Parent: "t2", Fee: 10_000},
 		},
 		Grid: &market.Grid{Retail: 280_000, FeedIn: 80_000},
 		Orders: []market.Order{

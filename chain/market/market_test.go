@@ -317,7 +317,9 @@ func TestLargeNumbers(t *testing.T) {
 		Nodes: []Node{{ID: "r"}, {ID: "a", Parent: "r", Fee: 1}, {ID: "b", Parent: "r"}},
 		Orders: []Order{
 			{"s", chain.Sell, wh, 3, "a"},
-			{"b1", chain.Buy, wh, 5, "b"}, {"b2", chain.Buy, wh / 2, 5, "b"}, {"b3", chain.Buy, wh/2 + 1, 5, "b"},
+			{"b1", chain.Buy, wh, 5, "b"},
+			{"b2", chain.Buy, wh / 2, 5, "b"},
+			{"b3", chain.Buy, wh/2 + 1, 5, "b"},
 		},
 	}
 	r, err := Clear(p)

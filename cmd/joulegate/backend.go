@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -399,13 +398,4 @@ func (b backend) addrs() []string {
 		return m.Addrs
 	}
 	return b.net.Addrs()
-}
-
-// reachable tells whether something answers at a socket, for clear errors.
-func reachable(network, addr string) bool {
-	c, err := net.DialTimeout(network, addr, time.Second)
-	if err == nil {
-		c.Close()
-	}
-	return err == nil
 }

@@ -430,7 +430,7 @@ func (d *demo) visit(ctx context.Context, w keys.Wallet, at, k, round int) error
 	if err := d.street.PlugIn(at, car); err != nil {
 		return err
 	}
-	defer d.street.Unplug(at)
+	defer func() { _, _ = d.street.Unplug(at) }() // it may have left already
 	q, err := c.Quote(ctx, panel.QuoteRequest{Connector: 1, Driver: w.Public(), MaxWh: meter.WattHour(150), Redeem: round > 0})
 	if err != nil {
 		return err

@@ -246,7 +246,7 @@ func (g *guard) fence(wanted key, maxBlock int) (key, bool) {
 	if n := len(g.proven); n > 0 {
 		base = g.proven[n-1]
 	}
-	other := byte(fnReadHolding + fnReadInput - base.fn)
+	other := fnReadHolding + fnReadInput - base.fn
 	if base.fn != fnReadHolding && base.fn != fnReadInput {
 		other = fnReadHolding
 	}

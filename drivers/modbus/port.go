@@ -109,7 +109,9 @@ func dial(ctx context.Context, addr string, timeout time.Duration) (port, error)
 func readNow(p port, buf []byte) (int, error) {
 	sc, ok := p.(syscall.Conn)
 	if !ok { // net.Pipe
-		p.SetReadDeadline(time.Now().Add(time.Microsecond))
+		if err := p.SetReadDeadline(time.Now().Add(time.Microsecond)); err != nil {
+			return 0, err
+		}
 		n, err := p.Read(buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = nil
@@ -120,7 +122,10 @@ func readNow(p port, buf []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	p.SetReadDeadline(time.Time{}) // an expired deadline would refuse even to look
+	// An expired deadline would refuse even to look.
+	if err := p.SetReadDeadline(time.Time{}); err != nil {
+		return 0, err
+	}
 	var n int
 	var rerr error
 	if err := rc.Read(func(fd uintptr) bool {

@@ -437,7 +437,7 @@ func (t tcpTransport) Send(adu []byte) ([]byte, error) {
 		frame, err := l.nextTCP()
 		if err != nil {
 			x.u.count.BadFrames++
-			t.broken(err)
+			t.l.lost(err)
 			return nil, err
 		}
 		if frame == nil {
@@ -458,7 +458,7 @@ func (t tcpTransport) Send(adu []byte) ([]byte, error) {
 		}
 		if err := checkTCP(frame, req); err != nil {
 			x.u.count.BadFrames++
-			t.broken(err)
+			t.l.lost(err)
 			return nil, err
 		}
 		copy(frame, adu[:2]) // goburrow's own transaction id
