@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/spf13/cobra"
 )
 
@@ -26,6 +27,11 @@ import (
 var version = "0.1.0-dev"
 
 func main() {
+	if os.Getenv("GOLOG_LOG_LEVEL") == "" {
+		// libp2p writes to stderr by itself, even about listeners that we
+		// have closed. What matters of it, p2p says.
+		gologshim.SetDefaultHandler(slog.DiscardHandler)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
