@@ -54,6 +54,12 @@ const (
 	CurrentLimit                      // mA, what an EVSE was told to offer
 	Status                            // code of the device's own state table
 	Firmware                          // code
+	BatteryPower                      // mW, charging positive
+	StateOfCharge                     // 1/1000
+	SessionEnergy                     // mWh since the vehicle was connected
+	Temperature                       // 1/1000 degree Celsius
+	Fault                             // code of the device's own table, 0: none
+	Cable                             // code of the device's own table
 )
 
 var quantities = [...]struct{ name, unit string }{
@@ -70,6 +76,12 @@ var quantities = [...]struct{ name, unit string }{
 	CurrentLimit:  {"current_limit", "ma"},
 	Status:        {"status", "code"},
 	Firmware:      {"firmware", "code"},
+	BatteryPower:  {"battery_power", "mw"},
+	StateOfCharge: {"state_of_charge", "permille"},
+	SessionEnergy: {"session_energy", "mwh"},
+	Temperature:   {"temperature", "mdegc"},
+	Fault:         {"fault", "code"},
+	Cable:         {"cable", "code"},
 }
 
 // Valid reports whether q is one of the quantities above.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
@@ -36,13 +37,22 @@ func (p *Profile) Blocks(maxBlock uint16) []Block {
 	spans := make([]span, 0, len(p.Points))
 	for i := range p.Points {
 		pt := &p.Points[i]
-		spans = append(spans, span{Block{pt.Function, pt.Address, pt.Type.Registers(), pt.Slow}, pt.Alone})
+		alone := pt.Alone || p.Timing.Alone
+		add := func(addr, n uint16) {
+			spans = append(spans, span{Block{pt.Function, addr, n, pt.Slow}, alone})
+		}
+		for _, a := range pt.terms() {
+			add(a, pt.Registers())
+		}
 		if a := pt.Alt; a != nil && a.Mask != 0 {
-			spans = append(spans, span{Block{pt.Function, a.Address, 1, pt.Slow}, pt.Alone})
+			add(a.Address, 1)
+		}
+		for _, r := range pt.Ratios {
+			add(r.Address, 1)
 		}
 	}
 	slices.SortStableFunc(spans, func(a, b span) int {
-		return cmp.Or(cmp.Compare(boolInt(a.Slow), boolInt(b.Slow)), cmp.Compare(a.Function, b.Function), cmp.Compare(a.Address, b.Address))
+		return cmp.Or(cmp.Compare(boolInt(a.Slow), boolInt(b.Slow)), cmp.Compare(a.Function, b.Function), cmp.Compare(a.Address, b.Address), cmp.Compare(b.Count, a.Count))
 	})
 	var out []Block
 	open := false // the last block may still grow
@@ -96,7 +106,7 @@ func (p *Profile) DecodeValues(raw []meter.RawBlock) ([]Value, error) {
 		}
 	}
 	if p.SunSpec == nil {
-		return p.decodeMap(registers{raw: raw}, p.Points)
+		return p.decodeMap(registers{raw: raw, also: p.Fallback}, p.Points)
 	}
 	return p.decodeSunSpec(raw)
 }
@@ -107,6 +117,7 @@ type registers struct {
 	raw   []meter.RawBlock
 	base  uint16
 	limit int
+	also  drivers.Function // the profile's fallback
 }
 
 func (r registers) get(fn drivers.Function, addr uint16) (uint16, bool) {
@@ -115,20 +126,21 @@ func (r registers) get(fn drivers.Function, addr uint16) (uint16, bool) {
 	}
 	a := int(r.base) + int(addr)
 	for _, b := range r.raw {
-		if i := a - int(b.Address); drivers.Function(b.Function) == fn && i >= 0 && 2*i < len(b.Data) {
+		f := drivers.Function(b.Function)
+		if i := a - int(b.Address); (f == fn || f == r.also) && i >= 0 && 2*i < len(b.Data) {
 			return uint16(b.Data[2*i])<<8 | uint16(b.Data[2*i+1]), true
 		}
 	}
 	return 0, false
 }
 
-// number puts the registers of pt together.
-func (r registers) number(pt *Point) (raw uint64, ok bool) {
+// number puts the registers of the number of pt at addr together.
+func (r registers) number(pt *Point, addr uint16) (raw uint64, ok bool) {
 	n := pt.Type.Registers()
 	for i := range n {
-		a := pt.Address + i
+		a := addr + i
 		if pt.Words == LittleEndian {
-			a = pt.Address + n - 1 - i
+			a = addr + n - 1 - i
 		}
 		w, ok := r.get(pt.Function, a)
 		if !ok {
@@ -137,6 +149,20 @@ func (r registers) number(pt *Point) (raw uint64, ok bool) {
 		raw = raw<<16 | uint64(w)
 	}
 	return raw, true
+}
+
+// text returns the code of the text of pt.
+func (r registers) text(pt *Point) (code int64, ok bool) {
+	b := make([]byte, 0, 2*maxText)
+	for i := range pt.Length {
+		w, ok := r.get(pt.Function, pt.Address+i)
+		if !ok {
+			return 0, false
+		}
+		b = append(b, byte(w>>8), byte(w))
+	}
+	s, _, _ := strings.Cut(strings.TrimLeft(string(b), "\x00 "), "\x00")
+	return Code(strings.TrimRight(s, " "))
 }
 
 func (p *Profile) decodeMap(regs registers, points []Point) ([]Value, error) {
@@ -156,56 +182,145 @@ func (p *Profile) decodeMap(regs registers, points []Point) ([]Value, error) {
 }
 
 func (p *Profile) decodePoint(regs registers, pt *Point) (Value, error) {
-	raw, ok := regs.number(pt)
-	if !ok || slices.Contains(pt.Absent, raw) || p.SunSpec != nil && notImplemented(pt.Type, raw) {
-		return Value{}, errAbsent
-	}
-	exp := 0
-	if pt.Factor != nil {
-		f, ok := regs.get(pt.Function, *pt.Factor)
-		if !ok || f == 0x8000 {
+	out := Value{meter.Point{Quantity: pt.Quantity, Phase: pt.Phase}, 1}
+	if pt.Type == Text {
+		code, ok := regs.text(pt)
+		if !ok {
 			return Value{}, errAbsent
 		}
-		if exp = int(int16(f)); exp < -maxExponent || exp > maxExponent {
-			return Value{}, fmt.Errorf("scale factor %d: want -%d..%d", exp, maxExponent, maxExponent)
-		}
+		out.Value = code
+		return out, nil
 	}
-	n, err := pt.Type.number(raw)
+	n, err := p.value(regs, pt)
 	if err != nil {
 		return Value{}, err
 	}
-	scale := pt.Scale
+	scale, exp, err := regs.scale(pt)
+	if err != nil {
+		return Value{}, err
+	}
 	v, err := n.times(scale, exp)
 	if err != nil {
 		return Value{}, err
 	}
-	if a := pt.Alt; a != nil {
-		use := a.Mask == 0 && v > a.Above
-		if a.Mask != 0 {
-			w, ok := regs.get(pt.Function, a.Address)
-			if !ok {
-				return Value{}, errAbsent // the scale is not known
-			}
-			use = w&a.Mask != 0
+	if a := pt.Alt; a != nil && a.Mask == 0 && v > a.Above {
+		if scale, err = regs.multiply(a.Scale, pt); err != nil {
+			return Value{}, err
 		}
-		if use {
-			scale = a.Scale
-			if v, err = n.times(scale, exp); err != nil {
-				return Value{}, err
-			}
+		if v, err = n.times(scale, exp); err != nil {
+			return Value{}, err
 		}
 	}
-	if p.negates(pt) {
+	if p.negates(pt, regs) {
 		if v == -v && v != 0 {
 			return Value{}, errRange
 		}
 		v = -v
 	}
-	return Value{meter.Point{Quantity: pt.Quantity, Phase: pt.Phase, Value: v}, pt.Type.digit(raw, scale, exp)}, nil
+	out.Value, out.Digit = v, pt.Type.digit(n, scale, exp)
+	return out, nil
+}
+
+// value returns what the registers of pt hold: a number, some of its bits, or
+// a sum of numbers.
+func (p *Profile) value(regs registers, pt *Point) (number, error) {
+	total := number{}
+	for i, a := range pt.terms() {
+		raw, ok := regs.number(pt, a)
+		if !ok || p.marked(pt, raw) {
+			return number{}, errAbsent
+		}
+		if pt.Mask != 0 {
+			raw = raw >> pt.Shift & uint64(pt.Mask)
+		}
+		n, err := pt.Type.number(raw)
+		if err != nil {
+			return number{}, err
+		}
+		switch { // the terms of a sum are integers of at most 32 bits
+		case len(pt.Sum) == 0:
+			return n, nil
+		case i < len(pt.Sum):
+			total.mant += n.mant
+		default:
+			total.mant -= n.mant
+		}
+	}
+	return total, nil
+}
+
+// scale returns what a value of pt is to be multiplied with: a fraction and a
+// power of ten, as far as the registers decide about it.
+func (r registers) scale(pt *Point) (s Scale, exp int, err error) {
+	if pt.Factor != nil {
+		f, ok := r.get(pt.Function, *pt.Factor)
+		if !ok || f == 0x8000 {
+			return Scale{}, 0, errAbsent
+		}
+		if exp = int(int16(f)); exp < -maxExponent || exp > maxExponent {
+			return Scale{}, 0, fmt.Errorf("scale factor %d: want -%d..%d", exp, maxExponent, maxExponent)
+		}
+	}
+	s = pt.Scale
+	if a := pt.Alt; a != nil && a.Mask != 0 {
+		w, ok := r.get(pt.Function, a.Address)
+		if !ok {
+			return Scale{}, 0, errAbsent // the scale is not known
+		}
+		if w&a.Mask != 0 {
+			s = a.Scale
+		}
+	}
+	s, err = r.multiply(s, pt)
+	return s, exp, err
+}
+
+// multiply returns s times the ratios of pt.
+func (r registers) multiply(s Scale, pt *Point) (Scale, error) {
+	for _, ratio := range pt.Ratios {
+		w, ok := r.get(pt.Function, ratio.Address)
+		if !ok {
+			return Scale{}, errAbsent
+		}
+		if w == 0 {
+			return Scale{}, fmt.Errorf("the transformer ratio at register %d is 0: set it at the meter", ratio.Address)
+		}
+		var err error
+		if s, err = s.by(int64(w), ratio.Scale); err != nil {
+			return Scale{}, err
+		}
+	}
+	return s, nil
+}
+
+// marked reports whether raw means "not available".
+func (p *Profile) marked(pt *Point, raw uint64) bool {
+	switch {
+	case slices.Contains(pt.Absent, raw):
+		return true
+	case p.SunSpec != nil || p.Marks == MarkMin:
+		return notImplemented(pt.Type, raw)
+	case p.Marks == MarkMax:
+		return !pt.Type.float() && raw == markMax(pt.Type)
+	}
+	return false
+}
+
+func markMax(t Type) uint64 {
+	if t.signed() {
+		return t.most() >> 1
+	}
+	return t.most()
 }
 
 // negates reports whether the device's sign of pt is the opposite of ours.
-func (p *Profile) negates(pt *Point) bool {
+func (p *Profile) negates(pt *Point, regs registers) bool {
+	sign := pt.Sign
+	if a := pt.Alt; a != nil && a.Sign != "" {
+		if w, ok := regs.get(pt.Function, a.Address); ok && w&a.Mask != 0 {
+			sign = a.Sign
+		}
+	}
 	flow := pt.Quantity == meter.Power || pt.Quantity == meter.ReactivePower
-	return (pt.Sign == SignExport) != (p.reversed && flow)
+	return (sign == SignExport) != (p.reversed && flow)
 }

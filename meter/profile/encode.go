@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -56,15 +57,38 @@ func (p *Profile) NewImage(model uint16, id Identity) (Image, error) {
 			im[Register{b.Function, b.Address + i}] = 0
 		}
 	}
-	for _, w := range p.Writes {
-		im[Register{drivers.HoldingRegisters, w.Address}] = 0
+	for i := range p.Writes {
+		p.Writes[i].place(im)
 	}
 	for i := range p.Points {
-		if pt := &p.Points[i]; len(pt.Absent) > 0 {
-			im.put(0, pt, pt.Absent[0])
+		pt := &p.Points[i]
+		if mark, ok := p.mark(pt); ok {
+			for _, a := range pt.terms() {
+				im.put(a, pt, mark)
+			}
+		}
+	}
+	for i := range p.Points { // last: a ratio may be a point as well
+		for _, r := range p.Points[i].Ratios {
+			im[Register{p.Points[i].Function, r.Address}] = r.one()
 		}
 	}
 	return im, nil
+}
+
+// mark returns a raw value that says that pt is not available.
+func (p *Profile) mark(pt *Point) (uint64, bool) {
+	switch {
+	case len(pt.Absent) > 0:
+		return pt.Absent[0], true
+	case pt.Type == Text || pt.Type == Acc32 || pt.Mask != 0:
+		return 0, false
+	case p.Marks == MarkMin:
+		return absentRaw(pt.Type), true
+	case p.Marks == MarkMax:
+		return markMax(pt.Type), true
+	}
+	return 0, false
 }
 
 // Identity is the text of SunSpec model 1.
@@ -108,7 +132,7 @@ func (p *Profile) buildChain(im Image, model uint16, id Identity) error {
 	for i := range m.Points {
 		pt := &m.Points[i]
 		if pt.Type != Acc32 {
-			im.put(base, pt, absentRaw(pt.Type))
+			im.put(base+pt.Address, pt, absentRaw(pt.Type))
 		}
 	}
 	for a, e := range m.Factors {
@@ -124,23 +148,34 @@ func absentRaw(t Type) uint64 {
 	return 1<<t.bits() - 1 // also a NaN
 }
 
-func (im Image) put(base uint16, pt *Point, raw uint64) {
+// put writes the number of pt at addr.
+func (im Image) put(addr uint16, pt *Point, raw uint64) {
 	n := pt.Type.Registers()
 	for i := range n {
-		a := pt.Address + n - 1 - i // least significant first
+		a := addr + n - 1 - i // least significant first
 		if pt.Words == LittleEndian {
-			a = pt.Address + i
+			a = addr + i
 		}
-		im[Register{pt.Function, base + a}] = uint16(raw)
+		im[Register{pt.Function, a}] = uint16(raw)
 		raw >>= 16
 	}
+}
+
+// block returns registers that exist as they would be read.
+func (im Image) block(fn drivers.Function, addr, count uint16) []meter.RawBlock {
+	data, ok := im.Read(fn, addr, count)
+	if !ok {
+		return nil
+	}
+	return []meter.RawBlock{{Function: uint8(fn), Address: addr, Data: data}}
 }
 
 // Encode writes points into im, which NewImage made. It is the inverse of
 // Decode: what is read back differs from points by no more than half of what
 // the registers can resolve, and encoding what was read back changes nothing.
-// A SunSpec scale factor is raised where a value would not fit. On error
-// nothing is changed.
+// A SunSpec scale factor is raised where a value would not fit. A sum is
+// shared by its terms after they have been written themselves: where they do
+// not add up to it, they give way. On error nothing is changed.
 func (p *Profile) Encode(points []meter.Point, im Image) error {
 	list, base, err := p.mapIn(im)
 	if err != nil {
@@ -148,6 +183,10 @@ func (p *Profile) Encode(points []meter.Point, im Image) error {
 	}
 	tmp := maps.Clone(im)
 	factors := map[uint16]bool{}
+	points = slices.Clone(points)
+	slices.SortStableFunc(points, func(a, b meter.Point) int {
+		return cmp.Compare(boolInt(isSum(list, a)), boolInt(isSum(list, b)))
+	})
 	for _, want := range points {
 		i := slices.IndexFunc(list, func(pt Point) bool { return pt.Quantity == want.Quantity && pt.Phase == want.Phase })
 		if i < 0 {
@@ -181,6 +220,13 @@ func (p *Profile) Encode(points []meter.Point, im Image) error {
 	return nil
 }
 
+// isSum reports whether the device has no number of its own for a point.
+func isSum(list []Point, want meter.Point) bool {
+	return slices.ContainsFunc(list, func(pt Point) bool {
+		return pt.Quantity == want.Quantity && pt.Phase == want.Phase && len(pt.Sum) > 0
+	})
+}
+
 // mapIn returns the points of the image and the address they count from.
 func (p *Profile) mapIn(im Image) ([]Point, uint16, error) {
 	if p.SunSpec == nil {
@@ -194,27 +240,126 @@ func (p *Profile) mapIn(im Image) ([]Point, uint16, error) {
 }
 
 func (p *Profile) encodePoint(pt *Point, v int64, im Image, base uint16) error {
-	if p.negates(pt) {
+	if pt.Type == Text {
+		return im.putText(pt, v)
+	}
+	regs := registers{raw: im.conditions(pt, base), base: base}
+	if p.negates(pt, regs) {
 		if v == -v && v != 0 {
 			return errRange
 		}
 		v = -v
 	}
-	scale, exp := pt.Scale, 0
-	if pt.Factor != nil {
-		exp = int(int16(im[Register{pt.Function, base + *pt.Factor}]))
+	scale, exp, err := regs.scale(pt)
+	if err != nil {
+		return err
 	}
-	if a := pt.Alt; a != nil && a.Mask != 0 && im[Register{pt.Function, base + a.Address}]&a.Mask != 0 {
-		scale = a.Scale
+	if len(pt.Sum) > 0 {
+		return p.encodeSum(pt, v, scale, im)
 	}
 	raw, err := pt.Type.raw(v, scale, exp)
 	if err != nil {
 		return err
 	}
-	if notImplemented(pt.Type, raw) && p.SunSpec != nil || slices.Contains(pt.Absent, raw) {
+	if pt.Mask != 0 {
+		if raw > uint64(pt.Mask) {
+			return errRange
+		}
+		old, _ := registers{raw: im.block(pt.Function, pt.Address, pt.Registers())}.number(pt, pt.Address)
+		raw = old&^(uint64(pt.Mask)<<pt.Shift) | raw<<pt.Shift
+	}
+	if p.marked(pt, raw) {
 		return errRange
 	}
-	im.put(base, pt, raw)
+	im.put(base+pt.Address, pt, raw)
+	return nil
+}
+
+// conditions returns the registers that decide about scale and sign of pt.
+func (im Image) conditions(pt *Point, base uint16) []meter.RawBlock {
+	var raw []meter.RawBlock
+	if pt.Factor != nil {
+		raw = append(raw, im.block(pt.Function, base+*pt.Factor, 1)...)
+	}
+	if pt.Alt != nil && pt.Alt.Mask != 0 {
+		raw = append(raw, im.block(pt.Function, base+pt.Alt.Address, 1)...)
+	}
+	for _, r := range pt.Ratios {
+		raw = append(raw, im.block(pt.Function, r.Address, 1)...)
+	}
+	return raw
+}
+
+// encodeSum shares v among the terms of pt.
+func (p *Profile) encodeSum(pt *Point, v int64, scale Scale, im Image) error {
+	want, err := number{mant: v}.over(scale)
+	if err != nil {
+		return err
+	}
+	have := func(a uint16) (int64, bool) {
+		raw, ok := registers{raw: im.block(pt.Function, a, pt.Registers())}.number(pt, a)
+		n, err := pt.Type.number(raw)
+		return n.mant, ok && err == nil && !p.marked(pt, raw)
+	}
+	set := func(a uint16, v int64) error {
+		raw, err := pt.Type.integer(v)
+		if err != nil || p.marked(pt, raw) {
+			return errRange
+		}
+		im.put(a, pt, raw)
+		return nil
+	}
+	sum, known := int64(0), true
+	for i, a := range pt.terms() {
+		n, ok := have(a)
+		if known = known && ok; i >= len(pt.Sum) {
+			n = -n
+		}
+		sum += n
+	}
+	if known && sum == want {
+		return nil
+	}
+	if d := want - sum; known && max(d, -d) <= int64(len(pt.Sum)) { // rounding
+		if n, _ := have(pt.Sum[0]); set(pt.Sum[0], n+d) == nil {
+			return nil
+		}
+	}
+	to, rest := pt.Sum, pt.Less
+	if want < 0 && len(pt.Less) > 0 {
+		to, rest, want = pt.Less, pt.Sum, -want
+	}
+	for _, a := range rest {
+		if err := set(a, 0); err != nil {
+			return err
+		}
+	}
+	share := want / int64(len(to))
+	for i, a := range to {
+		n := share
+		if i == 0 {
+			n += want % int64(len(to))
+		}
+		if err := set(a, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putText writes the text with a code.
+func (im Image) putText(pt *Point, code int64) error {
+	s, err := textOf(code)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 2*pt.Length)
+	if copy(b, s) < len(s) {
+		return errRange
+	}
+	for i := range pt.Length {
+		im[Register{pt.Function, pt.Address + i}] = word(b, int(i))
+	}
 	return nil
 }
 
@@ -233,15 +378,9 @@ func (p *Profile) raise(list []Point, factor uint16, im Image, base uint16) bool
 	var keep []kept
 	for i := range list {
 		if pt := &list[i]; pt.Factor != nil && *pt.Factor == factor {
-			if data, ok := im.Read(pt.Function, base+pt.Address, pt.Type.Registers()); ok {
-				f, _ := im.Read(pt.Function, base+factor, 1)
-				old.raw = []meter.RawBlock{
-					{Function: uint8(pt.Function), Address: base + pt.Address, Data: data},
-					{Function: uint8(pt.Function), Address: base + factor, Data: f},
-				}
-				if v, err := p.decodePoint(old, pt); err == nil {
-					keep = append(keep, kept{pt, v.Value})
-				}
+			old.raw = slices.Concat(im.block(pt.Function, base+pt.Address, pt.Registers()), im.block(pt.Function, base+factor, 1))
+			if v, err := p.decodePoint(old, pt); err == nil {
+				keep = append(keep, kept{pt, v.Value})
 			}
 		}
 	}

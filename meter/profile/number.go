@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -26,14 +27,20 @@ const (
 	// Acc32 is a SunSpec accumulator: 0 means not implemented, and values
 	// with the top bit set are negative (some inverters let them wrap).
 	Acc32 Type = "acc32"
+	// Text is printable ASCII, padded with NUL or blanks. Its number is what
+	// Code makes of it.
+	Text Type = "text"
 )
 
 var typeRegisters = map[Type]uint16{U16: 1, S16: 1, U32: 2, S32: 2, Acc32: 2, F32: 2, U64: 4, S64: 4, F64: 4}
 
-// Registers returns the length of t in registers, 0 if t is unknown.
+// Registers returns the length of t in registers, 0 if t is unknown or Text.
 func (t Type) Registers() uint16 { return typeRegisters[t] }
 
 func (t Type) bits() uint { return uint(t.Registers()) * 16 }
+
+// most returns the largest raw number of t.
+func (t Type) most() uint64 { return math.MaxUint64 >> (64 - t.bits()) }
 
 func (t Type) float() bool { return t == F32 || t == F64 }
 
@@ -93,6 +100,18 @@ func (s *Scale) UnmarshalYAML(b []byte) error {
 	return nil
 }
 
+// by returns s x n x f.
+func (s Scale) by(n int64, f Scale) (Scale, error) {
+	s, f = s.orOne(), f.orOne()
+	r := new(big.Rat).SetFrac64(s.Num, s.Den)
+	r.Mul(r, new(big.Rat).SetFrac64(f.Num, f.Den))
+	r.Mul(r, new(big.Rat).SetInt64(n))
+	if r.Sign() <= 0 || !r.Num().IsInt64() || !r.Denom().IsInt64() {
+		return Scale{}, errRange
+	}
+	return Scale{r.Num().Int64(), r.Denom().Int64()}, nil
+}
+
 func (s Scale) check(path string) error {
 	if s.Num < 0 {
 		return at(path, "want a positive number or fraction such as 1000, 0.1, \"1/3\"")
@@ -116,7 +135,7 @@ func (s Scale) String() string {
 	return fmt.Sprintf("%d/%d", s.Num, s.Den)
 }
 
-var errRange = errors.New("does not fit in 64 bits")
+var errRange = errors.New("out of range")
 
 // number is an exact dyadic rational: what a register can hold.
 type number struct {
@@ -180,6 +199,12 @@ func (n number) times(s Scale, exp10 int) (int64, error) {
 	return roundDiv(num, den)
 }
 
+// over returns n / s, rounded half away from zero; n is an integer.
+func (n number) over(s Scale) (int64, error) {
+	s = s.orOne()
+	return number{mant: n.mant}.times(Scale{s.Den, s.Num}, 0)
+}
+
 // roundDiv returns num/den rounded half away from zero; den > 0.
 func roundDiv(num, den *big.Int) (int64, error) {
 	q, r := new(big.Int).QuoRem(num, den, new(big.Int))
@@ -218,6 +243,31 @@ func (t Type) raw(value int64, s Scale, exp10 int) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	return t.integer(v)
+}
+
+// floor is raw, rounded towards zero.
+func (t Type) floor(value int64, s Scale) (uint64, error) {
+	raw, err := t.raw(value, s, 0)
+	if err != nil || t.float() {
+		return raw, err
+	}
+	n, err := t.number(raw)
+	if err != nil {
+		return 0, err
+	}
+	// raw rounds half away from zero, so it is one too far or right.
+	s = s.orOne()
+	back := new(big.Int).Mul(big.NewInt(n.mant), big.NewInt(s.Num))
+	want := new(big.Int).Mul(big.NewInt(value), big.NewInt(s.Den))
+	if back.CmpAbs(want) > 0 {
+		return t.integer(n.mant - int64(back.Sign()))
+	}
+	return raw, nil
+}
+
+// integer returns the registers of an integer type that hold v.
+func (t Type) integer(v int64) (uint64, error) {
 	lo, hi := int64(0), int64(math.MaxInt64)
 	if bits := t.bits(); t.signed() {
 		lo, hi = -1<<(bits-1), 1<<(bits-1)-1
@@ -227,18 +277,48 @@ func (t Type) raw(value int64, s Scale, exp10 int) (uint64, error) {
 	if v < lo || v > hi {
 		return 0, errRange
 	}
-	return uint64(v) & (math.MaxUint64 >> (64 - t.bits())), nil
+	return uint64(v) & t.most(), nil
 }
 
-// digit returns the smallest step around raw in the integer unit, at least 1.
-func (t Type) digit(raw uint64, s Scale, exp10 int) int64 {
-	n := number{mant: 1}
-	if t.float() {
-		if m, err := t.number(raw); err == nil {
-			n.exp2 = m.exp2
-		}
+// maxCode is the longest text that is a code.
+const maxCode = 4
+
+// Code returns the number of a text of 1..4 printable ASCII characters: its
+// bytes, the first one most significant. "C2" is 0x4332. ok is false for any
+// other text.
+func Code(s string) (code int64, ok bool) {
+	if len(s) == 0 || len(s) > maxCode {
+		return 0, false
 	}
-	d, err := n.times(s, exp10)
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return 0, false
+		}
+		code = code<<8 | int64(s[i])
+	}
+	return code, true
+}
+
+// textOf is the inverse of Code.
+func textOf(code int64) (string, error) {
+	var b []byte
+	for v := code; v > 0; v >>= 8 {
+		b = append(b, byte(v))
+	}
+	slices.Reverse(b)
+	if c, ok := Code(string(b)); !ok || c != code {
+		return "", errRange
+	}
+	return string(b), nil
+}
+
+// digit returns the smallest step around n in the integer unit, at least 1.
+func (t Type) digit(n number, s Scale, exp10 int) int64 {
+	step := number{mant: 1}
+	if t.float() {
+		step.exp2 = n.exp2
+	}
+	d, err := step.times(s, exp10)
 	if err != nil {
 		return math.MaxInt64
 	}

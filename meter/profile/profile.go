@@ -16,6 +16,8 @@ const (
 	MaxFileSize  = 64 << 10        // bytes
 	MaxPoints    = 256             // per file, over all models
 	MaxBlock     = 125             // registers in one read (Modbus application protocol 1.1b3, 6.3)
+	maxTerms     = 8               // registers that add up to a sum, or multiply a point
+	maxText      = 8               // registers of a text
 	maxTiming    = 1 * time.Minute // any delay
 	maxScale     = 1e12            // numerator and denominator of a scale
 	maxTextBytes = 400             // any text
@@ -29,6 +31,7 @@ const (
 	Meter    Kind = "meter"
 	Inverter Kind = "inverter"
 	Wallbox  Kind = "wallbox"
+	Battery  Kind = "battery"
 )
 
 // Confidence grades what a profile was made from.
@@ -54,24 +57,36 @@ type Profile struct {
 	Serial Serial `yaml:"serial,omitempty"`
 	Timing Timing `yaml:"timing,omitempty"`
 
+	Function drivers.Function `yaml:"function,omitempty"` // of points that name none
+	Words    WordOrder        `yaml:"words,omitempty"`    // of points and writes that name none
+	Marks    Marks            `yaml:"marks,omitempty"`    // raw values that mean "not available"
+	// Fallback is the other function with which some units want the same
+	// registers to be read. Decode takes either.
+	Fallback drivers.Function `yaml:"fallback,omitempty"`
+
 	Points  []Point  `yaml:"points,omitempty"`
 	SunSpec *SunSpec `yaml:"sunspec,omitempty"` // instead of Points
 
-	Writes  []Write          `yaml:"writes,omitempty"` // registers that take a command
-	States  map[int64]string `yaml:"states,omitempty"` // status code -> IEC 61851-1 letter
+	Writes []Write `yaml:"writes,omitempty"` // registers that take a command
+	// States maps status codes to IEC 61851-1 letters. A status that is text
+	// has the code that Code returns.
+	States  map[int64]string `yaml:"-"`
 	Detect  []Rule           `yaml:"detect,omitempty"`
 	Sources []Source         `yaml:"sources"`
+
+	StateNames map[string]string `yaml:"states,omitempty"` // as written
 
 	hash     [32]byte
 	reversed bool
 	swapped  bool
 }
 
-// Serial is how the device leaves the factory.
+// Serial is how the device leaves the factory. A device without serial port
+// has no speed and no framing.
 type Serial struct {
 	Baud    int    `yaml:"baud"`            // bit/s
 	Framing string `yaml:"framing"`         // 8N1, 8E1, 8N2
-	Unit    uint8  `yaml:"unit"`            // 1..247
+	Unit    uint8  `yaml:"unit"`            // 1..247; 255 on a device without units that has a port
 	Bauds   []int  `yaml:"bauds,omitempty"` // all the device can be set to
 	Port    uint16 `yaml:"port,omitempty"`  // usual TCP port, 0 if it has none
 }
@@ -87,7 +102,22 @@ type Timing struct {
 	// points in one block. Zero: only adjacent points are joined, because a
 	// strict device refuses a block with a hole in it.
 	Bridge uint16 `yaml:"bridge,omitempty"`
+	Alone  bool   `yaml:"alone,omitempty"` // every number is read by itself
+	// Keepalive is the longest pause between two requests after which the
+	// device believes that its master is gone.
+	Keepalive time.Duration `yaml:"keepalive,omitempty"`
 }
+
+// Marks names a convention of raw values that mean "not available".
+type Marks string
+
+// Conventions.
+const (
+	// MarkMin: signed 0x8000.., unsigned 0xFFFF.. (SunSpec, SMA).
+	MarkMin Marks = "min"
+	// MarkMax: signed 0x7FFF.., unsigned 0xFFFF.. (ABB).
+	MarkMax Marks = "max"
+)
 
 // Point is one value of the register map.
 type Point struct {
@@ -112,7 +142,27 @@ type Point struct {
 	// Alt is another scale under a condition, for firmware that changed it.
 	Alt *Alt `yaml:"alt,omitempty"`
 
+	// Sum and Less replace Address: the value is the sum of the numbers at
+	// Sum minus the sum of those at Less, for devices that have no total or
+	// count two directions apart. Each may be the number of another point.
+	Sum  []uint16 `yaml:"sum,omitempty"`
+	Less []uint16 `yaml:"less,omitempty"`
+	// Ratios are registers that multiply the value: ratios of transformers.
+	Ratios []Ratio `yaml:"ratios,omitempty"`
+	// Shift and Mask cut the value out of an unsigned number: first shifted
+	// right, then masked. Mask 0 takes all.
+	Shift uint8  `yaml:"shift,omitempty"`
+	Mask  uint32 `yaml:"mask,omitempty"`
+	// Length is that of a text, in registers.
+	Length uint16 `yaml:"length,omitempty"`
+
 	QuantityName string `yaml:"quantity"`
+}
+
+// Ratio is an unsigned register that multiplies a value.
+type Ratio struct {
+	Address uint16 `yaml:"address"`
+	Scale   Scale  `yaml:"scale,omitempty"` // register x scale = ratio
 }
 
 // Alt replaces a point's scale if (register at Address & Mask) is not zero, or
@@ -122,16 +172,44 @@ type Alt struct {
 	Mask    uint16 `yaml:"mask,omitempty"`
 	Above   int64  `yaml:"above,omitempty"` // in the quantity's unit
 	Scale   Scale  `yaml:"scale"`
+	Sign    Sign   `yaml:"sign,omitempty"` // only under a mask, default as the point's
 }
 
 // Write is a register that takes a command.
 type Write struct {
-	Name    string `yaml:"name"` // current_limit
-	Address uint16 `yaml:"address"`
-	Scale   Scale  `yaml:"scale"` // as Point.Scale: value = raw x scale
-	Min     int64  `yaml:"min"`   // smallest value that is not zero
-	Max     int64  `yaml:"max"`
-	Alt     *Alt   `yaml:"alt,omitempty"`
+	Name     string    `yaml:"name"`               // one of the words in writeUnits
+	Function uint8     `yaml:"function,omitempty"` // 5, 6 or 16; default 6 for one register and 16 for more
+	Address  uint16    `yaml:"address"`
+	Type     Type      `yaml:"type,omitempty"` // default u16
+	Words    WordOrder `yaml:"words,omitempty"`
+	Scale    Scale     `yaml:"scale,omitempty"` // as Point.Scale: value = raw x scale
+	Min      int64     `yaml:"min,omitempty"`   // smallest value that is not zero
+	Max      int64     `yaml:"max,omitempty"`
+	Alt      *Alt      `yaml:"alt,omitempty"`
+	// Values lists all values that there are, with their raw numbers,
+	// instead of Min, Max and Scale.
+	Values map[int64]uint32 `yaml:"values,omitempty"`
+	Zero   *uint32          `yaml:"zero,omitempty"` // raw number that means 0, default 0
+	// Every is how often the value must be written, or the device falls back
+	// by itself. 0: once is enough.
+	Every time.Duration `yaml:"every,omitempty"`
+	Twice bool          `yaml:"twice,omitempty"` // the first write may get lost
+}
+
+// writeUnits are the commands that there are and what their values count.
+var writeUnits = map[string]string{
+	"current_limit":    "mA",   // to offer to the vehicle; 0 pauses
+	"enable":           "",     // 0 or 1
+	"failsafe_current": "mA",   // offered when the master is gone
+	"failsafe_timeout": "ms",   // silence after which the master is gone
+	"heartbeat":        "",     // says that the master is there
+	"phases":           "",     // 1 or 3
+	"lock":             "",     // 1 locks
+	"standby":          "",     // 1 allows
+	"mode":             "code", // the device's own
+	"power_limit":      "mW",
+	"power_command":    "mW", // of a battery, import (charging) positive
+	"command_timeout":  "ms", // after which a power command ends
 }
 
 // Rule is one plausible point of a detection: its value lies in [Min, Max].

@@ -58,7 +58,7 @@ sources:
 
 func TestBuiltin(t *testing.T) {
 	all := profile.All()
-	if len(all) < 5 {
+	if len(all) < 75 {
 		t.Fatalf("%d profiles", len(all))
 	}
 	for _, p := range all {
@@ -69,7 +69,7 @@ func TestBuiltin(t *testing.T) {
 		if p.Hash() != sha256.Sum256(b) {
 			t.Errorf("%s: the hash is not the file's", p.ID)
 		}
-		if p.Serial.Baud == 0 || p.Serial.Unit == 0 {
+		if p.Serial.Baud == 0 && p.Serial.Port == 0 || p.Serial.Unit == 0 {
 			t.Errorf("%s: no serial defaults", p.ID)
 		}
 		if p.Kind != profile.Wallbox && !p.Has(meter.Power, 0) {
@@ -102,7 +102,7 @@ func TestBlocks(t *testing.T) {
 				if limit != 0 {
 					most = min(most, int(limit))
 				}
-				if int(b.Count) > most || b.Count == 0 {
+				if b.Count == 0 || int(b.Count) > most && !slices.ContainsFunc(p.Points, func(pt profile.Point) bool { return pt.Registers() == b.Count }) {
 					t.Errorf("%s: block %+v is longer than %d", p.ID, b, most)
 				}
 				if i > 0 && blocks[i-1].Slow && !b.Slow {
@@ -110,17 +110,19 @@ func TestBlocks(t *testing.T) {
 				}
 			}
 			for _, pt := range p.Points {
-				n := 0
-				for _, b := range blocks {
-					if b.Function == pt.Function && b.Slow == pt.Slow && pt.Address >= b.Address && pt.Address+pt.Type.Registers() <= b.Address+b.Count {
-						n++
-						if pt.Alone && b.Count != pt.Type.Registers() {
-							t.Errorf("%s: %d is not read alone but in %+v", p.ID, pt.Address, b)
+				for _, addr := range slices.Concat([]uint16{pt.Address}, pt.Sum, pt.Less) {
+					n := 0
+					for _, b := range blocks {
+						if b.Function == pt.Function && b.Slow == pt.Slow && addr >= b.Address && addr+pt.Registers() <= b.Address+b.Count {
+							n++
+							if (pt.Alone || p.Timing.Alone) && b.Count != pt.Registers() {
+								t.Errorf("%s: %d is not read alone but in %+v", p.ID, addr, b)
+							}
 						}
 					}
-				}
-				if n != 1 {
-					t.Errorf("%s, limit %d: register %d is whole in %d blocks", p.ID, limit, pt.Address, n)
+					if n != 1 {
+						t.Errorf("%s, limit %d: register %d is whole in %d blocks", p.ID, limit, addr, n)
+					}
 				}
 			}
 		}
@@ -193,6 +195,33 @@ func TestDecodeKnownRegisters(t *testing.T) {
 		{Function: 4, Address: 0x20, Data: words(0xFFFF, 0x7FFF)}, // not available
 		{Function: 3, Address: 5, Data: words(0xFFFF, 0xFFFF, 0xFFFF, 0xFFFB)},
 	}, map[string]int64{"import_mwh": -2})
+
+	// Text in either byte of its register, and longer.
+	for reg, want := range map[uint16]int64{0x4200: 'B', 0x0042: 'B', 0x4220: 'B'} {
+		wantValues(t, get(t, "phoenix-ev-cc"), []meter.RawBlock{{Function: 4, Address: 24000, Data: words(reg)}}, map[string]int64{"status_code": want})
+	}
+	wantValues(t, get(t, "alfen-eve"), []meter.RawBlock{{Function: 3, Address: 1201, Data: words(0x4332, 0, 0, 0, 0)}}, map[string]int64{"status_code": 0x4332})
+	wantValues(t, get(t, "alfen-eve"), []meter.RawBlock{{Function: 3, Address: 1201, Data: words(0x4332, 0x4332, 0x4300, 0, 0)}}, map[string]int64{})
+	// Bits of a number.
+	wantValues(t, get(t, "abb-terra-ac"), []meter.RawBlock{{Function: 3, Address: 0x400C, Data: words(0x1234, 0x8456)}}, map[string]int64{"status_code": 4})
+	// Ratios of transformers multiply; a ratio of 0 is an error.
+	ct := get(t, "chint-dtsu666-ct")
+	power := meter.RawBlock{Function: 3, Address: 0x2012, Data: float32Bytes(1000)}
+	wantValues(t, ct, []meter.RawBlock{power, {Function: 3, Address: 6, Data: words(40, 10)}}, map[string]int64{"power_mw": 4_000_000})
+	wantValues(t, ct, []meter.RawBlock{power, {Function: 3, Address: 6, Data: words(40, 25)}}, map[string]int64{"power_mw": 10_000_000})
+	wantValues(t, ct, []meter.RawBlock{power}, map[string]int64{})
+	if v, err := ct.Decode([]meter.RawBlock{power, {Function: 3, Address: 6, Data: words(0, 10)}}); err == nil || !strings.Contains(err.Error(), "ratio at register 6 is 0") {
+		t.Errorf("a ratio of 0: %v, %v", v, err)
+	}
+	// Two directions counted apart, and a sign in another register.
+	wantValues(t, get(t, "sma-meter"), []meter.RawBlock{{Function: 3, Address: 30865, Data: words(0, 0, 0, 1500)}}, map[string]int64{"power_mw": -1_500_000})
+	wantValues(t, get(t, "sma-meter"), []meter.RawBlock{{Function: 3, Address: 30865, Data: words(0x8000, 0, 0, 1500)}}, map[string]int64{})
+	for state, want := range map[uint16]int64{2: 1_500_000, 4: -1_500_000} {
+		wantValues(t, get(t, "sungrow-sh"), []meter.RawBlock{{Function: 4, Address: 13021, Data: words(1500)}, {Function: 4, Address: 13000, Data: words(state)}}, map[string]int64{"battery_power_mw": want})
+	}
+	// Not available, as ABB says it, and the function that another unit wants.
+	wantValues(t, get(t, "abb-a-b-series"), []meter.RawBlock{{Function: 3, Address: 0x5B00, Data: words(0, 2305, 0xFFFF, 0xFFFF)}, {Function: 3, Address: 0x5B14, Data: words(0x7FFF, 0xFFFF)}}, map[string]int64{"voltage_l1_mv": 230_500})
+	wantValues(t, get(t, "bernecker-mpm3pm"), []meter.RawBlock{{Function: 4, Address: 8, Data: words(0, 2305)}}, map[string]int64{"voltage_l1_mv": 230_500})
 
 	evse := get(t, "simpleevse")
 	for config, ma := range map[uint16]int64{0: 16_000_000 / 1000 * 100, 0x80: 16_000} {
@@ -301,24 +330,39 @@ func TestFloatRounding(t *testing.T) {
 	})
 }
 
-// plausible draws a value that a device may measure.
-func plausible(t *rapid.T, pt profile.Point) int64 {
+// plausible draws a value that a device may measure and its registers hold.
+func plausible(t *rapid.T, p *profile.Profile, pt profile.Point) int64 {
 	name := meter.PointName(pt.Quantity, pt.Phase)
+	lo, hi := int64(0), int64(1000)
 	switch pt.Quantity {
-	case meter.Power, meter.ReactivePower:
-		return rapid.Int64Range(-32_000_000, 32_000_000).Draw(t, name)
+	case meter.Power, meter.ReactivePower, meter.BatteryPower:
+		lo, hi = -32_000_000, 32_000_000
 	case meter.Import, meter.Export, meter.Energy:
-		return rapid.Int64Range(1000, 90_000_000_000).Draw(t, name)
+		lo, hi = 1000, 90_000_000_000
 	case meter.Voltage:
-		return rapid.Int64Range(0, 400_000).Draw(t, name)
+		hi = 255_000
 	case meter.Current, meter.CurrentLimit:
-		return rapid.Int64Range(0, 63_000).Draw(t, name)
+		hi = 63_000
 	case meter.Frequency:
-		return rapid.Int64Range(45_000, 65_000).Draw(t, name)
+		lo, hi = 45_000, 65_000
 	case meter.PowerFactor:
-		return rapid.Int64Range(-1000, 1000).Draw(t, name)
+		lo, hi = -1000, 1000
+	case meter.Temperature, meter.SessionEnergy:
+		hi = 80_000
+	case meter.Status:
+		if len(p.States) > 0 {
+			return rapid.SampledFrom(slices.Sorted(maps.Keys(p.States))).Draw(t, name)
+		}
 	}
-	return rapid.Int64Range(0, 1000).Draw(t, name)
+	switch pt.Type {
+	case profile.U16, profile.U32, profile.U64:
+		if pt.Sign == profile.SignExport {
+			hi = 0
+		} else {
+			lo = max(lo, 0)
+		}
+	}
+	return rapid.Int64Range(lo, hi).Draw(t, name)
 }
 
 // readAll reads an image as a gateway would: walking the chain if there is one.
@@ -386,7 +430,10 @@ func TestRoundTrip(t *testing.T) {
 					}
 					var truth []meter.Point
 					for _, pt := range mapped {
-						truth = append(truth, meter.Point{Quantity: pt.Quantity, Phase: pt.Phase, Value: plausible(t, pt)})
+						if len(pt.Sum) > 0 {
+							continue // see TestSums
+						}
+						truth = append(truth, meter.Point{Quantity: pt.Quantity, Phase: pt.Phase, Value: plausible(t, p, pt)})
 					}
 					if err := p.Encode(truth, im); err != nil {
 						t.Fatal(err)
@@ -395,6 +442,11 @@ func TestRoundTrip(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
+					first = slices.DeleteFunc(first, func(v profile.Value) bool {
+						return slices.ContainsFunc(mapped, func(pt profile.Point) bool {
+							return pt.Quantity == v.Quantity && pt.Phase == v.Phase && len(pt.Sum) > 0
+						})
+					})
 					// A zero accumulator is "not implemented".
 					truth = slices.DeleteFunc(truth, func(w meter.Point) bool {
 						missing := !slices.ContainsFunc(first, func(v profile.Value) bool { return v.Quantity == w.Quantity && v.Phase == w.Phase })
@@ -417,11 +469,145 @@ func TestRoundTrip(t *testing.T) {
 						t.Fatal(err)
 					}
 					second, err := p.Decode(readAll(t, p, im))
+					second = slices.DeleteFunc(second, func(w meter.Point) bool {
+						return !slices.ContainsFunc(again, func(v meter.Point) bool { return v.Quantity == w.Quantity && v.Phase == w.Phase })
+					})
 					if err != nil || !slices.Equal(second, again) {
 						t.Fatalf("again: %v, want %v (%v)", second, again, err)
 					}
 				})
 			})
+		}
+	}
+}
+
+// A total that a device does not have is the sum of its terms, whatever they
+// were set to, and setting it moves the terms.
+func TestSums(t *testing.T) {
+	sums := 0
+	for _, p := range profile.All() {
+		for _, pt := range p.Points {
+			if len(pt.Sum) == 0 {
+				continue
+			}
+			sums++
+			rapid.Check(t, func(t *rapid.T) {
+				im, err := p.NewImage(0, profile.Identity{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				var lines []meter.Point
+				for _, o := range p.Points {
+					if o.Quantity == pt.Quantity && len(o.Sum) == 0 {
+						lines = append(lines, meter.Point{Quantity: o.Quantity, Phase: o.Phase, Value: plausible(t, p, o)})
+					}
+				}
+				if err := p.Encode(lines, im); err != nil {
+					t.Fatal(err)
+				}
+				points, err := p.Decode(readAll(t, p, im))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, sum := int64(0), int64(0)
+				for _, v := range points {
+					if v.Quantity == pt.Quantity && v.Phase == pt.Phase {
+						got = v.Value
+					} else if v.Quantity == pt.Quantity {
+						sum += v.Value
+					}
+				}
+				if len(lines) > 0 && got != sum {
+					t.Fatalf("%s: %d, the lines add up to %d", p.ID, got, sum)
+				}
+				unsigned := pt
+				if len(pt.Less) > 0 {
+					unsigned.Type = profile.S32
+				}
+				step := pt.Scale.Num / pt.Scale.Den
+				want := meter.Point{Quantity: pt.Quantity, Phase: pt.Phase, Value: plausible(t, p, unsigned) / step * step}
+				if err := p.Encode([]meter.Point{want}, im); err != nil {
+					t.Fatal(err)
+				}
+				if points, err = p.Decode(readAll(t, p, im)); err != nil || !slices.Contains(points, want) {
+					t.Fatalf("%s: %+v is read as %v (%v)", p.ID, want, points, err)
+				}
+			})
+		}
+	}
+	if sums < 10 {
+		t.Errorf("%d sums", sums)
+	}
+}
+
+// Every command of every profile comes back from its registers as what was
+// meant, never as more, and nothing between the limits' gap is sent.
+func TestWrites(t *testing.T) {
+	for _, p := range profile.All() {
+		for _, w := range p.Writes {
+			var raw []meter.RawBlock
+			if b, ok := w.Condition(); ok {
+				raw = []meter.RawBlock{{Function: uint8(b.Function), Address: b.Address, Data: []byte{0, 0}}}
+			}
+			rapid.Check(t, func(t *rapid.T) {
+				v := rapid.Int64Range(w.Min, w.Max).Draw(t, "v")
+				if w.Values != nil {
+					v = rapid.SampledFrom(slices.Sorted(maps.Keys(w.Values))).Draw(t, "v")
+				} else if w.Min > 0 && rapid.Bool().Draw(t, "zero") {
+					v = 0
+				}
+				c, err := w.Encode(v, raw)
+				if err != nil {
+					t.Fatalf("%s: %s %d: %v", p.ID, w.Name, v, err)
+				}
+				back, ok := w.Decode(c.Address, c.Values, raw)
+				step := max(w.Scale.Num/max(w.Scale.Den, 1), 1)
+				if !ok || max(back, -back) > max(v, -v) || max(v-back, back-v) >= step && v != back {
+					t.Fatalf("%s: %s %d arrives as %d, %v", p.ID, w.Name, v, back, ok)
+				}
+			})
+			if w.Unit() == "mA" {
+				if c, err := w.Encode(3000, raw); err == nil {
+					t.Errorf("%s: 3 A are sent as %v", p.ID, c)
+				}
+				if c, err := w.Encode(100_000, raw); err == nil && w.Values == nil {
+					t.Errorf("%s: 100 A are sent as %v", p.ID, c)
+				}
+			}
+		}
+	}
+	for _, c := range []struct {
+		profile, name string
+		value         int64
+		want          string
+	}{
+		{"simpleevse", "current_limit", 16_900, "{6 1000 [16]}"},
+		{"abl-emh1", "current_limit", 16_000, "{16 20 [266]}"},
+		{"abl-emh1", "current_limit", 0, "{16 20 [1000]}"},
+		{"abl-emh1", "enable", 0, "{16 5 [57568]}"},
+		{"smartevse", "current_limit", 16_500, "{6 513 [4112]}"},
+		{"alfen-eve", "current_limit", 16_000, "{16 1210 [16768 0]}"},
+		{"mennekes-compact", "heartbeat", 1, "{6 3328 [21930]}"},
+		{"phoenix-em-cp-pp-eth", "enable", 1, "{5 400 [65280]}"},
+		{"peblar", "current_limit", 70_000, ""},
+		{"peblar", "current_limit", 32_000, "{16 40000 [0 32000]}"},
+		{"heidelberg-energy-control", "current_limit", 6_050, "{16 261 [60]}"},
+	} {
+		p := get(t, c.profile)
+		w, ok := p.Write(c.name)
+		if !ok {
+			t.Fatalf("%s has no %s", c.profile, c.name)
+		}
+		var raw []meter.RawBlock
+		if b, ok := w.Condition(); ok {
+			if _, err := w.Encode(c.value, nil); err == nil {
+				t.Errorf("%s: %s without its condition", c.profile, c.name)
+			}
+			raw = []meter.RawBlock{{Function: uint8(b.Function), Address: b.Address, Data: []byte{0, 0}}}
+		}
+		got, err := w.Encode(c.value, raw)
+		if (err != nil) != (c.want == "") || err == nil && fmt.Sprint(got) != c.want {
+			t.Errorf("%s: %s %d: %v, %v; want %s", c.profile, c.name, c.value, got, err, c.want)
 		}
 	}
 }
@@ -481,6 +667,25 @@ func TestParseErrors(t *testing.T) {
 		"rule inverted":    {"min: 207000", "min: 307000", "test.yaml:13: detect[0]"},
 		"no sources":       {"sources:\n  - {name: \"list 1.2\", confidence: A}\n", "sources: []\n", "sources: missing"},
 		"confidence":       {"confidence: A", "confidence: D", "test.yaml:16: sources[0].confidence"},
+		"sum and address":  {"address: 0x20,", "address: 0x20, sum: [0x22],", "test.yaml:10: points[1].sum"},
+		"sum overlaps":     {"address: 0x20, type: s32, words: le, scale: 0.1, sign: export, absent: [0x7FFFFFFF]", "sum: [0xF, 0x22], type: s32", "test.yaml:10: points[1].sum: register 16 belongs to points[0]"},
+		"sum of floats":    {"address: 0x20, type: s32, words: le, scale: 0.1, sign: export, absent: [0x7FFFFFFF]", "sum: [0x20, 0x22], type: f32", "test.yaml:10: points[1].type"},
+		"less alone":       {"address: 0x20,", "address: 0x20, less: [0x22],", "test.yaml:10: points[1].less"},
+		"mask of float":    {"type: s64", "type: f64, mask: 1", "test.yaml:11: points[2].mask"},
+		"mask with hole":   {"type: u16, scale: 100", "type: u16, mask: 5", "test.yaml:9: points[0].mask"},
+		"text of power":    {"type: s32, words: le, scale: 0.1, sign: export, absent: [0x7FFFFFFF]", "type: text, length: 2", "test.yaml:10: points[1].type"},
+		"length":           {"type: s64", "type: s64, length: 2", "test.yaml:11: points[2].length"},
+		"fallback":         {"points:", "fallback: 4\npoints:", "test.yaml:8: fallback"},
+		"marks":            {"points:", "marks: nan\npoints:", "test.yaml:8: marks"},
+		"ratio":            {"type: s64", "type: s64, ratios: [{address: 9, scale: 7}]", "test.yaml:11: points[2].ratios[0].scale"},
+		"write name":       {"detect:", "writes: [{name: explode, address: 1, max: 9}]\ndetect:", "test.yaml:12: writes[0].name"},
+		"write function":   {"detect:", "writes: [{name: mode, address: 1, type: u32, function: 6, max: 9}]\ndetect:", "test.yaml:12: writes[0].function"},
+		"write coil":       {"detect:", "writes: [{name: enable, address: 1, function: 5, values: {0: 0, 1: 1}}]\ndetect:", "test.yaml:12: writes[0].function"},
+		"write range":      {"detect:", "writes: [{name: current_limit, address: 1, scale: 100, max: 9000000}]\ndetect:", "test.yaml:12: writes[0]"},
+		"write twice":      {"detect:", "writes: [{name: mode, address: 1, max: 9}, {name: mode, address: 2, max: 9}]\ndetect:", "test.yaml:12: writes[1].name"},
+		"states":           {"detect:", "states: {1: A}\ndetect:", "test.yaml:12: states"},
+		"no line":          {"serial: {baud: 9600, framing: 8N1, unit: 1}", "serial: {unit: 1}", "test.yaml:6: serial"},
+		"unit 255":         {"unit: 1}", "unit: 255}", "255 on a device with a port"},
 		"only C":           {"confidence: A", "confidence: C", "experimental"},
 	} {
 		t.Run(name, func(t *testing.T) {

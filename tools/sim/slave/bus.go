@@ -112,10 +112,11 @@ func NewBus(cfg Config) (*Bus, error) {
 	}, nil
 }
 
-// Add puts a unit at an address, 1..247.
+// Add puts a unit at an address, 1..247, or 255 for a device without units
+// (Modbus messaging on TCP/IP 1.0b, 4.4.2.3).
 func (b *Bus) Add(address uint8, u *Unit) error {
-	if address < 1 || address > 247 {
-		return fmt.Errorf("unit %d: want 1..247", address)
+	if (address < 1 || address > 247) && address != 255 {
+		return fmt.Errorf("unit %d: want 1..247 or 255", address)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

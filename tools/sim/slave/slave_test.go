@@ -375,3 +375,20 @@ func TestPTYLink(t *testing.T) {
 		t.Fatal("an ordinary file was replaced")
 	}
 }
+
+// Coils exist on devices that take commands there, and keep what is written.
+func TestCoils(t *testing.T) {
+	b := bus(t, slave.Config{}, map[uint8]*slave.Unit{180: unit(t, "phoenix-em-cp-pp-eth", slave.UnitConfig{})})
+	for _, c := range []struct{ request, want []byte }{
+		{[]byte{1, 1, 0x90, 0, 1}, []byte{1, 1, 0}},
+		{[]byte{5, 1, 0x90, 0xFF, 0}, []byte{5, 1, 0x90, 0xFF, 0}},
+		{[]byte{1, 1, 0x90, 0, 1}, []byte{1, 1, 1}},
+		{[]byte{5, 1, 0x90, 0x12, 0}, []byte{0x85, 3}},
+		{[]byte{5, 1, 0x91, 0xFF, 0}, []byte{0x85, 2}},
+		{[]byte{1, 1, 0x90, 0, 2}, []byte{0x81, 2}},
+	} {
+		if got := b.Handle(180, c.request); !bytes.Equal(got, c.want) {
+			t.Errorf("request % x: % x, want % x", c.request, got, c.want)
+		}
+	}
+}

@@ -30,7 +30,8 @@ type Unit struct {
 
 	mu       sync.Mutex
 	image    profile.Image
-	writable []uint16
+	writable map[profile.Register]bool
+	coils    bool // the device has some
 }
 
 // atRest is what a device shows on a live network without load.
@@ -39,7 +40,6 @@ var atRest = []meter.Point{
 	{Quantity: meter.Voltage, Phase: 2, Value: 230_000},
 	{Quantity: meter.Voltage, Phase: 3, Value: 230_000},
 	{Quantity: meter.Frequency, Value: 50_000},
-	{Quantity: meter.Status, Value: 1},
 }
 
 // NewUnit returns a device of profile p on a live network without load: its
@@ -62,10 +62,18 @@ func NewUnit(p *profile.Profile, cfg UnitConfig) (*Unit, error) {
 	if u.maxBlock == 0 {
 		u.maxBlock = profile.MaxBlock
 	}
-	for _, w := range p.Writes {
-		u.writable = append(u.writable, w.Address)
+	u.writable = map[profile.Register]bool{}
+	for i := range p.Writes {
+		for _, r := range p.Writes[i].Registers() {
+			u.writable[r] = true
+			u.coils = u.coils || r.Function == profile.Coils
+		}
 	}
-	for _, pt := range atRest {
+	status, ok := p.StateCode("A")
+	if !ok {
+		status = 1
+	}
+	for _, pt := range append(atRest, meter.Point{Quantity: meter.Status, Value: status}) {
 		if p.Has(pt.Quantity, pt.Phase) {
 			if err := u.Set(pt); err != nil {
 				return nil, err
@@ -104,8 +112,10 @@ func (u *Unit) Register(fn drivers.Function, addr uint16) (uint16, bool) {
 
 // Modbus function codes (application protocol 1.1b3, 6) and exceptions (7).
 const (
+	fnReadCoils     = 1
 	fnReadHolding   = 3
 	fnReadInput     = 4
+	fnWriteCoil     = 5
 	fnWriteSingle   = 6
 	fnWriteMultiple = 16
 	exceptionBit    = 0x80
@@ -117,6 +127,7 @@ const (
 	deviceBusy      = 6
 
 	maxWrite = 123
+	coilOn   = 0xFF00
 )
 
 func refuse(fn, code byte) []byte { return []byte{fn | exceptionBit, code} }
@@ -126,10 +137,12 @@ func (u *Unit) handle(pdu []byte) []byte {
 	if len(pdu) == 0 {
 		return refuse(0, illegalFunction)
 	}
-	switch fn := pdu[0]; fn {
-	case fnReadHolding, fnReadInput:
+	switch fn := pdu[0]; {
+	case fn == fnReadHolding, fn == fnReadInput:
 		return u.read(pdu)
-	case fnWriteSingle, fnWriteMultiple:
+	case fn == fnReadCoils && u.coils:
+		return u.readCoils(pdu)
+	case fn == fnWriteCoil && u.coils, fn == fnWriteSingle, fn == fnWriteMultiple:
 		return u.write(pdu)
 	default:
 		return refuse(fn, illegalFunction)
@@ -153,6 +166,29 @@ func (u *Unit) read(pdu []byte) []byte {
 	return append([]byte{pdu[0], byte(len(data))}, data...)
 }
 
+func (u *Unit) readCoils(pdu []byte) []byte {
+	if len(pdu) != 5 {
+		return refuse(pdu[0], illegalValue)
+	}
+	addr, count := binary.BigEndian.Uint16(pdu[1:]), binary.BigEndian.Uint16(pdu[3:])
+	if count == 0 || count > 16*u.maxBlock {
+		return refuse(pdu[0], illegalValue)
+	}
+	u.mu.Lock()
+	data, ok := u.image.Read(profile.Coils, addr, count)
+	u.mu.Unlock()
+	if !ok {
+		return refuse(pdu[0], illegalAddress)
+	}
+	bits := make([]byte, (count+7)/8)
+	for i := range int(count) {
+		if binary.BigEndian.Uint16(data[2*i:]) != 0 {
+			bits[i/8] |= 1 << (i % 8)
+		}
+	}
+	return append([]byte{pdu[0], byte(len(bits))}, bits...)
+}
+
 func (u *Unit) write(pdu []byte) []byte {
 	fn := pdu[0]
 	if len(pdu) < 5 {
@@ -169,11 +205,18 @@ func (u *Unit) write(pdu []byte) []byte {
 	} else if len(pdu) != 5 {
 		return refuse(fn, illegalValue)
 	}
+	into := drivers.HoldingRegisters
+	if fn == fnWriteCoil {
+		into = profile.Coils
+	}
 	values := make([]uint16, len(body)/2)
 	for i := range values {
 		values[i] = binary.BigEndian.Uint16(body[2*i:])
-		if int(addr)+i > 0xFFFF || !slices.Contains(u.writable, addr+uint16(i)) {
+		if int(addr)+i > 0xFFFF || !u.writable[profile.Register{Function: into, Address: addr + uint16(i)}] {
 			return refuse(fn, illegalAddress)
+		}
+		if fn == fnWriteCoil && values[i] != 0 && values[i] != coilOn {
+			return refuse(fn, illegalValue)
 		}
 	}
 	if u.onWrite != nil {
@@ -184,7 +227,7 @@ func (u *Unit) write(pdu []byte) []byte {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for i, v := range values {
-		u.image[profile.Register{Function: drivers.HoldingRegisters, Address: addr + uint16(i)}] = v
+		u.image[profile.Register{Function: into, Address: addr + uint16(i)}] = v
 	}
 	return slices.Clone(pdu[:5])
 }
@@ -193,21 +236,18 @@ func (u *Unit) write(pdu []byte) []byte {
 // named name (for example current_limit in mA) if the write at addr sets it.
 // For an OnWrite hook.
 func (u *Unit) Command(name string, addr uint16, values []uint16) (int64, bool) {
-	for _, w := range u.profile.Writes {
-		i := int(w.Address) - int(addr)
-		if w.Name != name || i < 0 || i >= len(values) {
-			continue
-		}
-		s := w.Scale
-		if a := w.Alt; a != nil {
-			if r, ok := u.Register(drivers.HoldingRegisters, a.Address); ok && r&a.Mask != 0 {
-				s = a.Scale
-			}
-		}
-		if s.Num == 0 {
-			s = profile.Scale{Num: 1, Den: 1}
-		}
-		return int64(values[i]) * s.Num / s.Den, true
+	w, ok := u.profile.Write(name)
+	if !ok {
+		return 0, false
 	}
-	return 0, false
+	var raw []meter.RawBlock
+	if b, ok := w.Condition(); ok {
+		u.mu.Lock()
+		data, ok := u.image.Read(b.Function, b.Address, b.Count)
+		u.mu.Unlock()
+		if ok {
+			raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: data})
+		}
+	}
+	return w.Decode(addr, values, raw)
 }

@@ -1,0 +1,173 @@
+package profile
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/joulegate/joulegate/drivers"
+	"github.com/joulegate/joulegate/meter"
+)
+
+// Coils is the function that reads single bits. Profiles have no points there,
+// but some devices take commands there, and an Image keeps them.
+const Coils drivers.Function = 1
+
+// Command is one write, ready for the bus.
+type Command struct {
+	Function uint8 // 5, 6 or 16
+	Address  uint16
+	Values   []uint16 // one for functions 5 and 6
+}
+
+// Write returns the profile's command of that name.
+func (p *Profile) Write(name string) (*Write, bool) {
+	i := slices.IndexFunc(p.Writes, func(w Write) bool { return w.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return &p.Writes[i], true
+}
+
+// Unit returns what the command's value counts: "mA", "ms", or nothing for
+// switches and codes.
+func (w *Write) Unit() string { return writeUnits[w.Name] }
+
+// Condition returns the register on which the scale of the command depends,
+// if it does. Encode and Decode need it.
+func (w *Write) Condition() (Block, bool) {
+	if w.Alt == nil {
+		return Block{}, false
+	}
+	return Block{Function: drivers.HoldingRegisters, Address: w.Alt.Address, Count: 1}, true
+}
+
+func (w *Write) scale(raw []meter.RawBlock) (Scale, error) {
+	a := w.Alt
+	if a == nil {
+		return w.Scale, nil
+	}
+	bits, ok := registers{raw: raw}.get(drivers.HoldingRegisters, a.Address)
+	if !ok {
+		return Scale{}, fmt.Errorf("%s: its scale depends on register %d, which was not read", w.Name, a.Address)
+	}
+	if bits&a.Mask != 0 {
+		return a.Scale, nil
+	}
+	return w.Scale, nil
+}
+
+// Encode returns the command that sets value. A limit that the registers
+// cannot express exactly is rounded towards zero: never more than was asked
+// for. raw holds the register of Condition.
+func (w *Write) Encode(value int64, raw []meter.RawBlock) (Command, error) {
+	c := Command{Function: w.Function, Address: w.Address}
+	bits := uint64(0)
+	if w.Values != nil {
+		v, ok := w.listed(value)
+		if !ok {
+			return Command{}, fmt.Errorf("%s: there is no %d", w.Name, value)
+		}
+		bits = uint64(v)
+	} else if value == 0 && w.Zero != nil {
+		bits = uint64(*w.Zero)
+	} else {
+		if value != 0 && value < w.Min || value > w.Max {
+			return Command{}, fmt.Errorf("%s: %d %s: want 0 or %d..%d", w.Name, value, w.Unit(), w.Min, w.Max)
+		}
+		s, err := w.scale(raw)
+		if err != nil {
+			return Command{}, err
+		}
+		if bits, err = w.Type.floor(value, s); err != nil {
+			return Command{}, fmt.Errorf("%s: %d %s: %w", w.Name, value, w.Unit(), err)
+		}
+	}
+	n := w.Type.Registers()
+	for i := range n {
+		c.Values = append(c.Values, uint16(bits>>(16*(n-1-i))))
+	}
+	if w.Words == LittleEndian {
+		slices.Reverse(c.Values)
+	}
+	return c, nil
+}
+
+// listed returns the raw number of a listed value: of a current the largest
+// that is not above it.
+func (w *Write) listed(value int64) (uint32, bool) {
+	raw, ok := w.Values[value]
+	if ok || w.Unit() != "mA" {
+		return raw, ok
+	}
+	keys := slices.Sorted(maps.Keys(w.Values))
+	i, _ := slices.BinarySearch(keys, value)
+	if i == 0 || value > 0 && keys[i-1] == 0 {
+		return 0, false // nothing between 0 and the least current
+	}
+	return w.Values[keys[i-1]], true
+}
+
+// Decode is the inverse of Encode: the value that values, written from addr
+// on, set. ok is false if they are not this command.
+func (w *Write) Decode(addr uint16, values []uint16, raw []meter.RawBlock) (value int64, ok bool) {
+	n, first := int(w.Type.Registers()), int(w.Address)-int(addr)
+	if first < 0 || first+n > len(values) {
+		return 0, false
+	}
+	words := slices.Clone(values[first : first+n])
+	if w.Words == LittleEndian {
+		slices.Reverse(words)
+	}
+	bits := uint64(0)
+	for _, v := range words {
+		bits = bits<<16 | uint64(v)
+	}
+	if w.Values != nil {
+		for v, r := range w.Values {
+			if uint64(r) == bits {
+				return v, true
+			}
+		}
+		return 0, false
+	}
+	if w.Zero != nil && bits == uint64(*w.Zero) {
+		return 0, true
+	}
+	s, err := w.scale(raw)
+	if err != nil {
+		return 0, false
+	}
+	num, err := w.Type.number(bits)
+	if err != nil {
+		return 0, false
+	}
+	v, err := num.times(s, 0)
+	return v, err == nil
+}
+
+// Registers returns where the command is written.
+func (w *Write) Registers() []Register {
+	fn := drivers.HoldingRegisters
+	if w.Function == writeCoil {
+		fn = Coils
+	}
+	var out []Register
+	for i := range w.Type.Registers() {
+		out = append(out, Register{fn, w.Address + i})
+	}
+	return out
+}
+
+// place makes the registers of the command exist, unless they do.
+func (w *Write) place(im Image) {
+	regs := w.Registers()
+	if w.Alt != nil {
+		regs = append(regs, Register{drivers.HoldingRegisters, w.Alt.Address})
+	}
+	for _, r := range regs {
+		if _, ok := im[r]; !ok {
+			im[r] = 0
+		}
+	}
+}
