@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -27,8 +29,31 @@ func newMeterCmd() *cobra.Command {
 	return cmd
 }
 
+// profilesFlag is a folder with profiles of one's own.
+type profilesFlag struct{ dir string }
+
+func (f *profilesFlag) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.dir, "profiles", "", "`FOLDER` with profiles of one's own, ID.yaml each, before the built-in ones")
+}
+
+// load returns the built-in profiles with those of the folder over them.
+func (f *profilesFlag) load() (*profile.Library, error) {
+	if f.dir == "" {
+		return nil, nil
+	}
+	if info, err := os.Stat(f.dir); err != nil || !info.IsDir() {
+		return nil, usageError{fmt.Errorf("--profiles %s: want a folder", f.dir)}
+	}
+	l, err := profile.Load(os.DirFS(f.dir))
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--profiles %s: %w", f.dir, err)}
+	}
+	return l, nil
+}
+
 // lineFlags are the flags that say how a device is connected.
 type lineFlags struct {
+	profiles         profilesFlag
 	profile          string
 	rtu, tcp, rtutcp string
 	baud             int
@@ -39,6 +64,7 @@ type lineFlags struct {
 
 func (f *lineFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
+	f.profiles.add(cmd)
 	fl.StringVar(&f.profile, "profile", "", "what the device is, an `ID` of: joulegate meter profiles")
 	fl.StringVar(&f.rtu, "rtu", "", "serial `DEVICE`, for example /dev/ttyUSB0")
 	fl.StringVar(&f.tcp, "tcp", "", "Modbus TCP at `HOST:PORT`")
@@ -57,7 +83,11 @@ func (f *lineFlags) resolve(cmd *cobra.Command) (*profile.Profile, modbus.Config
 	if f.profile == "" {
 		return fail(errors.New("--profile is needed: see joulegate meter profiles"))
 	}
-	p, err := profile.Get(f.profile)
+	library, err := f.profiles.load()
+	if err != nil {
+		return fail(err)
+	}
+	p, err := library.Get(f.profile)
 	if err != nil {
 		return fail(err)
 	}
@@ -77,11 +107,14 @@ func (f *lineFlags) resolve(cmd *cobra.Command) (*profile.Profile, modbus.Config
 	line := modbus.Config{Device: f.rtu, TCP: f.tcp, RTUTCP: f.rtutcp, Baud: f.baud, Framing: f.framing}
 	if line.Baud == 0 && !cmd.Flags().Changed("baud") {
 		line.Baud = p.Serial.Baud
+		if f.rtu != "" && line.Baud == 0 {
+			return fail(fmt.Errorf("--baud is needed: a %s %s has no serial setting that we know", p.Vendor, p.Model))
+		}
 	} else if line.Baud < 300 {
 		return fail(fmt.Errorf("--baud %d: want 300 or more, for example 9600", f.baud))
 	}
 	if line.Framing == "" {
-		line.Framing = p.Serial.Framing
+		line.Framing = cmp.Or(p.Serial.Framing, "8N1")
 	}
 	if err := line.Validate(); err != nil {
 		return fail(err)
@@ -92,6 +125,9 @@ func (f *lineFlags) resolve(cmd *cobra.Command) (*profile.Profile, modbus.Config
 // unitFlag checks --unit, or takes the profile's.
 func unitFlag(cmd *cobra.Command, unit int, p *profile.Profile, tcp bool) (uint8, error) {
 	if !cmd.Flags().Changed("unit") {
+		if p.Serial.Unit > 247 && !tcp {
+			return 0, fmt.Errorf("--unit is needed: the usual %d of a %s is for TCP only", p.Serial.Unit, p.Model)
+		}
 		return p.Serial.Unit, nil
 	}
 	if unit >= 1 && unit <= 247 || tcp && unit == 255 {
@@ -264,7 +300,7 @@ func humanValue(p meter.Point) (value, unit string) {
 		name     string
 	}{
 		"mw": {3, "W"}, "mva": {3, "VA"}, "mvar": {3, "var"}, "mv": {3, "V"}, "ma": {3, "A"},
-		"mhz": {3, "Hz"}, "permille": {3, ""}, "mwh": {6, "kWh"}, "code": {0, ""},
+		"mhz": {3, "Hz"}, "permille": {3, ""}, "mwh": {6, "kWh"}, "mdegc": {3, "°C"}, "code": {0, ""},
 	}
 	u, ok := units[p.Quantity.Unit()]
 	if !ok {
@@ -292,30 +328,59 @@ type profileJSON struct {
 	Baud         int                `json:"baud"`
 	Framing      string             `json:"framing"`
 	Unit         uint8              `json:"unit"`
+	Port         uint16             `json:"port,omitempty"` // usual TCP port
 	Confidence   profile.Confidence `json:"confidence"`
 	Experimental bool               `json:"experimental"`
+	Own          bool               `json:"own,omitempty"` // from --profiles
 	Note         string             `json:"note,omitempty"`
 	Hash         string             `json:"hash"`
 }
 
+// factory is how a device leaves the factory, for people.
+func factory(s profile.Serial) string {
+	var ways []string
+	if s.Baud != 0 {
+		ways = append(ways, fmt.Sprintf("%d %s", s.Baud, s.Framing))
+	}
+	if s.Port != 0 {
+		ways = append(ways, fmt.Sprintf("port %d", s.Port))
+	}
+	return fmt.Sprintf("%s unit %d", strings.Join(ways, ", "), s.Unit)
+}
+
 func newMeterProfilesCmd() *cobra.Command {
-	return &cobra.Command{
+	var folder profilesFlag
+	cmd := &cobra.Command{
 		Use:   "profiles",
 		Short: "List the devices that can be read",
-		Args:  noArgs,
+		Long: `List the devices that can be read. Experimental are those with an unsettled
+register: compare what they say with their display.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			library, err := folder.load()
+			if err != nil {
+				return err
+			}
 			out := []profileJSON{}
 			rows := [][]string{{"ID", "DEVICE", "KIND", "FACTORY SETTING", "CONFIDENCE"}}
-			for _, p := range profile.All() {
-				hash := p.Hash()
-				out = append(out, profileJSON{p.ID, p.Vendor, p.Model, p.Kind, p.Serial.Baud, p.Serial.Framing, p.Serial.Unit, p.Confidence(), p.Experimental, p.Note, fmt.Sprintf("%x", hash)})
+			for _, p := range library.All() {
+				own := library.Own(p.ID)
+				out = append(out, profileJSON{
+					ID: p.ID, Vendor: p.Vendor, Model: p.Model, Kind: p.Kind, Baud: p.Serial.Baud, Framing: p.Serial.Framing, Unit: p.Serial.Unit, Port: p.Serial.Port,
+					Confidence: p.Confidence(), Experimental: p.Experimental, Own: own, Note: p.Note, Hash: fmt.Sprintf("%x", p.Hash()),
+				})
 				confidence := string(p.Confidence())
 				if p.Experimental {
 					confidence += ", experimental"
 				}
-				rows = append(rows, []string{p.ID, p.Vendor + " " + p.Model, string(p.Kind), fmt.Sprintf("%d %s unit %d", p.Serial.Baud, p.Serial.Framing, p.Serial.Unit), confidence})
+				if own {
+					confidence += ", own file"
+				}
+				rows = append(rows, []string{p.ID, p.Vendor + " " + p.Model, string(p.Kind), factory(p.Serial), confidence})
 			}
 			return emit(cmd, out, func(w io.Writer) error { return table(w, rows) })
 		},
 	}
+	folder.add(cmd)
+	return cmd
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -12,6 +13,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/profile"
+	"github.com/joulegate/joulegate/tools/sim/slave"
 )
 
 // lockedBuffer is an output that a test reads while a command writes.
@@ -190,6 +195,9 @@ func TestMeterUsage(t *testing.T) {
 		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1:502 --count -1", "--count"},
 		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1:502 --interval 0", "--interval"},
 		{"meter read --profile eastron-sdm630 --tcp 127.0.0.1:502 extra", "extra"},
+		{"meter read --profile keba-p30 --rtu /dev/ttyUSB0 --unit 1", "--baud is needed"},
+		{"meter read --profile keba-p30 --rtu /dev/ttyUSB0 --baud 9600", "--unit is needed"},
+		{"sim meter --profile keba-p30 --listen rtutcp://127.0.0.1:0", "--unit is needed"},
 		{"sim meter --profile eastron-sdm630", "--pty"},
 		{"sim meter --profile eastron-sdm630 --listen udp://127.0.0.1:1", "tcp://"},
 		{"sim meter --profile eastron-sdm630 --listen tcp://127.0.0.1:0 --fault lost:1", "late"},
@@ -221,6 +229,111 @@ func TestMeterSilent(t *testing.T) {
 	_, addr, _ := strings.Cut(startSim(t, "--profile", "simpleevse", "--listen", "tcp://127.0.0.1:0"), "://")
 	if _, err = runMeter(t, "meter", "read", "--profile", "sunspec-meter", "--tcp", addr, "--timeout", "2s"); err == nil || !strings.Contains(err.Error(), "SunS") {
 		t.Errorf("no SunSpec device: %v", err)
+	}
+}
+
+// The simulator serves every profile, and what it serves is read: each device
+// over the line that it has.
+func TestEveryProfileIsServed(t *testing.T) {
+	for _, p := range profile.All() {
+		t.Run(p.ID, func(t *testing.T) {
+			t.Parallel()
+			kind, addr, _ := strings.Cut(startSim(t, "--profile", p.ID, "--listen", "tcp://127.0.0.1:0"), "://")
+			out, err := runMeter(t, "meter", "read", "--profile", p.ID, "--"+kind, addr, "--json", "--timeout", "25s")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.Experimental != strings.Contains(out, "experimental") {
+				t.Errorf("experimental is %v: %s", p.Experimental, out)
+			}
+			var r struct {
+				Quality string
+				Points  map[string]int64
+			}
+			if err := json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &r); err != nil {
+				t.Fatal(err)
+			}
+			var points []meter.Point
+			for name, v := range r.Points {
+				pt, err := parsePointName(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				pt.Value = v
+				points = append(points, pt)
+			}
+			if evidence, ok := p.Match(points); !ok || r.Quality != "good" {
+				t.Errorf("%s, not recognised: %v", r.Quality, evidence)
+			}
+		})
+	}
+}
+
+// Profiles of one's own come before the built-in ones, for reading and for
+// simulating; a wrong one is named with its line.
+func TestOwnProfiles(t *testing.T) {
+	dir := t.TempDir()
+	own, err := os.ReadFile("../../meter/profile/data/eastron-sdm120.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("eastron-sdm120.yaml", strings.Replace(string(own), "address: 0x000C", "address: 0x0050", 1))
+	write("acme-9.yaml", strings.Replace(string(own), "id: eastron-sdm120", "id: acme-9", 1))
+	_, addr, _ := strings.Cut(startSim(t, "--profiles", dir, "--profile", "eastron-sdm120", "--listen", "tcp://127.0.0.1:0", "--set", "power_mw=250250"), "://")
+	out, err := runMeter(t, "meter", "read", "--profiles", dir, "--profile", "eastron-sdm120", "--tcp", addr, "--json", "--timeout", "25s")
+	if err != nil || !strings.Contains(out, `"power_mw":250250`) {
+		t.Errorf("%v: %s", err, out)
+	}
+	if out, err = runMeter(t, "meter", "profiles", "--profiles", dir); err != nil || strings.Count(out, "own file") != 2 || !strings.Contains(out, "acme-9") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	for text, want := range map[string]string{"version: 1\nsped: 3\n": `acme-9.yaml:2: unknown field "sped"`, string(own): `acme-9.yaml:2: id: "eastron-sdm120"`} {
+		write("acme-9.yaml", text)
+		if _, err = runMeter(t, "meter", "profiles", "--profiles", dir); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	if _, err = runMeter(t, "meter", "profiles", "--profiles", filepath.Join(dir, "none")); err == nil || !strings.Contains(err.Error(), "want a folder") {
+		t.Errorf("no folder: %v", err)
+	}
+}
+
+// A simulated wallbox takes commands, and its car charges.
+func TestSimulatedWallboxCharges(t *testing.T) {
+	var c car
+	p, err := profile.Get("abl-emh1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := simUnit(p, 0, &c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bus, err := slave.NewBus(slave.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bus.Add(1, u); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		duty   uint16
+		ma     int64
+		status uint16
+	}{{266, 15_960, 0xC2}, {1000, 0, 0xB1}, {100, 6000, 0xC2}} {
+		if got := bus.Handle(1, []byte{16, 0, 0x14, 0, 1, 2, byte(step.duty >> 8), byte(step.duty)}); got[0] != 16 {
+			t.Fatalf("the write is answered % x", got)
+		}
+		status, _ := u.Register(3, 4)
+		if c.limit.Load() != step.ma || status != step.status {
+			t.Errorf("duty %d: %d mA, status %#x", step.duty, c.limit.Load(), status)
+		}
 	}
 }
 

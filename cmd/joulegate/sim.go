@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,6 +57,7 @@ func (s *simFaults) parse() (slave.Faults, error) {
 
 func newSimMeterCmd(faults *simFaults) *cobra.Command {
 	var (
+		folder          profilesFlag
 		id, listen, pty string
 		unit, baud      int
 		model           uint16
@@ -76,14 +78,18 @@ is given with --set stays as it is set.`,
 			if id == "" {
 				return usageError{errors.New("--profile is needed: see joulegate meter profiles")}
 			}
-			p, err := profile.Get(id)
+			library, err := folder.load()
+			if err != nil {
+				return err
+			}
+			p, err := library.Get(id)
 			if err != nil {
 				return usageError{err}
 			}
 			if (listen == "") == (pty == "") {
 				return usageError{errors.New("say where to serve with one of --pty LINK and --listen tcp://HOST:PORT or rtutcp://HOST:PORT")}
 			}
-			address, err := unitFlag(cmd, unit, p, false)
+			address, err := unitFlag(cmd, unit, p, strings.HasPrefix(listen, "tcp://"))
 			if err != nil {
 				return usageError{err}
 			}
@@ -106,20 +112,20 @@ is given with --set stays as it is set.`,
 			if err != nil {
 				return usageError{err}
 			}
-			u, err := simUnit(p, model)
-			if err != nil {
+			w := weather{fixed: fixed, seed: faults.seed}
+			if w.unit, err = simUnit(p, model, &w.car); err != nil {
 				return usageError{err}
 			}
-			w := weather{unit: u, fixed: fixed, seed: faults.seed}
 			if err := w.step(time.Now(), 0); err != nil {
 				return usageError{err}
 			}
-			if err := bus.Add(address, u); err != nil {
+			if err := bus.Add(address, w.unit); err != nil {
 				return usageError{err}
 			}
 			return simServe(cmd, bus, &w, address, listen, pty)
 		},
 	}
+	folder.add(cmd)
 	f := cmd.Flags()
 	f.StringVar(&id, "profile", "", "what to simulate, an `ID` of: joulegate meter profiles")
 	f.StringVar(&listen, "listen", "", "serve at tcp://HOST:PORT (Modbus TCP) or rtutcp://HOST:PORT; port 0 takes a free one")
@@ -175,21 +181,31 @@ func parsePointName(name string) (meter.Point, error) {
 	return meter.Point{}, fmt.Errorf("no point is called %q: names are like power_mw, voltage_l1_mv", name)
 }
 
+// car is what a simulated wallbox offers to a vehicle, which takes it.
+type car struct{ limit atomic.Int64 } // mA, 0: paused
+
 // simUnit makes a unit. A wallbox offers what it is told to, and a car takes
 // it.
-func simUnit(p *profile.Profile, model uint16) (*slave.Unit, error) {
+func simUnit(p *profile.Profile, model uint16, c *car) (*slave.Unit, error) {
 	var u *slave.Unit
 	u, err := slave.NewUnit(p, slave.UnitConfig{Model: model, OnWrite: func(addr uint16, values []uint16) error {
 		ma, ok := u.Command("current_limit", addr, values)
 		if !ok {
 			return nil
 		}
-		const connected, charging = 2, 3
-		status := int64(connected)
+		c.limit.Store(ma)
+		letter := "B" // connected
 		if ma >= 6000 {
-			status = charging
+			letter = "C" // charging
 		}
-		return u.Set(meter.Point{Quantity: meter.CurrentLimit, Value: ma}, meter.Point{Quantity: meter.Status, Value: status})
+		var now []meter.Point
+		if status, ok := p.StateCode(letter); ok {
+			now = append(now, meter.Point{Quantity: meter.Status, Value: status})
+		}
+		if p.Has(meter.CurrentLimit, 0) {
+			now = append(now, meter.Point{Quantity: meter.CurrentLimit, Value: ma})
+		}
+		return u.Set(now...)
 	}})
 	return u, err
 }
@@ -244,6 +260,7 @@ type weather struct {
 	unit  *slave.Unit
 	fixed []meter.Point
 	seed  uint64
+	car   car
 
 	imported, exported float64 // mWh since the start
 }
@@ -283,6 +300,10 @@ func (w *weather) power(now time.Time) int64 {
 		sun := max(0, math.Sin((hour-6)/12*math.Pi))
 		clouds := 0.85 + 0.15*math.Sin(t/17)*math.Sin(t/41)
 		return -int64(6_000_000 * sun * clouds)
+	case profile.Wallbox: // a car on three lines that takes what is offered
+		return w.car.limit.Load() * 230 * 3
+	case profile.Battery: // charges and discharges with 2 kW
+		return int64(2_000_000 * math.Sin(t/97))
 	case profile.Meter: // a house with a refrigerator and somebody at home
 		house := 350_000 + 250_000*(1+math.Sin(t/29)) + 60_000*(1+math.Sin(t/5))
 		if math.Sin(t/211) > 0.7 {
@@ -305,7 +326,7 @@ func (w *weather) step(now time.Time, dt time.Duration) error {
 	}
 	phases := int64(0)
 	for phase := range uint8(3) {
-		if p.Has(meter.Voltage, phase+1) || p.Has(meter.Current, phase+1) {
+		if p.Has(meter.Voltage, phase+1) || p.Has(meter.Current, phase+1) || p.Has(meter.Power, phase+1) {
 			phases++
 		}
 	}
@@ -336,13 +357,19 @@ func (w *weather) step(now time.Time, dt time.Duration) error {
 	set(meter.Import, 0, simImport+int64(w.imported))
 	set(meter.Export, 0, simExport+int64(w.exported))
 	set(meter.Energy, 0, simImport+simExport+int64(w.imported+w.exported))
-	switch {
+	set(meter.BatteryPower, 0, int64(800_000*swing))
+	set(meter.StateOfCharge, 0, 650)
+	set(meter.Temperature, 0, 31_000)
+	set(meter.SessionEnergy, 0, int64(w.imported)%200_000_000)
+	switch status, ok := p.StateCode("A"); {
 	case dt > 0: // what a command has changed stays
 	case p.Kind == profile.Inverter:
 		set(meter.Status, 0, 4) // producing
+	case ok:
+		set(meter.Status, 0, status)
 	default:
 		set(meter.Status, 0, 1)
-		set(meter.Firmware, 0, 10)
 	}
+	set(meter.Firmware, 0, 10)
 	return w.unit.Set(append(points, w.fixed...)...)
 }

@@ -50,6 +50,7 @@ type Reader struct {
 	chain   *profile.Chain
 	plan    []profile.Block
 	lacking int            // since this poll the plan lacks what the device refused; 0: nothing
+	other   bool           // read with the profile's fallback function
 	pinned  *profile.Chain // the first chain: who the device is
 }
 
@@ -260,7 +261,11 @@ func (r *Reader) poll(ctx context.Context) result {
 			continue
 		}
 		data, err := r.cfg.Register.ReadRegisters(ctx, b.Function, b.Address, b.Count)
-		if code := exception(err); code == illegalAddress || code == illegalValue {
+		code := exception(err)
+		if code == illegalFunction && r.turn() {
+			return result{err: fmt.Errorf("%w: %w", errMap, err)}
+		}
+		if code == illegalAddress || code == illegalValue {
 			refusal = err
 			if halves := r.halve(b); halves != nil {
 				r.plan = slices.Replace(r.plan, i, i+1, halves...)
@@ -279,6 +284,7 @@ func (r *Reader) poll(ctx context.Context) result {
 	if len(raw) == 0 {
 		// A device that refuses everything is starting up, or another one.
 		r.plan = nil
+		r.turn()
 		return result{err: fmt.Errorf("%w: every register is refused: %w", errMap, refusal)}
 	}
 	for _, b := range refused {
@@ -306,10 +312,22 @@ const (
 	illegalValue   = 3
 )
 
+// illegalFunction may be cured by the profile's fallback.
+const illegalFunction = 1
+
+// turn takes the other function for the next poll, if the profile has one.
+func (r *Reader) turn() bool {
+	if r.cfg.Profile.Fallback == 0 {
+		return false
+	}
+	r.plan, r.other = nil, !r.other
+	return true
+}
+
 // learn makes the plan; on a SunSpec device it walks the chain first.
 func (r *Reader) learn(ctx context.Context) error {
 	if r.cfg.Profile.SunSpec == nil {
-		r.plan = r.cfg.Profile.Blocks(0)
+		r.plan = r.blocks(0)
 		return nil
 	}
 	w := profile.NewWalk(r.cfg.Profile.SunSpec.Bases)
@@ -355,6 +373,17 @@ func (r *Reader) stranger() string {
 	return fmt.Sprintf("the device is %s %q now, it was %s %q: confirm the exchange", r.chain.Manufacturer, r.chain.Serial, r.pinned.Manufacturer, r.pinned.Serial)
 }
 
+// blocks returns the reads of a profile with fixed addresses.
+func (r *Reader) blocks(n uint16) []profile.Block {
+	blocks := r.cfg.Profile.Blocks(n)
+	if r.other {
+		for i := range blocks {
+			blocks[i].Function = r.cfg.Profile.Fallback
+		}
+	}
+	return blocks
+}
+
 // halve returns the blocks that together read what b does, or nil if b cannot
 // be divided.
 func (r *Reader) halve(b profile.Block) []profile.Block {
@@ -362,7 +391,7 @@ func (r *Reader) halve(b profile.Block) []profile.Block {
 	if !ok {
 		return nil
 	}
-	blocks := r.cfg.Profile.Blocks(n)
+	blocks := r.blocks(n)
 	if r.chain != nil {
 		var err error
 		if blocks, err = r.cfg.Profile.ChainBlocks(*r.chain, n); err != nil {

@@ -33,6 +33,7 @@ type device struct {
 	longest uint16
 	latency time.Duration
 	reads   []profile.Block
+	refuses drivers.Function // with exception 1
 }
 
 func newDevice(t *testing.T, id string, points ...meter.Point) *device {
@@ -76,6 +77,9 @@ func (d *device) ReadRegisters(ctx context.Context, fn drivers.Function, addr, c
 	d.reads = append(d.reads, profile.Block{Function: fn, Address: addr, Count: count})
 	if d.silent {
 		return nil, errors.New("no answer")
+	}
+	if fn == d.refuses {
+		return nil, refusal(1)
 	}
 	if count > d.longest {
 		return nil, refusal(3)
@@ -280,6 +284,35 @@ func TestLearnsBlocks(t *testing.T) {
 			}
 		})
 	})
+}
+
+// Some units want the same registers read with the other function: the device
+// says so with exception 1, or has no register there.
+func TestFallbackFunction(t *testing.T) {
+	for name, refuses := range map[string]drivers.Function{"illegal function": drivers.HoldingRegisters, "illegal address": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, "bernecker-mpm3pm", imported(5_000_000), meter.Point{Quantity: meter.Voltage, Phase: 1, Value: 231_500})
+				moved := profile.Image{}
+				for r, v := range d.image {
+					moved[profile.Register{Function: drivers.InputRegisters, Address: r.Address}] = v
+				}
+				d.image, d.refuses = moved, refuses
+				rec := start(t, d, reader.Config{})
+				var last meter.Reading
+				for _, r := range rec.after(20 * time.Second) {
+					last = r
+				}
+				if v, ok := last.Value(meter.Voltage, 1); last.Quality != meter.Good || !ok || v != 231_500 {
+					t.Fatalf("%s (%s): %v", last.Quality, last.Reason, last.Points)
+				}
+				again, err := d.profile.Decode(last.Raw)
+				if err != nil || !slices.Equal(again, last.Points) {
+					t.Errorf("decoded again: %v (%v), want %v", again, err, last.Points)
+				}
+			})
+		})
+	}
 }
 
 // A SunSpec device may move its map between two reads, hang up in the walk,

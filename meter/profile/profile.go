@@ -1,10 +1,6 @@
 package profile
 
 import (
-	"embed"
-	"fmt"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/joulegate/joulegate/drivers"
@@ -243,70 +239,6 @@ type SunSpecModel struct {
 	Points []Point  `yaml:"points"`
 	// Factors are usual exponents by address. Only simulators use them.
 	Factors map[uint16]int16 `yaml:"factors,omitempty"`
-}
-
-//go:embed data/*.yaml
-var files embed.FS
-
-// Suffixes of variants.
-const (
-	reversedSuffix = "+reversed"
-	swappedSuffix  = "+swapped"
-)
-
-// All returns the built-in profiles, ordered by id. It parses them anew.
-func All() []*Profile {
-	entries, err := files.ReadDir("data")
-	if err != nil {
-		panic(err) // embedded
-	}
-	out := make([]*Profile, 0, len(entries))
-	for _, e := range entries {
-		p, err := load(strings.TrimSuffix(e.Name(), ".yaml"))
-		if err != nil {
-			panic(err) // embedded, and parsed by tests
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-// Get returns the built-in profile id, or its variant "id+reversed",
-// "id+swapped" or "id+reversed+swapped". The error lists what there is.
-func Get(id string) (*Profile, error) {
-	base, isSwapped := strings.CutSuffix(id, swappedSuffix)
-	base, isReversed := strings.CutSuffix(base, reversedSuffix)
-	if !validID(base) {
-		return nil, unknown(id)
-	}
-	p, err := load(base)
-	if err != nil {
-		return nil, unknown(id)
-	}
-	if isReversed {
-		p = p.Reversed()
-	}
-	if isSwapped {
-		p = p.Swapped()
-	}
-	return p, nil
-}
-
-func load(id string) (*Profile, error) {
-	name := path.Join("data", id+".yaml")
-	b, err := files.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	return Parse(name, b)
-}
-
-func unknown(id string) error {
-	var ids []string
-	for _, p := range All() {
-		ids = append(ids, p.ID)
-	}
-	return fmt.Errorf("unknown profile %q: there is %s", id, strings.Join(ids, ", "))
 }
 
 // Hash identifies the profile: the SHA-256 of its file, or for a variant of
