@@ -103,7 +103,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 	root.AddCommand(
 		newRunCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newVersionCmd(),
 		newGridCmd(), newPeerCmd(), newConfigCmd(),
-		newMeterCmd(), newSessionCmd(), newReceiptCmd(),
+		newBusCmd(), newMeterCmd(), newSessionCmd(), newReceiptCmd(),
 		newLedgerCmd(), newAccountCmd(), newMarketCmd(),
 	)
 	for _, c := range root.Commands() {

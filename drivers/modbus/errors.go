@@ -55,6 +55,17 @@ func (e *Error) Timeout() bool {
 	return errors.Is(e.Err, ErrTimeout) || errors.Is(e.Err, os.ErrDeadlineExceeded)
 }
 
+// Garbled reports whether something came back that is no answer, or cannot be
+// attributed.
+func (e *Error) Garbled() bool { return errors.Is(e.Err, ErrFrame) || errors.Is(e.Err, ErrSuspect) }
+
+// Down reports whether the adapter is gone or the host unreachable.
+func (e *Error) Down() bool { return errors.Is(e.Err, ErrLineDown) }
+
+// Resting reports whether the device was not asked, because it has been
+// silent.
+func (e *Error) Resting() bool { return errors.Is(e.Err, ErrBackoff) }
+
 // Exception returns the exception code with which the device refused, and
 // whether it did (Modbus Application Protocol V1.1b3, 7): 1 illegal function,
 // 2 illegal address, 3 illegal value, 4 device failure, 6 busy.

@@ -248,6 +248,7 @@ func (l *Line) dismiss(frame []byte, asked *unit, at time.Time) {
 		g.stray = g.stray || u != asked
 	}
 	g.note(key{}, frame, time.Now())
+	l.publish(u) // it may not be asked again for long
 }
 
 // settle listens until the line is silent: a process before this one may have
@@ -511,5 +512,8 @@ func (l *Line) dismissTCP(frame []byte) {
 		u.count.Late++
 	default:
 		u.count.Foreign++
+	}
+	if u != nil {
+		l.publish(u)
 	}
 }

@@ -1,0 +1,387 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/joulegate/joulegate/drivers"
+	"github.com/joulegate/joulegate/drivers/modbus"
+	"github.com/joulegate/joulegate/drivers/scan"
+	"github.com/joulegate/joulegate/meter/profile"
+)
+
+func newBusCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bus",
+		Short: "Find out what is on a line",
+	}
+	cmd.AddCommand(newBusScanCmd())
+	return cmd
+}
+
+// scanFlags say which line is scanned and how.
+type scanFlags struct {
+	rtu, tcp, rtutcp      string
+	units, baud, framings string
+	timeout               time.Duration
+}
+
+// patience is how much longer than for a probe an examined device is waited
+// for.
+const patience = 5
+
+func newBusScanCmd() *cobra.Command {
+	var f scanFlags
+	cmd := &cobra.Command{
+		Use:   "scan (--rtu DEVICE | --tcp HOST:PORT | --rtutcp HOST:PORT)",
+		Short: "Find the devices on a line and what they are",
+		Long: `Asks every unit, on a serial line at every speed and framing, and tells what
+answers: unit, setting, and the profile that fits with its evidence. Where
+several profiles fit, all are named and none is chosen: look at the label.
+Interrupt it at any time: what was found so far is printed. Nothing is written
+to any device.`,
+		Example: `  joulegate bus scan --rtu /dev/ttyUSB0
+  joulegate bus scan --rtu /dev/ttyUSB0 --units 1-10 --baud 9600,19200 --framing 8N1,8E1
+  joulegate bus scan --tcp 192.0.2.7:502 --json`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := f.resolve(cmd)
+			if err != nil {
+				return usageError{err}
+			}
+			return busScan(cmd, cfg, f.line(scan.Setting{}).Name())
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.rtu, "rtu", "", "serial `DEVICE`, for example /dev/ttyUSB0")
+	fl.StringVar(&f.tcp, "tcp", "", "Modbus TCP at `HOST:PORT`")
+	fl.StringVar(&f.rtutcp, "rtutcp", "", "RTU frames through a serial server at `HOST:PORT`")
+	fl.StringVar(&f.units, "units", "1-247", "unit ids to try, for example 1-10,50 (over TCP also 255)")
+	fl.StringVar(&f.baud, "baud", "", "`SPEEDS` to try, for example 9600,19200 (default: 1200 to 115200)")
+	fl.StringVar(&f.framings, "framing", "", "`FRAMINGS` to try (default: 8N1,8E1,8N2)")
+	fl.DurationVar(&f.timeout, "timeout", 0, "how long an answer may take (default: 150ms, over a network 500ms)")
+	return cmd
+}
+
+func (f *scanFlags) line(s scan.Setting) *modbus.Config {
+	return &modbus.Config{Device: f.rtu, TCP: f.tcp, RTUTCP: f.rtutcp, Baud: s.Baud, Framing: s.Framing, Timeout: f.timeout}
+}
+
+// resolve checks the flags.
+func (f *scanFlags) resolve(cmd *cobra.Command) (cfg scan.Config, err error) {
+	if n := len(f.rtu) + len(f.tcp) + len(f.rtutcp); n == 0 || n != max(len(f.rtu), len(f.tcp), len(f.rtutcp)) {
+		return cfg, errors.New("say which line to scan with one of --rtu DEVICE, --tcp HOST:PORT and --rtutcp HOST:PORT")
+	}
+	if f.rtu == "" && (f.baud != "" || f.framings != "") {
+		return cfg, errors.New("--baud and --framing need --rtu: a network line has neither")
+	}
+	if !cmd.Flags().Changed("timeout") {
+		f.timeout = 500 * time.Millisecond
+		if f.rtu != "" {
+			f.timeout = 150 * time.Millisecond
+		}
+	}
+	if f.timeout < 10*time.Millisecond || f.timeout > 10*time.Second {
+		return cfg, fmt.Errorf("--timeout %s: want 10ms..10s", f.timeout)
+	}
+	if cfg.Units, err = unitList(f.units, f.tcp != ""); err != nil {
+		return cfg, err
+	}
+	if f.rtu != "" {
+		if cfg.Settings, err = f.settings(); err != nil {
+			return cfg, err
+		}
+	}
+	cfg.Profiles = profile.All()
+	cfg.Open = func(ctx context.Context, s scan.Setting) (scan.Bus, error) { return openScanned(ctx, *f.line(s)) }
+	return cfg, f.line(scan.Setting{}).Validate()
+}
+
+// settings returns what of all settings the flags leave.
+func (f *scanFlags) settings() (out []scan.Setting, err error) {
+	bauds, framings := scan.Bauds, scan.Framings
+	if f.baud != "" {
+		bauds = nil
+		for _, s := range strings.Split(f.baud, ",") {
+			b, err := strconv.Atoi(strings.TrimSpace(s))
+			if err != nil || b < 300 || b > 4_000_000 {
+				return nil, fmt.Errorf("--baud %q: want speeds of 300 or more, for example 9600,19200", f.baud)
+			}
+			bauds = append(bauds, b)
+		}
+	}
+	if f.framings != "" {
+		framings = strings.Split(f.framings, ",")
+	}
+	for _, b := range bauds {
+		for _, fr := range framings {
+			s := scan.Setting{Baud: b, Framing: strings.ToUpper(strings.TrimSpace(fr))}
+			if err := f.line(s).Validate(); err != nil || s.Framing == "" {
+				return nil, fmt.Errorf("--framing %q: want of 8N1, 8E1 and 8N2", f.framings)
+			}
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+// unitList reads "1-10,50".
+func unitList(s string, tcp bool) (units []uint8, err error) {
+	wrong := func() ([]uint8, error) {
+		return nil, fmt.Errorf("--units %q: want ids of 1..247 (over TCP also 255), for example 1-10,50", s)
+	}
+	seen := [256]bool{}
+	for _, part := range strings.Split(s, ",") {
+		from, to, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			to = from
+		}
+		a, err1 := strconv.Atoi(from)
+		b, err2 := strconv.Atoi(to)
+		if err1 != nil || err2 != nil || a < 1 || b < a || b > 247 && !(tcp && a == 255 && b == 255) {
+			return wrong()
+		}
+		for u := a; u <= b; u++ {
+			if !seen[u] {
+				seen[u] = true
+				units = append(units, uint8(u))
+			}
+		}
+	}
+	return units, nil
+}
+
+// scannedLine is an open line as the scanner wants it.
+type scannedLine struct {
+	line    *modbus.Line
+	timeout time.Duration
+	cancel  context.CancelFunc
+	done    chan struct{}
+}
+
+func openScanned(ctx context.Context, cfg modbus.Config) (*scannedLine, error) {
+	line, err := modbus.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s := &scannedLine{line: line, timeout: cfg.Timeout, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		_ = line.Run(ctx) // ends with ctx, and only then
+	}()
+	return s, nil
+}
+
+// Register implements scan.Bus.
+func (s *scannedLine) Register(unit uint8, patient bool) drivers.Register {
+	timeout := s.timeout
+	if patient {
+		timeout *= patience
+	}
+	return s.line.Device(modbus.DeviceConfig{Unit: unit, Name: fmt.Sprintf("unit %d", unit), Class: modbus.Scan, Timeout: timeout})
+}
+
+// Late implements scan.Bus.
+func (s *scannedLine) Late(unit uint8) bool { return s.line.Stats().Units[unit].Late > 0 }
+
+// Close implements scan.Bus.
+func (s *scannedLine) Close() error {
+	s.cancel()
+	<-s.done
+	return nil
+}
+
+// busScan scans, shows how far it is, and prints what it has found.
+func busScan(cmd *cobra.Command, cfg scan.Config, line string) error {
+	show := newProgress(cmd.ErrOrStderr())
+	cfg.Progress, cfg.Found = show.progress, show.found
+	result, err := scan.Run(cmd.Context(), cfg)
+	show.end()
+	if err != nil && len(result.Answers) == 0 {
+		return fmt.Errorf("scan %s: %w", line, err)
+	}
+	if e := emit(cmd, newScanJSON(line, result), func(w io.Writer) error { return printScan(w, line, result) }); e != nil {
+		return e
+	}
+	if err != nil {
+		return fmt.Errorf("scan %s stopped after %d of %d: %w", line, result.Probes, result.Total, err)
+	}
+	return nil
+}
+
+// progressEvery is how often a log is told how far a scan is; a terminal is
+// told at once.
+const progressEvery = 10 * time.Second
+
+// scanProgress shows how far a scan is: on a terminal in one line that
+// changes, elsewhere in a line now and then.
+type scanProgress struct {
+	w    io.Writer
+	tty  bool
+	last time.Time
+	line bool // a line without end is on the terminal
+}
+
+func newProgress(w io.Writer) *scanProgress {
+	f, ok := w.(*os.File)
+	return &scanProgress{w: w, tty: ok && terminal(f.Fd())}
+}
+
+func (s *scanProgress) progress(p scan.Progress) {
+	text := fmt.Sprintf("%s unit %d: %d of %d, found %d", p.Setting, p.Unit, p.Done, p.Total, p.Found)
+	switch {
+	case s.tty:
+		fmt.Fprintf(s.w, "\r%-60s", text)
+		s.line = true
+	case time.Since(s.last) >= progressEvery:
+		fmt.Fprintln(s.w, text)
+		s.last = time.Now()
+	}
+}
+
+func (s *scanProgress) found(a scan.Answer) {
+	s.end()
+	fmt.Fprintf(s.w, "found unit %d at %s: %s\n", a.Unit, a.Setting, whatIs(a))
+}
+
+func (s *scanProgress) end() {
+	if s.line {
+		fmt.Fprintln(s.w)
+		s.line = false
+	}
+}
+
+// whatIs says in a few words what has answered.
+func whatIs(a scan.Answer) string {
+	v := a.Verdict
+	switch {
+	case a.Garbled:
+		return "garbled"
+	case v.Best != nil:
+		return v.Best.Profile.ID
+	case v.Ambiguous():
+		var ids []string
+		for _, c := range v.Candidates {
+			ids = append(ids, c.Profile.ID)
+		}
+		return "ambiguous: " + strings.Join(ids, " or ")
+	}
+	return "unknown"
+}
+
+// scanJSON is a scan as scripts see it.
+type scanJSON struct {
+	Line     string       `json:"line"`
+	Complete bool         `json:"complete"` // false: interrupted
+	Probes   int          `json:"probes"`
+	Total    int          `json:"total"`
+	Found    []answerJSON `json:"found"`
+}
+
+type answerJSON struct {
+	Unit       uint8              `json:"unit"`
+	AnyUnit    bool               `json:"any_unit,omitempty"`
+	Baud       int                `json:"baud,omitempty"` // 0: a network line
+	Framing    string             `json:"framing,omitempty"`
+	Status     string             `json:"status"`  // identified, ambiguous, unknown, garbled
+	Profile    string             `json:"profile"` // empty unless identified
+	Confidence profile.Confidence `json:"confidence,omitempty"`
+	Evidence   []string           `json:"evidence"`
+	Candidates []candidateJSON    `json:"candidates"` // all that fit, the likeliest first
+	Why        string             `json:"why,omitempty"`
+	Identity   *identityJSON      `json:"identity,omitempty"`
+	Slow       bool               `json:"slow,omitempty"`
+	Cut        bool               `json:"cut,omitempty"` // it fell silent before all profiles were tried
+}
+
+type candidateJSON struct {
+	Profile      string             `json:"profile"`
+	Confidence   profile.Confidence `json:"confidence"`
+	Experimental bool               `json:"experimental,omitempty"`
+	Evidence     []string           `json:"evidence"`
+}
+
+type identityJSON struct {
+	Manufacturer string `json:"manufacturer"`
+	Model        string `json:"model"`
+	Version      string `json:"version"`
+	Serial       string `json:"serial"`
+}
+
+func newScanJSON(line string, r scan.Result) scanJSON {
+	out := scanJSON{line, r.Complete, r.Probes, r.Total, []answerJSON{}}
+	for _, a := range r.Answers {
+		v := a.Verdict
+		j := answerJSON{
+			Unit: a.Unit, AnyUnit: a.AnyUnit, Baud: a.Setting.Baud, Framing: a.Setting.Framing, Status: "unknown",
+			Evidence: []string{}, Candidates: []candidateJSON{}, Why: v.Why, Slow: a.Slow, Cut: a.Cut,
+		}
+		switch {
+		case a.Garbled:
+			j.Status = "garbled"
+		case v.Best != nil:
+			j.Status, j.Profile, j.Confidence, j.Evidence = "identified", v.Best.Profile.ID, v.Best.Profile.Confidence(), v.Best.Evidence
+		case v.Ambiguous():
+			j.Status = "ambiguous"
+		}
+		for _, c := range v.Candidates {
+			j.Candidates = append(j.Candidates, candidateJSON{c.Profile.ID, c.Profile.Confidence(), c.Profile.Experimental, c.Evidence})
+		}
+		if c := v.Chain; c != nil {
+			j.Identity = &identityJSON{c.Manufacturer, c.Model, c.Version, c.Serial}
+		}
+		out.Found = append(out.Found, j)
+	}
+	return out
+}
+
+func printScan(w io.Writer, line string, r scan.Result) error {
+	rows := [][]string{{"UNIT", "SETTING", "PROFILE", "EVIDENCE"}}
+	for _, a := range r.Answers {
+		unit := strconv.Itoa(int(a.Unit))
+		if a.AnyUnit {
+			unit = "any"
+		}
+		row := []string{unit, a.Setting.String(), whatIs(a), ""}
+		v := a.Verdict
+		switch {
+		case a.Garbled:
+			row[3] = "answers cannot be understood: two devices with one unit id? wrong framing? wiring?"
+		case v.Best != nil:
+			row[3] = strings.Join(v.Best.Evidence, "; ")
+			if v.Best.Profile.Experimental {
+				row[3] += "; experimental: compare with the display"
+			}
+		case v.Ambiguous():
+			row[3] = v.Why
+		default:
+			row[3] = "no profile fits"
+		}
+		if a.Cut {
+			row[3] += "; it fell silent before all profiles were tried"
+		}
+		rows = append(rows, row)
+	}
+	if len(r.Answers) > 0 {
+		if err := table(w, rows); err != nil {
+			return err
+		}
+	}
+	var err error
+	switch {
+	case !r.Complete:
+		_, err = fmt.Fprintf(w, "interrupted after %d of %d: what has not been tried may still be there\n", r.Probes, r.Total)
+	case len(r.Answers) == 0:
+		_, err = fmt.Fprintf(w, "nothing answers on %s: is the bus powered, are A and B exchanged, is another master on it?\n", line)
+	}
+	return err
+}
