@@ -38,6 +38,7 @@ const (
 	dbOpenFiles   = 64             // per store
 	submitTimeout = 30 * time.Second
 	redialEvery   = 3 * time.Second
+	stuckAfter    = 5 * time.Second // without the block that a peer has: CometBFT has lost count
 )
 
 // Timing is how patiently validators wait for one another. The zero value of
@@ -123,12 +124,16 @@ func (c *Config) comet() *cfg.Config {
 	// What the mempool calls known must have a result that can be repeated.
 	k.Mempool.CacheSize = recentResults
 
-	// One worker keeps a neighbour's transactions in their order: the second
-	// of one signer is refused while the first is missing. Checks take one
-	// lock anyway.
-	k.P2P.LibP2PConfig.Scaler.Overrides = []cfg.LibP2PScalerOverride{{
-		Reactor: "MEMPOOL", MinWorkers: 1, MaxWorkers: 1, ThresholdLatency: time.Second,
-	}}
+	// One worker keeps what a neighbour sends in its order: the second
+	// transaction of one signer is refused while the first is missing, and a
+	// block's part is dropped before its proposal. Both take one lock anyway.
+	// What overtakes on the way is mended by repeater.
+	k.P2P.LibP2PConfig.Scaler.Overrides = nil
+	for _, reactor := range []string{"MEMPOOL", "CONSENSUS"} {
+		k.P2P.LibP2PConfig.Scaler.Overrides = append(k.P2P.LibP2PConfig.Scaler.Overrides, cfg.LibP2PScalerOverride{
+			Reactor: reactor, MinWorkers: 1, MaxWorkers: 1, ThresholdLatency: time.Second,
+		})
+	}
 
 	t := c.Timing
 	k.Consensus.WalPath = filepath.Join("data", "cs.wal", "wal")

@@ -224,6 +224,7 @@ func (e *Engine) network(k *cfg.Config, state sm.State, lg cmtlog.Logger) error 
 	}
 	e.keeper = &peerKeeper{
 		host: e.cfg.Host, set: e.sw.Peers().(*lp2p.PeerSet), reactors: e.handlers, known: e.cfg.Peers, log: e.log,
+		height: e.app.height, syncing: e.consR.WaitSync,
 	}
 	return nil
 }
@@ -261,6 +262,13 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		return damaged(e.cfg.Home, err)
 	}
 	e.log.Info("ledger runs", "height", e.app.height(), "chain", e.doc.ChainID, "validator", e.validator.Short())
+	repeating, stopRepeating := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		(&repeater{cons: e.cons, consR: e.consR, set: e.keeper.set}).run(repeating)
+	}()
+	defer func() { stopRepeating(); <-ended }()
 	return e.keeper.run(ctx)
 }
 
