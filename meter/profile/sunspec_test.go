@@ -1,15 +1,14 @@
 package profile_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/profile"
+	"github.com/joulegate/joulegate/meter/profile/sunspec"
 )
 
 // place puts words at an address of the holding registers.
@@ -137,19 +136,18 @@ func TestChainBlocks(t *testing.T) {
 	}
 }
 
-// Our tables against the official models.
-func TestOfficialModels(t *testing.T) {
-	dir := os.Getenv("JOULEGATE_TESTDATA")
-	if dir == "" {
-		t.Skip("JOULEGATE_TESTDATA is not set: the official SunSpec models (sunspec/json) are not there to compare with")
-	}
-	types := map[string]profile.Type{
-		"int16": profile.S16, "uint16": profile.U16, "enum16": profile.U16, "acc32": profile.Acc32,
-		"int32": profile.S32, "uint32": profile.U32, "float32": profile.F32,
+// The profiles' few points against the tables of the models, which are compared
+// with the official files in package sunspec.
+func TestProfilesFitModels(t *testing.T) {
+	kinds := map[sunspec.Type]profile.Type{
+		sunspec.Int16: profile.S16, sunspec.Uint16: profile.U16, sunspec.Enum16: profile.U16, sunspec.Acc32: profile.Acc32,
+		sunspec.Int32: profile.S32, sunspec.Uint32: profile.U32, sunspec.Uint64: profile.U64, sunspec.Float32: profile.F32,
 	}
 	units := map[string]string{ // official -> ours, and what one is in ours
-		"W": "mw 1000", "VA": "mva 1000", "var": "mvar 1000", "Wh": "mwh 1000", "A": "ma 1000", "V": "mv 1000", "Hz": "mhz 1000", "Pct": "permille 10", "": "code 1",
+		"W": "mw 1000", "VA": "mva 1000", "var": "mvar 1000", "Var": "mvar 1000", "Wh": "mwh 1000", "A": "ma 1000", "V": "mv 1000", "Hz": "mhz 1000",
+		"Pct": "permille 10", "PF": "permille 1000", "%WHRtg": "permille 10", "% AhrRtg": "permille 10", "": "code 1",
 	}
+	catalog := sunspec.Builtin()
 	for _, p := range profile.All() {
 		if p.SunSpec == nil {
 			continue
@@ -157,50 +155,34 @@ func TestOfficialModels(t *testing.T) {
 		for _, m := range p.SunSpec.Models {
 			for _, id := range m.IDs {
 				t.Run(fmt.Sprintf("%s/%d", p.ID, id), func(t *testing.T) {
-					b, err := os.ReadFile(filepath.Join(dir, "sunspec", "json", fmt.Sprintf("model_%d.json", id)))
-					if err != nil {
-						t.Fatal(err)
-					}
-					type official struct {
-						Name, Type, Units string
-						SF                any
-						Size              uint16
-					}
-					var doc struct {
-						ID    uint16
-						Group struct{ Points []official }
-					}
-					if err := json.Unmarshal(b, &doc); err != nil {
-						t.Fatal(err)
-					}
-					offset, at := uint16(0), map[string]uint16{}
-					byName := map[string]official{}
-					for _, pt := range doc.Group.Points {
-						at[pt.Name], byName[pt.Name] = offset, pt
-						offset += pt.Size
-					}
-					if doc.ID != id || m.Length != offset-2 {
-						t.Errorf("length %d, official model %d has %d", m.Length, doc.ID, offset-2)
+					o, ok := catalog.Model(id)
+					if !ok || int(m.Length) != o.Length() {
+						t.Fatalf("length %d, model %d has %d", m.Length, id, o.Length())
 					}
 					factors := maps.Clone(m.Factors)
 					for _, pt := range m.Points {
-						o, ok := byName[pt.Name]
+						at, op, ok := o.Offset(pt.Name)
 						if !ok {
-							t.Errorf("%s is not in the official model", pt.Name)
+							t.Errorf("%s is not in the model", pt.Name)
 							continue
 						}
-						if at[pt.Name] != pt.Address || types[o.Type] != pt.Type {
-							t.Errorf("%s: %s at %d, official %s at %d", pt.Name, pt.Type, pt.Address, o.Type, at[pt.Name])
+						if at != int(pt.Address) || kinds[op.Type] != pt.Type {
+							t.Errorf("%s: %s at %d, the model has %s at %d", pt.Name, pt.Type, pt.Address, op.Type, at)
 						}
-						if want := units[o.Units]; want != pt.Quantity.Unit()+" "+max(pt.Scale.String(), "1") {
-							t.Errorf("%s: %s %s, official unit %q", pt.Name, pt.Quantity.Unit(), pt.Scale, o.Units)
+						want := units[op.Unit]
+						if op.Unit == "" && pt.Quantity == meter.PowerFactor {
+							want = "permille 1000"
 						}
-						sf, scaled := o.SF.(string)
-						if scaled != (pt.Factor != nil) || scaled && at[sf] != *pt.Factor {
-							t.Errorf("%s: factor %v, official %v at %d", pt.Name, pt.Factor, o.SF, at[sf])
+						if want != pt.Quantity.Unit()+" "+pt.Scale.String() {
+							t.Errorf("%s: %s %s, the model's unit is %q", pt.Name, pt.Quantity.Unit(), pt.Scale, op.Unit)
 						}
-						if scaled {
-							delete(factors, at[sf])
+						if (op.Factor != "") != (pt.Factor != nil) {
+							t.Errorf("%s: factor %v, the model has %q", pt.Name, pt.Factor, op.Factor)
+						} else if pt.Factor != nil {
+							if at, _, _ := o.Offset(op.Factor); at != int(*pt.Factor) {
+								t.Errorf("%s: factor at %d, the model has it at %d", pt.Name, *pt.Factor, at)
+							}
+							delete(factors, *pt.Factor)
 						}
 					}
 					if len(factors) != 0 {
