@@ -75,6 +75,7 @@ func TestTwoGatewaysFromTheCommandLine(t *testing.T) {
 		if _, err := g.street.Unplug(east.index); err != nil {
 			t.Fatal(err)
 		}
+		north.settled(s.ID)
 		return ask[panel.Session](north, "session", "show", s.ID.String()) // the neighbour's view
 	}
 	first := session()
