@@ -202,7 +202,7 @@ func simUnit(p *profile.Profile, model uint16, c *car) (*slave.Unit, error) {
 		if status, ok := p.StateCode(letter); ok {
 			now = append(now, meter.Point{Quantity: meter.Status, Value: status})
 		}
-		if p.Has(meter.CurrentLimit, 0) {
+		if u.Has(meter.CurrentLimit, 0) {
 			now = append(now, meter.Point{Quantity: meter.CurrentLimit, Value: ma})
 		}
 		return u.Set(now...)
@@ -326,7 +326,7 @@ func (w *weather) step(now time.Time, dt time.Duration) error {
 	}
 	phases := int64(0)
 	for phase := range uint8(3) {
-		if p.Has(meter.Voltage, phase+1) || p.Has(meter.Current, phase+1) || p.Has(meter.Power, phase+1) {
+		if w.unit.Has(meter.Voltage, phase+1) || w.unit.Has(meter.Current, phase+1) || w.unit.Has(meter.Power, phase+1) {
 			phases++
 		}
 	}
@@ -335,7 +335,7 @@ func (w *weather) step(now time.Time, dt time.Duration) error {
 	var points []meter.Point
 	set := func(q meter.Quantity, phase uint8, v int64) {
 		held := slices.ContainsFunc(w.fixed, func(f meter.Point) bool { return f.Quantity == q && f.Phase == phase })
-		if p.Has(q, phase) && !held {
+		if w.unit.Has(q, phase) && !held {
 			points = append(points, meter.Point{Quantity: q, Phase: phase, Value: v})
 		}
 	}

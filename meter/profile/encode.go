@@ -239,6 +239,13 @@ func (p *Profile) mapIn(im Image) ([]Point, uint16, error) {
 	return nil, 0, fmt.Errorf("profile %s: the image was not made by NewImage", p.ID)
 }
 
+// HasIn reports whether the device with these registers has quantity q on
+// phase: a SunSpec image is of one of the profile's models.
+func (p *Profile) HasIn(im Image, q meter.Quantity, phase uint8) bool {
+	list, _, err := p.mapIn(im)
+	return err == nil && slices.ContainsFunc(list, func(pt Point) bool { return pt.Quantity == q && pt.Phase == phase })
+}
+
 func (p *Profile) encodePoint(pt *Point, v int64, im Image, base uint16) error {
 	if pt.Type == Text {
 		return im.putText(pt, v)

@@ -74,7 +74,7 @@ func NewUnit(p *profile.Profile, cfg UnitConfig) (*Unit, error) {
 		status = 1
 	}
 	for _, pt := range append(atRest, meter.Point{Quantity: meter.Status, Value: status}) {
-		if p.Has(pt.Quantity, pt.Phase) {
+		if u.Has(pt.Quantity, pt.Phase) {
 			if err := u.Set(pt); err != nil {
 				return nil, err
 			}
@@ -85,6 +85,13 @@ func NewUnit(p *profile.Profile, cfg UnitConfig) (*Unit, error) {
 
 // Profile returns the profile the unit was made from.
 func (u *Unit) Profile() *profile.Profile { return u.profile }
+
+// Has reports whether the device measures quantity q on phase.
+func (u *Unit) Has(q meter.Quantity, phase uint8) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.profile.HasIn(u.image, q, phase)
+}
 
 // Set makes the device measure points, all at once. The error names a point
 // that the profile does not have or that its registers cannot hold; then
