@@ -76,5 +76,5 @@
 // After three failures in a row a slave is silent: requests to it fail at
 // once with ErrBackoff, and it is asked again after 1, 2, 4 .. 60 s, with
 // jitter. All silent slaves together are given at most one probe at a time
-// and a twentieth of the line's time.
+// and a thirtieth of the line's time.
 package modbus

@@ -46,9 +46,10 @@ type owed struct {
 }
 
 type sighting struct {
-	key key // zero: it answered nothing that was awaited
-	sum uint64
-	at  time.Time
+	key       key // zero: it answered nothing that was awaited
+	exception bool
+	sum       uint64
+	at        time.Time
 }
 
 var sumSeed = maphash.MakeSeed()
@@ -100,7 +101,7 @@ func (g *guard) note(k key, frame []byte, now time.Time) {
 	if len(g.seen) >= maxSeen {
 		g.seen = slices.Delete(g.seen, 0, 1)
 	}
-	g.seen = append(g.seen, sighting{key: k, sum: maphash.Bytes(sumSeed, frame), at: now})
+	g.seen = append(g.seen, sighting{key: k, exception: frame[1]&exceptionBit != 0, sum: maphash.Bytes(sumSeed, frame), at: now})
 }
 
 // judge says how far frame, which fits k, can be trusted.
@@ -209,6 +210,12 @@ func (g *guard) awaits(fn byte) bool {
 		slices.ContainsFunc(g.doubts, func(d key) bool { return d.fn == fn })
 }
 
+// telling reports whether an exception to function fn could only answer a
+// request that is sent now.
+func (g *guard) telling(fn byte) bool {
+	return !g.awaits(fn) && !slices.ContainsFunc(g.seen, func(s sighting) bool { return s.exception && (s.key.fn == fn || s.key == key{}) })
+}
+
 // cover proposes a longer read that begins with the registers of k and is a
 // fence.
 func (g *guard) cover(k key, maxBlock int) (key, bool) {
@@ -252,7 +259,13 @@ func (g *guard) fence(wanted key, maxBlock int) (key, bool) {
 	}
 	fns := []byte{base.fn, other, fnReadCoils, fnReadDiscrete}
 	if g.refuses {
+		// Only an exception will come: of a function of which no other can.
 		fns = append(fns[1:], fns[0])
+		if i := slices.IndexFunc(fns, g.telling); i >= 0 {
+			fns = fns[i:]
+		} else if slices.ContainsFunc(fns, func(fn byte) bool { return !g.awaits(fn) }) {
+			return key{}, false // one can when no copy can come any more
+		}
 	}
 	for _, fn := range fns {
 		for _, odd := range []uint16{0, 1} { // meters of 32-bit values refuse odd counts

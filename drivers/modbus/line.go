@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -17,14 +18,15 @@ import (
 )
 
 const (
-	deadAfter  = 3                // failures in a row that make a slave silent
-	backoffMin = time.Second      // first pause of a silent slave
-	backoffMax = 60 * time.Second // longest pause
-	probeShare = 20               // asking silent slaves takes at most 1/probeShare of the line's time
-	probeFloor = 100 * time.Millisecond
-	fenceTries = 4 // fences per request
-	maxWaits   = 3 // times a request is put off until no copy can come
-	drainTries = 8 // times a drain starts anew before the request fails
+	deadAfter    = 3                // failures in a row that make a slave silent
+	backoffMin   = time.Second      // first pause of a silent slave
+	backoffMax   = 60 * time.Second // longest pause
+	probeShare   = 30               // asking silent slaves takes at most 1/probeShare of the line's time
+	probeFloor   = 100 * time.Millisecond
+	learnedAfter = 32 // answers after which a slave's longest time to one is known
+	fenceTries   = 4  // fences per request
+	maxWaits     = 3  // times a request is put off until no copy can come
+	drainTries   = 8  // times a drain starts anew before the request fails
 )
 
 // Line is one serial line or connection. New makes it, Run owns it, Device
@@ -315,7 +317,7 @@ func (l *Line) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		wait := l.step(time.Now())
-		if wait == 0 {
+		if wait == 0 || l.paused(wait) {
 			continue
 		}
 		timer.Reset(wait)
@@ -326,6 +328,16 @@ func (l *Line) Run(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// paused sleeps for d if that is short and the line is a serial device's,
+// where it matters.
+func (l *Line) paused(d time.Duration) bool {
+	if _, serial := l.port.(*os.File); !serial || d > shortPause {
+		return false
+	}
+	pause(d)
+	return true
 }
 
 // step does one piece of work, or returns how long there is none.

@@ -348,6 +348,96 @@ func TestExceptionCode(t *testing.T) {
 	})
 }
 
+// A device that refuses everything, as most do while somebody finds out what
+// they are, is believed at once: no refusal is held against the next.
+func TestRefusalsAreBelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s, stop := pipeLine(Config{Timeout: 150 * ms}, func(req []byte) []sending {
+			return []sending{{10 * ms, seal(req[0], req[1]|0x80, 2)}}
+		})
+		defer stop()
+		dev := l.Device(DeviceConfig{Unit: 7, Class: Scan, Timeout: 750 * ms})
+		if _, err := dev.ReadRegisters(t.Context(), 3, 0, 1); err == nil { // the line listens first
+			t.Fatal("no refusal")
+		}
+		start := time.Now()
+		const reads = 60
+		for i := range reads {
+			_, err := dev.ReadRegisters(t.Context(), drivers.Function(3+i%2), uint16(100*i), 2)
+			var e *Error
+			if !errors.As(err, &e) {
+				t.Fatal(err)
+			}
+			if code, ok := e.Exception(); !ok || code != 2 {
+				t.Fatalf("read %d: %v, want the exception", i, err)
+			}
+		}
+		if d := time.Since(start); d > reads*100*ms {
+			t.Errorf("%d refusals took %v in %d requests", reads, d, len(s.requests()))
+		}
+	})
+}
+
+// A wallbox falls back to its failsafe current unless it is written to in
+// time. A scan of a bus of absent units, and meters that are polled beside it,
+// may cost it the request that is under way and no more.
+func TestHeartbeatIsNeverLateBecauseOfAScan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const turnaround, scanTimeout = 30 * ms, 150 * ms
+		l, s, stop := pipeLine(Config{}, func(req []byte) []sending {
+			if req[0] > 3 {
+				return nil
+			}
+			return []sending{{turnaround, registers(addressed).reply(req)}}
+		})
+		defer stop()
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer cancel()
+		for unit := uint8(2); unit <= 3; unit++ {
+			meter := l.Device(DeviceConfig{Unit: unit, Class: Fast})
+			wg.Go(func() {
+				for i := uint16(0); ctx.Err() == nil; i++ {
+					_, _ = meter.ReadRegisters(ctx, drivers.InputRegisters, i%100, 20)
+					time.Sleep(200 * ms)
+				}
+			})
+		}
+		scanned := 0
+		for range 4 { // a Scan never waits alone: the queue is never without one
+			wg.Go(func() {
+				for unit := uint8(10); ctx.Err() == nil; unit = max(10, (unit+1)%248) {
+					_, _ = l.Device(DeviceConfig{Unit: unit, Class: Scan, Timeout: scanTimeout}).ReadRegisters(ctx, drivers.HoldingRegisters, 0, 1)
+				}
+			})
+		}
+		box := l.Device(DeviceConfig{Unit: 1, Name: "wallbox", Class: Safety})
+		time.Sleep(2 * time.Second)
+		var worst time.Duration
+		for i := range uint16(200) {
+			start := time.Now()
+			if err := box.WriteRegisters(ctx, 1000, []uint16{6 + i%10, i}); err != nil {
+				t.Fatal(err)
+			}
+			worst = max(worst, time.Since(start))
+			time.Sleep(time.Second / 3)
+		}
+		// The request under way, its time-out, and the write itself.
+		if limit := scanTimeout + 2*turnaround + 10*ms; worst > limit {
+			t.Errorf("the slowest heartbeat took %v, want at most %v", worst, limit)
+		}
+		for _, req := range s.requests() {
+			if req[0] >= 10 {
+				scanned++
+			}
+		}
+		if scanned < 100 {
+			t.Errorf("%d scan requests: that is no scan", scanned)
+		}
+	})
+}
+
 // Function 6 is confirmed by the same bytes that an adapter echoes. A dead
 // slave behind such an adapter must not look as if it had obeyed.
 func TestEchoDoesNotConfirmWrite(t *testing.T) {

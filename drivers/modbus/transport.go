@@ -40,8 +40,14 @@ func (e *echoState) missed() {
 // ask gets one trusted answer, with as many fences as that takes.
 func (l *Line) ask(p *pending, probing bool) ([]byte, error) {
 	u, g, timeout := p.dev.u, &p.dev.u.guard, p.dev.cfg.Timeout
-	if probing && g.slow > 0 {
+	switch {
+	case g.slow == 0:
+	case probing:
 		timeout = min(timeout, max(4*g.slow, probeFloor))
+	case p.class != Safety && u.strikes == 0 && u.count.Answers >= learnedAfter:
+		// A slave that is known to be quick need not be waited for long; the
+		// time after that, if it is silent, it has all the time there is.
+		timeout = min(timeout, max(4*g.slow, timeout*2/5))
 	}
 	heard, err := l.collect()
 	if err != nil {
@@ -51,7 +57,9 @@ func (l *Line) ask(p *pending, probing bool) ([]byte, error) {
 	if l.tcp() {
 		return l.exchange(u, p.key, p.values, exchange{timeout: timeout})
 	}
-	g.window = max(g.window, timeout)
+	if p.class != Scan { // who looks for devices waits for them longer than bridges hold copies
+		g.window = max(g.window, timeout)
+	}
 	g.expire(time.Now())
 	if !g.clean(p.key) || p.key.fn == fnWriteOne && !l.echo.known {
 		if heard && u.drains < drainTries { // not silent yet
@@ -161,7 +169,7 @@ func (l *Line) trace(sent bool, b []byte) {
 
 // send writes req once the line has been silent for its gap.
 func (l *Line) send(req []byte, timeout time.Duration) (sent time.Time, err error) {
-	if d := time.Until(l.active.Add(l.gap())); d > 0 {
+	if d := time.Until(l.active.Add(l.gap())); d > 0 && !l.paused(d) {
 		time.Sleep(d)
 	}
 	sent = time.Now()
