@@ -1,0 +1,289 @@
+// Command profilelint holds device profiles to rules that a single file cannot
+// be held to when it is read, and writes the table of supported devices.
+//
+//	go run ./tools/profilelint                  check the built-in profiles
+//	go run ./tools/profilelint FOLDER           check profiles of one's own
+//	go run ./tools/profilelint -write           write docs/DEVICES.md
+//
+// Reading a profile already refuses overlapping registers, unknown quantities,
+// blocks beyond the limits, missing sources and files that are not called as
+// their profile. This adds what only makes sense for profiles that many people
+// rely on: see lint.
+package main
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/poll"
+	"github.com/joulegate/joulegate/meter/profile"
+)
+
+func main() {
+	write := flag.Bool("write", false, "write the table of devices")
+	out := flag.String("out", "docs/DEVICES.md", "`FILE` of the table")
+	flag.Parse()
+	if err := run(flag.Args(), *write, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "profilelint:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string, write bool, out string) error {
+	profiles := profile.All()
+	if len(args) > 1 || write && len(args) > 0 {
+		return fmt.Errorf("want one folder, or -write")
+	}
+	if len(args) == 1 {
+		l, err := profile.Load(os.DirFS(args[0]))
+		if err != nil {
+			return fmt.Errorf("%s: %w", args[0], err)
+		}
+		profiles = slices.DeleteFunc(l.All(), func(p *profile.Profile) bool { return !l.Own(p.ID) })
+	}
+	var complaints []string
+	for _, p := range profiles {
+		for _, c := range lint(p) {
+			complaints = append(complaints, p.ID+": "+c)
+		}
+	}
+	if len(complaints) > 0 {
+		return fmt.Errorf("%d complaints:\n%s", len(complaints), strings.Join(complaints, "\n"))
+	}
+	if write {
+		return os.WriteFile(out, []byte(table(profiles)), 0o644)
+	}
+	return nil
+}
+
+// lint returns what is wrong with a profile.
+func lint(p *profile.Profile) []string {
+	var out []string
+	complain := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	maps := [][]profile.Point{p.Points}
+	if p.SunSpec != nil {
+		maps = nil
+		for _, m := range p.SunSpec.Models {
+			maps = append(maps, m.Points)
+		}
+	}
+	for _, points := range maps {
+		lintPoints(points, complain)
+	}
+	lintDetection(p, complain)
+	lintBlocks(p, complain)
+	lintWallbox(p, complain)
+	if !strings.HasPrefix(p.ID, strings.ToLower(string([]rune(p.Vendor)[:1]))) {
+		complain("the id does not start as the vendor %s", p.Vendor)
+	}
+	if p.Experimental && p.Note == "" {
+		complain("experimental without a note that says what is not settled")
+	}
+	for i, s := range p.Sources {
+		if slices.ContainsFunc(p.Sources[:i], func(o profile.Source) bool { return o.Name == s.Name }) {
+			complain("source %q is there twice", s.Name)
+		}
+	}
+	if a := slices.ContainsFunc(p.Sources, func(s profile.Source) bool { return s.Confidence == profile.ConfidenceA }); a && len(p.Sources) < 2 && p.SunSpec == nil {
+		complain("confidence A means that sources agree: name the second")
+	}
+	return out
+}
+
+// lintPoints checks one map.
+func lintPoints(points []profile.Point, complain func(string, ...any)) {
+	has := func(q meter.Quantity, phase uint8) *profile.Point {
+		if i := slices.IndexFunc(points, func(pt profile.Point) bool { return pt.Quantity == q && pt.Phase == phase }); i >= 0 {
+			return &points[i]
+		}
+		return nil
+	}
+	energies := 0
+	for i := range points {
+		pt := &points[i]
+		name := meter.PointName(pt.Quantity, pt.Phase)
+		total := pt.Phase == 0
+		switch pt.Quantity {
+		case meter.Import, meter.Export:
+			// A reading without its registers is not good enough to bill.
+			if total && pt.Slow {
+				complain("%s is slow: what is billed is read every time", name)
+			}
+			if pt.Sign != "" {
+				complain("%s has a sign: registers count one direction each", name)
+			}
+		case meter.Power:
+			if pt.Slow {
+				complain("%s is slow: what is controlled is read every time", name)
+			}
+			// All lines count as their total does, unless it is said.
+			if sum := has(meter.Power, 0); sum != nil && pt.Sign == "" && sum.Sign == profile.SignExport {
+				complain("%s has another sign than the total: write sign: import if that is so", name)
+			}
+		case meter.Voltage, meter.Current:
+			// Three lines, or one.
+			if pt.Phase > 1 && has(pt.Quantity, pt.Phase-1) == nil {
+				complain("%s without line %d", name, pt.Phase-1)
+			}
+			if pt.Quantity == meter.Voltage && total {
+				complain("%s: a voltage is of a line", name)
+			}
+		case meter.Status, meter.Firmware, meter.Fault, meter.Cable, meter.CurrentLimit, meter.StateOfCharge, meter.SessionEnergy, meter.Energy:
+			if !total && pt.Quantity != meter.Energy {
+				complain("%s: this has no lines", name)
+			}
+		}
+		// A 16 bit register of watts per line overflows nowhere near a house,
+		// but an energy register of 16 bits does in a week.
+		if (pt.Quantity == meter.Import || pt.Quantity == meter.Export || pt.Quantity == meter.Energy) && len(pt.Sum) == 0 && pt.Registers() < 2 {
+			complain("%s in one register", name)
+		}
+		if pt.Quantity == meter.Import || pt.Quantity == meter.Export || pt.Quantity == meter.Energy {
+			if energies++; energies == poll.MaxRegisters+1 {
+				complain("more than %d energy registers: poll watches no more", poll.MaxRegisters)
+			}
+		}
+	}
+}
+
+// lintDetection checks that two different points tell the device from noise.
+func lintDetection(p *profile.Profile, complain func(string, ...any)) {
+	if p.SunSpec != nil || p.Experimental {
+		return // the marker and a model id prove a SunSpec device
+	}
+	points := map[string]bool{}
+	for _, r := range p.Detect {
+		points[meter.PointName(r.Quantity, r.Phase)] = true
+		if r.Min == r.Max {
+			complain("detection by the one value %d", r.Min)
+		}
+	}
+	if len(points) < 2 {
+		complain("detection by %d points: want at least 2", len(points))
+	}
+	// Where the device has a voltage, it is the surest sign.
+	if p.Has(meter.Voltage, 1) && p.Kind == profile.Meter && !points[meter.PointName(meter.Voltage, 1)] {
+		complain("has a voltage and is not recognised by it")
+	}
+}
+
+// lintBlocks checks the reads a poll takes.
+func lintBlocks(p *profile.Profile, complain func(string, ...any)) {
+	blocks := p.Blocks(0)
+	most := cmp.Or(int(p.Timing.MaxBlock), profile.MaxBlock)
+	fast := 0
+	for _, b := range blocks {
+		if int(b.Count) > most {
+			complain("block at %d has %d registers, at most %d", b.Address, b.Count, most)
+		}
+		if !b.Slow {
+			fast++
+		}
+	}
+	const maxFast = 20 // a poll of a second at 9600 baud has room for that
+	if fast > maxFast {
+		complain("%d reads every poll: join blocks or make points slow", fast)
+	}
+}
+
+// lintWallbox checks what a station needs of a wallbox.
+func lintWallbox(p *profile.Profile, complain func(string, ...any)) {
+	if p.Kind != profile.Wallbox {
+		if len(p.States) > 0 {
+			complain("states of IEC 61851-1 on a %s", p.Kind)
+		}
+		return
+	}
+	if _, ok := p.Write("current_limit"); !ok {
+		complain("a wallbox takes a current_limit")
+	}
+	for _, letter := range []string{"B", "C"} {
+		if _, ok := p.StateCode(letter); !ok {
+			complain("no status means %s", letter)
+		}
+	}
+	if i := slices.IndexFunc(p.Points, func(pt profile.Point) bool { return pt.Quantity == meter.Status }); i < 0 || p.Points[i].Slow {
+		complain("a wallbox has a status, read every time")
+	}
+}
+
+const head = `# Devices
+
+Written by ` + "`go run ./tools/profilelint -write`" + ` from the files in meter/profile/data; do not edit.
+
+A profile is what the program knows of a device: registers, serial setting, timing, how to recognise it, and where the facts come from. ` + "`joulegate meter profiles`" + ` lists them,
+` + "`joulegate meter read --profile ID`" + ` reads one device, ` + "`joulegate sim meter --profile ID`" + ` simulates it. Profiles of your own go into a folder: ` + "`--profiles FOLDER`" + `.
+
+- **Confidence** A: two or more independent sources agree. B: one solid source. C: sources disagree.
+- **Experimental** profiles have an unsettled register. They say so when they are used; compare them with the device's display before anything is billed.
+- **Hybrid inverters** have two profiles: the inverter shows what the modules deliver, its meter what flows to and from the grid.
+- A profile's sign or direction can be turned round: ` + "`ID+reversed`" + ` for the sign of power, ` + "`ID+swapped`" + ` for current transformers mounted the wrong way.
+`
+
+// table returns the page of all devices.
+func table(profiles []*profile.Profile) string {
+	var b strings.Builder
+	b.WriteString(head)
+	for _, k := range []struct {
+		kind  profile.Kind
+		title string
+	}{{profile.Meter, "Meters"}, {profile.Inverter, "Inverters"}, {profile.Battery, "Batteries"}, {profile.Wallbox, "Wallboxes"}} {
+		fmt.Fprintf(&b, "\n## %s\n\n| Device | Profile | Factory setting | Measures | Confidence |\n|---|---|---|---|---|\n", k.title)
+		list := slices.DeleteFunc(slices.Clone(profiles), func(p *profile.Profile) bool { return p.Kind != k.kind })
+		slices.SortFunc(list, func(x, y *profile.Profile) int {
+			return cmp.Or(strings.Compare(strings.ToLower(x.Vendor), strings.ToLower(y.Vendor)), strings.Compare(x.ID, y.ID))
+		})
+		for _, p := range list {
+			confidence := string(p.Confidence())
+			if p.Experimental {
+				confidence += ", **experimental**"
+			}
+			fmt.Fprintf(&b, "| %s %s | `%s` | %s | %s | %s |\n", p.Vendor, strings.ReplaceAll(p.Model, "|", "\\|"), p.ID, setting(p.Serial), measures(p), confidence)
+		}
+	}
+	b.WriteString("\n## Notes\n\n")
+	for _, p := range profiles {
+		if p.Note != "" {
+			fmt.Fprintf(&b, "- `%s`: %s\n", p.ID, p.Note)
+		}
+	}
+	return b.String()
+}
+
+func setting(s profile.Serial) string {
+	var ways []string
+	if s.Baud != 0 {
+		ways = append(ways, fmt.Sprintf("%d %s", s.Baud, s.Framing))
+	}
+	if s.Port != 0 {
+		ways = append(ways, fmt.Sprintf("TCP %d", s.Port))
+	}
+	return fmt.Sprintf("%s, unit %d", strings.Join(ways, " or "), s.Unit)
+}
+
+// measures says in words what a profile has.
+func measures(p *profile.Profile) string {
+	var out []string
+	for q := meter.Power; q.Valid(); q++ {
+		total, lines := p.Has(q, 0), 0
+		for phase := uint8(1); phase <= 3; phase++ {
+			if p.Has(q, phase) {
+				lines++
+			}
+		}
+		name := strings.ReplaceAll(q.String(), "_", " ")
+		switch {
+		case lines == 0 && !total:
+			continue
+		case lines > 1:
+			name += fmt.Sprintf(" L1-L%d", lines)
+		}
+		out = append(out, name)
+	}
+	return strings.Join(out, ", ")
+}
