@@ -52,6 +52,7 @@ type world struct {
 	mu      sync.Mutex
 	nodes   []*gateway
 	nonces  [operators]uint64
+	wrap    func(host.Host) host.Host // nil: hosts as they are
 }
 
 type gateway struct {
@@ -151,6 +152,9 @@ func (n *gateway) open() *gateway {
 		listen = n.addr.Addrs[0].String()
 	}
 	n.host = newHost(n.key, listen)
+	if n.world.wrap != nil {
+		n.host = n.world.wrap(n.host)
+	}
 	n.world.mu.Lock()
 	n.addr = peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()}
 	n.world.mu.Unlock()

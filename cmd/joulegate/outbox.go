@@ -25,8 +25,9 @@ type outbox struct {
 	net     *p2p.Node
 	ledger  *consensus.Engine
 	log     *slog.Logger
-	wake    chan struct{} // holds a token while something may be submitted
-	open    chan struct{} // closed when the journal knows where this chain continues
+	wake    chan struct{}  // holds a token while something may be submitted
+	told    chain.Position // of a refusal that was logged, so that it is logged once
+	open    chan struct{}  // closed when the journal knows where this chain continues
 }
 
 const (
@@ -110,7 +111,10 @@ func (o *outbox) submit(sent chain.Position) chain.Position {
 		case errors.As(err, &refused):
 			// A gap closes by itself when the earlier block is committed;
 			// anything else is worth a person's look.
-			if refused.Code != ledger.CodeGap {
+			// A newcomer is no member until its ledger has caught up.
+			waiting := refused.Code == ledger.CodeGap || refused.Code == ledger.CodeNotMember && o.ledger.Status().CatchingUp
+			if !waiting && o.told != b.Position() {
+				o.told = b.Position()
 				o.log.Warn("the ledger refuses a block of this gateway", "block", b.Position(), "code", refused.Code, "why", refused.Info)
 			}
 			return sent
