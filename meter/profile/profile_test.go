@@ -431,7 +431,9 @@ func TestRoundTrip(t *testing.T) {
 						mapped = p.SunSpec.Models[i].Points
 					}
 					scaled := func(v profile.Value) bool { // by a factor of ten: what fits is exact
-						return slices.ContainsFunc(mapped, func(pt profile.Point) bool { return pt.Quantity == v.Quantity && pt.Phase == v.Phase && pt.Factor != nil })
+						return slices.ContainsFunc(mapped, func(pt profile.Point) bool {
+							return pt.Quantity == v.Quantity && pt.Phase == v.Phase && pt.Factor != nil
+						})
 					}
 					var truth []meter.Point
 					for _, pt := range mapped {
