@@ -25,7 +25,7 @@ func newMeterCmd() *cobra.Command {
 		Use:   "meter",
 		Short: "Read meters, inverters and wallboxes",
 	}
-	cmd.AddCommand(newMeterReadCmd(), newMeterProfilesCmd())
+	cmd.AddCommand(newMeterReadCmd(), newMeterProfilesCmd(), newMeterSunSpecCmd())
 	return cmd
 }
 

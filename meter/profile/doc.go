@@ -18,7 +18,10 @@
 //   - A block is one read. Blocks joins points that lie close together, within
 //     the longest read the device accepts, and never splits a point.
 //   - A SunSpec profile has no addresses. Its points are offsets inside model
-//     blocks which the device chains together; Walk finds the chain.
+//     blocks which the device chains together; Walk finds the chain, and package
+//     sunspec knows whole models.
+//   - A detection asks an unknown device for what each profile is recognised by:
+//     see Detect.
 //
 // # File
 //
@@ -27,20 +30,56 @@
 // float.
 //
 //	version: 1
-//	id: acme-one
+//	id: acme-one                     # and the file is acme-one.yaml
 //	vendor: ACME
 //	model: One
-//	kind: meter                      # meter, inverter, wallbox
-//	serial: {baud: 9600, framing: 8N1, unit: 1}
-//	timing: {max_block: 80, bridge: 80}
+//	kind: meter                      # meter, inverter, wallbox, battery
+//	experimental: true               # a fact is not settled: the note says which
+//	note: What an installer should know.
+//	serial: {baud: 9600, framing: 8N1, unit: 1, port: 502}
+//	timing: {max_block: 80, bridge: 80, gap: 100ms, connect_delay: 1s}
+//	function: 4                      # of points that name none
 //	points:
-//	  - {quantity: voltage, phase: 1, function: 4, address: 0x0000, type: f32, scale: 1000}
-//	  - {quantity: power, function: 4, address: 0x0034, type: s32, words: le, scale: 0.1, sign: export}
+//	  - {quantity: voltage, phase: 1, address: 0x0000, type: f32, scale: 1000}
+//	  - {quantity: power, address: 0x0034, type: s32, words: le, scale: 0.1, sign: export}
 //	detect:
 //	  - {quantity: voltage, phase: 1, min: 207000, max: 253000}
 //	  - {quantity: power, min: -100000000, max: 100000000}
 //	sources:
 //	  - {name: "ACME One register list 1.2", confidence: A}
+//
+// A scale leads from the register's number to the integer unit of its quantity:
+// a register in tenths of a volt has scale 100, because voltage is in mV.
+//
+// What devices do beside that, all fields of a point unless said otherwise:
+//
+//	sum: [808, 809]                  # no total: these numbers are added
+//	sum: [30865], less: [30867]      # two directions counted apart
+//	ratios: [{address: 6}]           # transformer ratio in a register multiplies
+//	shift: 8, mask: 0x7F             # some bits of a number
+//	type: text, length: 5            # a status such as "C2"
+//	absent: [1000]                   # raw values that mean "not available"
+//	alt: {above: 100000, scale: 100} # another scale if the value would be too large,
+//	alt: {address: 9, mask: 2, scale: 1, sign: import}  # or if a bit is set
+//	slow: true                       # need not be read every time
+//	alone: true                      # read by itself; in timing: all are
+//	marks: min                       # of the file: 0x8000, 0xFFFF are not available
+//	                                 # (max: 0x7FFF, 0xFFFF)
+//	fallback: 3                      # of the file: the other function to try
+//	timing: {keepalive: 30s}         # falls back if it is not asked that long
+//
+// # Wallboxes
+//
+// A status has a table to the letters of IEC 61851-1, and commands say how they
+// are written. A limit is rounded down to what the registers can say, and what
+// lies between 0 and min is refused.
+//
+//	states: {1: A, 2: B, 3: C}       # or of a text: {A: A, B1: B, C2: C}
+//	writes:
+//	  - {name: current_limit, address: 1000, scale: 1000, min: 6000, max: 32000}
+//	  - {name: current_limit, address: 20, function: 16, scale: 60, min: 6000, max: 32000, zero: 1000, twice: true}
+//	  - {name: enable, address: 400, function: 5, values: {0: 0, 1: 0xFF00}}
+//	  - {name: heartbeat, address: 0x0D00, values: {1: 0x55AA}, every: 5s}
 //
 // The SHA-256 of the file travels with every reading, so that anybody who has
 // the file and the raw registers can decode them again.
@@ -53,6 +92,11 @@
 // Get("ID+swapped") is for current transformers that are mounted the wrong way
 // round: it exchanges the import and export registers too.
 //
-// Everything here is pure: no clock, no files, no locks. A *Profile is not
-// changed after Parse and may be shared.
+// # Folder
+//
+// Load reads a folder of files that come before the built-in profiles, so that
+// a new device needs no new program.
+//
+// Everything here is pure: no clock, no locks, and no files but those that Load
+// is handed. A *Profile is not changed after Parse and may be shared.
 package profile
