@@ -38,7 +38,6 @@ const (
 	dbOpenFiles   = 64             // per store
 	submitTimeout = 30 * time.Second
 	redialEvery   = 3 * time.Second
-	stuckAfter    = 5 * time.Second // without the block that a peer has: CometBFT has lost count
 )
 
 // Timing is how patiently validators wait for one another. The zero value of

@@ -224,7 +224,6 @@ func (e *Engine) network(k *cfg.Config, state sm.State, lg cmtlog.Logger) error 
 	}
 	e.keeper = &peerKeeper{
 		host: e.cfg.Host, set: e.sw.Peers().(*lp2p.PeerSet), reactors: e.handlers, known: e.cfg.Peers, log: e.log,
-		height: e.app.height, syncing: e.consR.WaitSync,
 	}
 	return nil
 }

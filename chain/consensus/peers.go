@@ -10,7 +10,6 @@ import (
 	cs "github.com/cometbft/cometbft/consensus"
 	"github.com/cometbft/cometbft/lp2p"
 	"github.com/cometbft/cometbft/p2p"
-	"github.com/cometbft/cometbft/types"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -44,7 +43,6 @@ func (borrowedPeerstore) Close() error { return nil }
 //	connected and speaks consensus ──► added, fresh state
 //	connection lost                ──► removed, state dropped
 //	listed but not connected       ──► dialled every few seconds
-//	ahead, but sends no block      ──► hung up on: both begin anew
 //
 // The list of known addresses is not CometBFT's bootstrap map (read without a
 // lock, fixed at start) but Config.Peers, so that members who join later are
@@ -54,12 +52,7 @@ type peerKeeper struct {
 	set      *lp2p.PeerSet
 	reactors []p2p.Reactor
 	known    func() []peer.AddrInfo // may be nil
-	height   func() int64           // of the last block here
-	syncing  func() bool            // block sync is at work, which has its own patience
 	log      *slog.Logger
-
-	at    int64     // height last seen by unstick, which is run's
-	since time.Time // and since when
 }
 
 var consensusProtocol = lp2p.ProtocolID(cs.StateChannel)
@@ -100,39 +93,7 @@ func (k *peerKeeper) run(ctx context.Context) error {
 			}
 		case <-tick.C:
 			k.reconcile()
-			k.unstick(time.Now())
 			k.redial(ctx, &dials)
-		}
-	}
-}
-
-// unstick hangs up on peers that are ahead while no block comes from them.
-// CometBFT v0.40.0 sends every message on a stream of its own, so messages
-// change places. A peer that learns of our new height after it has sent us the
-// parts of that block believes for good that we have them, and we wait for
-// good: in a microgrid of two, with the vote that the other waits for. A new
-// connection gives both a fresh state.
-func (k *peerKeeper) unstick(now time.Time) {
-	if h := k.height(); h != k.at || k.since.IsZero() || k.syncing() {
-		k.at, k.since = h, now
-		return
-	}
-	if now.Sub(k.since) < stuckAfter {
-		return
-	}
-	k.since = now
-	var ahead []peer.ID
-	k.set.ForEach(func(p p2p.Peer) {
-		// It works on the block after its last one, and we on ours.
-		s, ok := p.Get(types.PeerStateKey).(*cs.PeerState)
-		if id, err := peer.Decode(string(p.ID())); err == nil && ok && s.GetHeight() > k.at+1 {
-			ahead = append(ahead, id)
-		}
-	})
-	for _, id := range ahead { // not under the set's lock
-		k.log.Info("no block comes from a peer that is ahead: connecting anew", "peer", id, "height", k.at)
-		if err := k.host.Network().ClosePeer(id); err != nil {
-			k.log.Debug("close peer", "peer", id, "err", err)
 		}
 	}
 }
