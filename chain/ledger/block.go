@@ -35,6 +35,9 @@ func (r *run) gatewayBlock(st State, raw []byte, e chain.Envelope) ([]RecordResu
 		if err != nil {
 			res := result(err)
 			refused = append(refused, RecordResult{Index: i, Kind: rec.Kind, Code: res.Code, Info: res.Info})
+			if res.Code == CodeDuplicate {
+				continue // an author that was killed says its last records again
+			}
 			r.event("record.refused", m.Member.Name, "block %s record %d of kind %d: %v", b.Position(), i, rec.Kind, err)
 			if id, ok := quoted(st, b.Author, rec); ok {
 				r.event("session.refused", id.String(), "%v", err)
@@ -222,6 +225,8 @@ func (r *run) meterRecord(st State, m *member, epoch uint32, rec chain.MeterReco
 			return refuse(CodeRole, "meter %q is %s, not %s", rec.Meter, last.Role, rec.Role)
 		case rec.Role == chain.RoleConnection && hasGrid && (grid.Device != device || grid.Meter != rec.Meter):
 			return refuse(CodeRole, "another meter measures the grid connection")
+		case epoch == last.Epoch && rec.Page == last.Page && rec.Import == last.Import && rec.Export == last.Export:
+			return refuse(CodeDuplicate, "meter %q page %d", rec.Meter, rec.Page)
 		case epoch == last.Epoch && rec.Page != last.Page+1:
 			return refuse(CodeSequence, "meter %q page %d, the last is %d", rec.Meter, rec.Page, last.Page)
 		case rec.Segment < last.Segment:

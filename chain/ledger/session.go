@@ -144,6 +144,9 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 	if !goodQuality(n.quality) {
 		return refuse(CodeMalformed, "quality %d", n.quality)
 	}
+	if n.seq == s.Seq && n.register == s.Register {
+		return refuse(CodeDuplicate, "session %s record %d", s.ID, n.seq)
+	}
 	if n.seq != s.Seq+1 {
 		return refuse(CodeSequence, "session %s record %d, the last is %d", s.ID, n.seq, s.Seq)
 	}
