@@ -60,9 +60,9 @@ func TestErrorsNameLineAndPath(t *testing.T) {
 	for _, c := range []struct{ name, doc, want string }{
 		{"unknown key", head + "bord: x\n", `line 4: bord: unknown field "bord"`},
 		{"unknown key in a list", head + "lines:\n- id: a\n  tcp: 127.0.0.1:502\n  bauds: 9600\n", `line 7: lines[0].bauds: unknown field "bauds"`},
-		{"number for a word", head + "meters:\n- {id: a, unit: one}\n", "line 5: meters[0].unit: cannot unmarshal"},
-		{"unit too large", head + "meters:\n- id: a\n  unit: 300\n", "line 6: meters[0].unit: cannot unmarshal 300"},
-		{"list for a word", "version: 1\nname: [a]\n", "line 2: name: cannot unmarshal"},
+		{"number for a word", head + "meters:\n- {id: a, unit: one}\n", "line 5: meters[0].unit: a text stands here, want a whole number"},
+		{"unit too large", head + "meters:\n- id: a\n  unit: 300\n", "line 6: meters[0].unit: 300 is out of range"},
+		{"list for a word", "version: 1\nname: [a]\n", "line 2: name: a list stands here, want a text"},
 		{"time without unit", head + "timing:\n  tick: 20\n", `line 5: timing.tick: "20" is not a time`},
 		{"negative time", head + "timing: {tick: -1s}\n", `line 4: timing.tick: "-1s" is not a time`},
 		{"map for a time", head + "timing: {tick: {a: b}}\n", "line 4: timing.tick:"},

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -115,11 +116,49 @@ func located(err error, file *ast.File) Error {
 		return Error{Message: firstLine(err.Error())}
 	}
 	t := y.GetToken()
-	e := Error{Line: t.Position.Line, Column: t.Position.Column, Message: firstLine(y.GetMessage())}
+	e := Error{Line: t.Position.Line, Column: t.Position.Column, Message: plain(firstLine(y.GetMessage()))}
 	if file != nil {
 		e.Path = pathOf(file, t)
 	}
 	return e
+}
+
+var wrongType = regexp.MustCompile(`^cannot unmarshal (.+?) into Go (?:struct field \S+ of|value of) type (\S+)`)
+
+var tooLarge = regexp.MustCompile(`^cannot unmarshal (\S+) into Go value of type \S+ \( overflow \)`)
+
+// plain says a wrong type in the words of the file instead of the program's.
+func plain(s string) string {
+	if m := tooLarge.FindStringSubmatch(s); m != nil {
+		return m[1] + " is out of range"
+	}
+	m := wrongType.FindStringSubmatch(s)
+	if m == nil {
+		return s
+	}
+	want := m[2]
+	switch {
+	case strings.Contains(want, "int") || strings.Contains(want, "meter.") || strings.Contains(want, "chain."):
+		want = "a whole number"
+	case strings.HasPrefix(want, "[]"):
+		want = "a list"
+	case want == "bool":
+		want = "true or false"
+	case want == "string":
+		want = "a text"
+	case strings.HasPrefix(want, "config."):
+		want = "a group of keys"
+	}
+	have := m[1]
+	switch {
+	case strings.HasPrefix(have, "[]"):
+		have = "list"
+	case strings.HasPrefix(have, "map["):
+		have = "group of keys"
+	case have == "string":
+		have = "text"
+	}
+	return fmt.Sprintf("a %s stands here, want %s", have, want)
 }
 
 func firstLine(s string) string {
