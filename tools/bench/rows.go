@@ -63,7 +63,7 @@ var rows = []row{
 	{"final.p50", "four gateways, 20 tx/s: finality p50", "<=", none, "ms", 0, bench{pkg: consensus, name: "BenchmarkFinality4", metric: "p50-ms", time: "400x"}},
 	{"final.p95", "four gateways, 20 tx/s: finality p95", "<=", 1500, "ms", 0, bench{pkg: consensus, name: "BenchmarkFinality4", metric: "p95-ms", time: "400x"}},
 	{"burst", "four gateways, burst", ">=", 800, "tx/s", 0, bench{pkg: consensus, name: "BenchmarkBurst4", metric: "tx/s", time: "1x"}},
-	{"cut.block", "link cut 180 s and healed: first new block", "<=", 15, "s", 2, test{consensus, "TestCut", `first new block (\S+) after the heal`}},
+	{"cut.block", "link cut 180 s and healed: first new block", "<=", 15, "s", 2, test{"./tools/e2e/microgrid", "TestCutInNamespaces", `first new block (\S+) after the heal`}},
 
 	{"size.arm64", "binary, arm64", "<=", 45, "MB", 1, size{"arm64", ""}},
 	{"size.amd64", "binary, amd64", "<=", none, "MB", 1, size{"amd64", ""}},
