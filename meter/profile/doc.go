@@ -67,6 +67,8 @@
 //	                                 # (max: 0x7FFF, 0xFFFF)
 //	fallback: 3                      # of the file: the other function to try
 //	timing: {keepalive: 30s}         # falls back if it is not asked that long
+//	identity:                        # of the file: who the device is
+//	  - {field: serial, function: 3, address: 0xFC00, type: u32}
 //
 // # Wallboxes
 //

@@ -60,6 +60,10 @@ func (p *Profile) NewImage(model uint16, id Identity) (Image, error) {
 	for i := range p.Writes {
 		p.Writes[i].place(im)
 	}
+	for i := range p.Identity {
+		f := &p.Identity[i]
+		f.put(im, *id.field(f.Field))
+	}
 	for i := range p.Points {
 		pt := &p.Points[i]
 		if mark, ok := p.mark(pt); ok {
@@ -90,9 +94,6 @@ func (p *Profile) mark(pt *Point) (uint64, bool) {
 	}
 	return 0, false
 }
-
-// Identity is the text of SunSpec model 1.
-type Identity struct{ Manufacturer, Model, Version, Serial string }
 
 func (p *Profile) buildChain(im Image, model uint16, id Identity) error {
 	if model == 0 {

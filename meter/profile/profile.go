@@ -63,7 +63,8 @@ type Profile struct {
 	Points  []Point  `yaml:"points,omitempty"`
 	SunSpec *SunSpec `yaml:"sunspec,omitempty"` // instead of Points
 
-	Writes []Write `yaml:"writes,omitempty"` // registers that take a command
+	Identity []IdentityPoint `yaml:"identity,omitempty"` // who the device is
+	Writes   []Write         `yaml:"writes,omitempty"`   // registers that take a command
 	// States maps status codes to IEC 61851-1 letters. A status that is text
 	// has the code that Code returns.
 	States  map[int64]string `yaml:"-"`

@@ -693,6 +693,9 @@ func TestParseErrors(t *testing.T) {
 		"states":           {"detect:", "states: {1: A}\ndetect:", "test.yaml:12: states"},
 		"no line":          {"serial: {baud: 9600, framing: 8N1, unit: 1}", "serial: {unit: 1}", "test.yaml:6: serial"},
 		"unit 255":         {"unit: 1}", "unit: 255}", "255 on a device with a port"},
+		"identity field":   {"detect:", "identity: [{field: colour, function: 3, address: 1, type: u32}]\ndetect:", "test.yaml:12: identity[0].field"},
+		"identity type":    {"detect:", "identity: [{field: serial, function: 3, address: 1, type: s32}]\ndetect:", "test.yaml:12: identity[0].type"},
+		"identity length":  {"detect:", "identity: [{field: serial, function: 3, address: 1, type: text}]\ndetect:", "test.yaml:12: identity[0].length"},
 		"only C":           {"confidence: A", "confidence: C", "experimental"},
 	} {
 		t.Run(name, func(t *testing.T) {
