@@ -262,21 +262,38 @@ func (s *scanProgress) end() {
 
 // whatIs says in a few words what has answered.
 func whatIs(a scan.Answer) string {
-	v := a.Verdict
+	if status(a) == identified {
+		return a.Findings[0].Profile.ID
+	}
+	var ids []string
+	for _, f := range a.Findings {
+		ids = append(ids, f.Profile.ID)
+	}
+	return strings.TrimSuffix(status(a)+": "+strings.Join(ids, " or "), ": ")
+}
+
+// What is known of a device that has answered.
+const (
+	identified = "identified"
+	ambiguous  = "ambiguous" // several profiles fit: a person decides
+	unknown    = "unknown"   // no profile fits
+	garbled    = "garbled"   // answers cannot be understood
+)
+
+func status(a scan.Answer) string {
 	switch {
 	case a.Garbled:
-		return "garbled"
-	case v.Best != nil:
-		return v.Best.Profile.ID
-	case v.Ambiguous():
-		var ids []string
-		for _, c := range v.Candidates {
-			ids = append(ids, c.Profile.ID)
-		}
-		return "ambiguous: " + strings.Join(ids, " or ")
+		return garbled
+	case len(a.Findings) == 1:
+		return identified
+	case len(a.Findings) > 1:
+		return ambiguous
 	}
-	return "unknown"
+	return unknown
 }
+
+// lookAtLabel is what to do about an ambiguous answer.
+const lookAtLabel = "several profiles fit what the registers say: look at the label, or compare with the display"
 
 // scanJSON is a scan as scripts see it.
 type scanJSON struct {
@@ -288,19 +305,19 @@ type scanJSON struct {
 }
 
 type answerJSON struct {
-	Unit       uint8              `json:"unit"`
-	AnyUnit    bool               `json:"any_unit,omitempty"`
-	Baud       int                `json:"baud,omitempty"` // 0: a network line
-	Framing    string             `json:"framing,omitempty"`
-	Status     string             `json:"status"`  // identified, ambiguous, unknown, garbled
-	Profile    string             `json:"profile"` // empty unless identified
-	Confidence profile.Confidence `json:"confidence,omitempty"`
-	Evidence   []string           `json:"evidence"`
-	Candidates []candidateJSON    `json:"candidates"` // all that fit, the likeliest first
-	Why        string             `json:"why,omitempty"`
-	Identity   *identityJSON      `json:"identity,omitempty"`
-	Slow       bool               `json:"slow,omitempty"`
-	Cut        bool               `json:"cut,omitempty"` // it fell silent before all profiles were tried
+	Unit         uint8              `json:"unit"`
+	AnyUnit      bool               `json:"any_unit,omitempty"`
+	Baud         int                `json:"baud,omitempty"` // 0: a network line
+	Framing      string             `json:"framing,omitempty"`
+	Status       string             `json:"status"`
+	Profile      string             `json:"profile"` // empty unless identified
+	Confidence   profile.Confidence `json:"confidence,omitempty"`
+	Experimental bool               `json:"experimental,omitempty"` // facts are not settled: compare with the display
+	Evidence     []string           `json:"evidence"`
+	Candidates   []candidateJSON    `json:"candidates"` // all that fit, the likeliest first
+	Identity     *identityJSON      `json:"identity,omitempty"`
+	Slow         bool               `json:"slow,omitempty"`
+	Cut          bool               `json:"cut,omitempty"` // it fell silent before all profiles were tried
 }
 
 type candidateJSON struct {
@@ -320,23 +337,18 @@ type identityJSON struct {
 func newScanJSON(line string, r scan.Result) scanJSON {
 	out := scanJSON{line, r.Complete, r.Probes, r.Total, []answerJSON{}}
 	for _, a := range r.Answers {
-		v := a.Verdict
 		j := answerJSON{
-			Unit: a.Unit, AnyUnit: a.AnyUnit, Baud: a.Setting.Baud, Framing: a.Setting.Framing, Status: "unknown",
-			Evidence: []string{}, Candidates: []candidateJSON{}, Why: v.Why, Slow: a.Slow, Cut: a.Cut,
+			Unit: a.Unit, AnyUnit: a.AnyUnit, Baud: a.Setting.Baud, Framing: a.Setting.Framing, Status: status(a),
+			Evidence: []string{}, Candidates: []candidateJSON{}, Slow: a.Slow, Cut: a.Cut,
 		}
-		switch {
-		case a.Garbled:
-			j.Status = "garbled"
-		case v.Best != nil:
-			j.Status, j.Profile, j.Confidence, j.Evidence = "identified", v.Best.Profile.ID, v.Best.Profile.Confidence(), v.Best.Evidence
-		case v.Ambiguous():
-			j.Status = "ambiguous"
+		for _, f := range a.Findings {
+			j.Candidates = append(j.Candidates, candidateJSON{f.Profile.ID, f.Profile.Confidence(), f.Profile.Experimental, f.Evidence})
 		}
-		for _, c := range v.Candidates {
-			j.Candidates = append(j.Candidates, candidateJSON{c.Profile.ID, c.Profile.Confidence(), c.Profile.Experimental, c.Evidence})
+		if j.Status == identified {
+			best := j.Candidates[0]
+			j.Profile, j.Confidence, j.Experimental, j.Evidence = best.Profile, best.Confidence, best.Experimental, best.Evidence
 		}
-		if c := v.Chain; c != nil {
+		if c := a.Chain; c != nil {
 			j.Identity = &identityJSON{c.Manufacturer, c.Model, c.Version, c.Serial}
 		}
 		out.Found = append(out.Found, j)
@@ -352,17 +364,16 @@ func printScan(w io.Writer, line string, r scan.Result) error {
 			unit = "any"
 		}
 		row := []string{unit, a.Setting.String(), whatIs(a), ""}
-		v := a.Verdict
-		switch {
-		case a.Garbled:
+		switch status(a) {
+		case garbled:
 			row[3] = "answers cannot be understood: two devices with one unit id? wrong framing? wiring?"
-		case v.Best != nil:
-			row[3] = strings.Join(v.Best.Evidence, "; ")
-			if v.Best.Profile.Experimental {
+		case identified:
+			row[3] = strings.Join(a.Findings[0].Evidence, "; ")
+			if a.Findings[0].Profile.Experimental {
 				row[3] += "; experimental: compare with the display"
 			}
-		case v.Ambiguous():
-			row[3] = v.Why
+		case ambiguous:
+			row[3] = lookAtLabel
 		default:
 			row[3] = "no profile fits"
 		}

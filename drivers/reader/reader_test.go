@@ -244,7 +244,7 @@ func TestResume(t *testing.T) {
 			stored := rec.r.State()
 
 			d = newDevice(t, "eastron-sdm630", imported(value))
-			again := start(t, d, reader.Config{State: poll.Resume(stored.Page, stored.Registers, 5*time.Minute)})
+			again := start(t, d, reader.Config{State: poll.Resume(stored.Page, stored.Registers, poll.Identity{}, 5*time.Minute)})
 			got := again.after(500 * time.Millisecond)[0]
 			if got.Quality != want || got.Page != stored.Page+1 {
 				t.Errorf("%d mWh: %s (%s), page %d after %d", value, got.Quality, got.Reason, got.Page, stored.Page)

@@ -1,14 +1,13 @@
 // Package scan finds the devices on a line that nobody has a plan of.
 //
-//	Plan: settings x units          Detection (pure)
-//	      v                               v
-//	[ Scanner ] -- probe --> unit  -- reads --> profile, evidence
-//	      |                     \- silence: next unit
-//	   Progress, Answer
+//	settings x units                    profile.Detect
+//	      v                                   v
+//	[ scan ] -- probe --> unit -- answer -- reads --> Findings
+//	    |                  \- silence: next unit
+//	Progress, Answer
 //
 // A probe is the shortest read there is. Any answer to it, a refusal too,
-// means that somebody is there; Detection then reads what the profiles say
-// about themselves and keeps those whose every rule holds.
+// means that somebody is there, and a detection finds out who.
 //
 // # Order
 //
@@ -19,10 +18,8 @@
 //
 // # Never guessed
 //
-// Two profiles may both fit. If one says everything that the other does, with
-// equal values, and more that the device confirms, it is the better
-// description: an SDM630 fits the profile of the single-phase SDM120, too. In
-// every other case the answer is ambiguous: all candidates are named and none
-// is chosen. An EM24 may show a power factor where an EM340 has its frequency,
-// and a person can read the label.
+// Profiles may share addresses: an EM24 may show a power factor where an EM340
+// has its frequency. profile.Detect tells apart what registers tell; where they
+// do not, the answer names all profiles that fit and chooses none. A person can
+// read the label.
 package scan

@@ -100,7 +100,12 @@ type Progress struct {
 type Answer struct {
 	Unit    uint8
 	Setting Setting
-	Verdict Verdict
+	// Findings are the profiles that fit, the best first. One is the answer;
+	// several mean that the registers do not tell, none that nobody knows
+	// the device.
+	Findings []profile.Finding
+	// Chain is what a SunSpec device says about itself; nil for others.
+	Chain *profile.Chain
 	// AnyUnit: the device answers at every address, as devices do that have
 	// a network port of their own.
 	AnyUnit bool
@@ -319,34 +324,39 @@ const maxSilent = 6
 
 // examine finds out what a unit is.
 func (s *scanner) examine(ctx context.Context, a *Answer) {
-	d, r := NewDetection(s.cfg.Profiles), s.bus.Register(a.Unit, true)
+	d, r := profile.NewDetect(s.cfg.Profiles), s.bus.Register(a.Unit, true)
+	walk := profile.NewWalk(sunspecBases) // reads along
 	silent := 0
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && silent < maxSilent {
 		fn, addr, count, done := d.Next()
 		if done {
-			a.Verdict = d.Verdict()
-			return
+			break
 		}
 		data, err := read(ctx, r, fn, addr, count)
 		if answered, _ := judge(err); !answered {
 			// Devices may be silent about registers that they do not have,
 			// and any device may miss one request.
-			if data, err = read(ctx, r, fn, addr, count); err != nil {
-				if answered, _ = judge(err); !answered {
-					if silent++; silent >= maxSilent {
-						break
-					}
-					d.Feed(nil, 0)
-					continue
-				}
-			}
+			data, err = read(ctx, r, fn, addr, count)
 		}
-		silent = 0
-		code, _ := exception(err)
-		d.Feed(data, code)
+		if answered, _ := judge(err); answered {
+			silent = 0
+		} else {
+			silent++
+		}
+		if f, at, n, over := walk.Next(); !over && f == fn && at == addr && n == count {
+			_ = walk.Feed(data) // Chain tells
+		}
+		d.Feed(data)
 	}
-	a.Verdict, a.Cut = d.Verdict(), true
+	a.Findings, a.Cut = d.Findings(), ctx.Err() != nil || silent >= maxSilent
+	if chain, _ := walk.Chain(); len(chain.Models) > 0 {
+		a.Chain = &chain
+	}
 }
+
+// sunspecBases are where SunSpec maps begin (SunSpec Device Information Model
+// Specification 1.1, 6.2).
+var sunspecBases = []uint16{40000, 0, 50000}
 
 // reopenPause is how long a lost line is given to come back.
 const reopenPause = 300 * time.Millisecond

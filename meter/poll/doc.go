@@ -23,6 +23,14 @@
 // meter behind the same address) stays Suspect until a person confirms it:
 // Rebase.
 //
+// # Truth
+//
+// Two more things are held against a reading. Who the device is (serial
+// number, address, transformer ratios) is pinned when it is first told, and a
+// change makes readings Suspect until a person confirms it. And registers are
+// compared with power: one that is stuck, or runs at another pace, is Suspect
+// until the two agree again.
+//
 // # Silence
 //
 // A device that does not answer is asked again after 1, 2, 4 .. 60 s, and its

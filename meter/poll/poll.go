@@ -1,6 +1,7 @@
 package poll
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -22,6 +23,10 @@ type Limits struct {
 	// ZeroHold is how long a meter whose energy registers are all zero from
 	// the first reading on is doubted.
 	ZeroHold time.Duration
+	// Evidence is how much energy has to flow before registers are compared
+	// with power; 0: DefaultEvidence. Less than 0: they are not, for a device
+	// whose power is not that of its registers.
+	Evidence meter.MilliWattHour
 }
 
 // Defaults: a 3 x 63 A house connection on a 50 Hz network with the ranges of
@@ -46,6 +51,7 @@ func (l Limits) WithDefaults() Limits {
 	set(&l.MaxFrequency, DefaultMaxFrequency)
 	set(&l.StaleAfter, DefaultStaleAfter)
 	set(&l.ZeroHold, DefaultZeroHold)
+	set(&l.Evidence, DefaultEvidence)
 	return l
 }
 
@@ -67,6 +73,9 @@ const maxUpdate = time.Minute
 type State struct {
 	Page      uint64     // of the last reading
 	Registers []Register // energy registers seen so far, at most MaxRegisters
+	Pinned    Identity   // who the device is; a field is pinned when first told
+	Balances  [2]Balance // of the import and the export register
+	Excess    int        // readings in a row with more power than voltage and current carry
 	Last      meter.Reading
 	Failures  int           // polls in a row without an answer
 	RetryAt   time.Duration // monotonic; not before this after a failure
@@ -93,6 +102,8 @@ type Outcome struct {
 	Points []meter.Point
 	Digits []int64
 	Raw    []meter.RawBlock
+	// Identity is who the device is now, as far as it is known.
+	Identity Identity
 	// Doubt is why the line itself distrusts the answer; empty if it does not.
 	Doubt string
 }
@@ -103,18 +114,31 @@ func Step(s State, l Limits, o Outcome) (State, meter.Reading) {
 	if len(o.Digits) != len(o.Points) {
 		panic(fmt.Sprintf("poll: %d points with %d digits", len(o.Points), len(o.Digits)))
 	}
-	s.Registers = slices.Clone(s.Registers)
 	s.Failures, s.RetryAt = 0, 0
 	s.Page++
 	r := meter.Reading{Page: s.Page, Wall: o.Wall, Mono: o.Now, Quality: meter.Good, Points: o.Points, Raw: o.Raw}
-	if r.Reason = o.Doubt; r.Reason == "" {
-		r.Reason = implausible(l, o.Points)
+	doubts := []string{o.Doubt, s.Pinned.differs(o.Identity), implausible(l, o.Points)}
+	if doubts[1] == "" {
+		s.Pinned = s.Pinned.pin(o.Identity)
 	}
-	// A reading that is doubted for any reason moves no base.
-	next, reason := gate(s.Registers, l, o, r.Reason != "")
-	s.Registers = next
-	if r.Reason == "" {
-		r.Reason = reason
+	if phase := excess(o.Points); phase == 0 {
+		s.Excess = 0
+	} else if s.Excess++; s.Excess >= maxExcess {
+		s.Excess = maxExcess
+		doubts = append(doubts, fmt.Sprintf("line %d has more power than voltage times current: do their transformer ratios differ?", phase))
+	}
+	r.Reason = cmp.Or(doubts...)
+	good, tentative, reason := gate(s.Registers, l, o)
+	switch {
+	case r.Reason != "":
+		// A reading that is doubted for any reason moves no base.
+		s.Balances = suspended(s.Balances)
+	case reason != "":
+		r.Reason, s.Registers, s.Balances = reason, tentative, suspended(s.Balances)
+	default:
+		if s.Balances, r.Reason = balance(s.Balances, l, s.Last, o); r.Reason == "" {
+			s.Registers = good
+		}
 	}
 	if r.Reason != "" {
 		r.Quality = meter.Suspect
@@ -152,17 +176,16 @@ func isEnergy(q meter.Quantity) bool {
 }
 
 // gate compares the energy registers with their bases. All or nothing: unless
-// every register continues its base, no confirmed base moves. Bases that
-// nothing has confirmed yet follow what the meter says, unless doubted.
-func gate(bases []Register, l Limits, o Outcome, doubted bool) ([]Register, string) {
-	reason := ""
+// every register continues its base, there is a reason and no confirmed base
+// moves. It returns the next bases if the reading is good, and if it is not:
+// those that nothing has confirmed yet follow what the meter says.
+func gate(bases []Register, l Limits, o Outcome) (good, tentative []Register, reason string) {
 	complain := func(format string, args ...any) {
 		if reason == "" {
 			reason = fmt.Sprintf(format, args...)
 		}
 	}
-	good := slices.Clone(bases)      // if the reading is good
-	tentative := slices.Clone(bases) // if it is not
+	good, tentative = slices.Clone(bases), slices.Clone(bases)
 	seen := make([]bool, len(bases))
 	blank := true // no register has counted yet
 	for i, p := range o.Points {
@@ -212,13 +235,7 @@ func gate(bases []Register, l Limits, o Outcome, doubted bool) ([]Register, stri
 	if since, unsure := blankSince(tentative); blank && unsure && o.Now-since < l.ZeroHold {
 		complain("all energy registers are 0: a meter that has just started shows that too, doubted for %s", l.ZeroHold)
 	}
-	switch {
-	case doubted:
-		return bases, reason
-	case reason != "":
-		return slices.DeleteFunc(tentative, func(r Register) bool { return r.Value < 0 }), reason
-	}
-	return good, ""
+	return good, slices.DeleteFunc(tentative, func(r Register) bool { return r.Value < 0 }), reason
 }
 
 // everyTime reports whether a register is part of every poll: totals are,
@@ -305,21 +322,22 @@ func Age(s State, l Limits, now, start time.Duration, wall int64) (State, meter.
 	return s, r, true
 }
 
-// Resume returns the state with which polling goes on after a restart: the page
-// and the bases that were stored, and how long ago that was. Monotonic times
-// start anew at zero.
-func Resume(page uint64, bases []Register, away time.Duration) State {
-	s := State{Page: page, Registers: slices.Clone(bases)}
+// Resume returns the state with which polling goes on after a restart: the page,
+// the bases and the identity that were stored, and how long ago that was.
+// Monotonic times start anew at zero.
+func Resume(page uint64, bases []Register, pinned Identity, away time.Duration) State {
+	s := State{Page: page, Registers: slices.Clone(bases), Pinned: pinned}
 	for i := range s.Registers {
 		s.Registers[i].Changed, s.Registers[i].Seen = -away, -away
 	}
 	return s
 }
 
-// Rebase forgets the energy bases: a person has confirmed that the meter's
-// registers may start anew (another meter, a reset).
+// Rebase forgets the energy bases and who the device is: a person has
+// confirmed that its registers may start anew (another meter, a reset) or that
+// it is another one.
 func Rebase(s State) State {
-	s.Registers = nil
+	s.Registers, s.Pinned, s.Balances, s.Excess = nil, Identity{}, [2]Balance{}, 0
 	return s
 }
 
