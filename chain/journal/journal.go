@@ -110,9 +110,9 @@ type epochOf struct {
 	epoch  uint32
 }
 
-// Open opens or makes the journal in dir and takes the folder. Damaged files
-// are repaired as far as their checksums allow; what is missing then comes
-// back from neighbours.
+// Open opens or makes the journal in dir and takes the folder. A damaged index
+// is rebuilt, what is missing then comes back from neighbours; damage inside
+// the blocks themselves is an error that names the folder and the remedy.
 func Open(dir string, cfg Config) (*Journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
@@ -127,7 +127,7 @@ func Open(dir string, cfg Config) (*Journal, error) {
 	}
 	j, err := open(db, cfg, repaired)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open journal %s: %w", dir, err), db.Close(), lock.Unlock())
+		return nil, errors.Join(fmt.Errorf("open journal %s: %w; if it is damaged, "+remedy, dir, err), db.Close(), lock.Unlock())
 	}
 	j.dir, j.lock = dir, lock
 	if repaired {
@@ -137,6 +137,10 @@ func Open(dir string, cfg Config) (*Journal, error) {
 }
 
 const dbName = "blocks"
+
+// remedy is what a person does about damage that checksums have found and
+// that cannot be mended.
+const remedy = "move the folder away and start again: neighbours give back what they have"
 
 func openDB(dir string) (db dbm.DB, repaired bool, err error) {
 	path := filepath.Join(dir, dbName+".db")
@@ -151,7 +155,7 @@ func openDB(dir string) (db dbm.DB, repaired bool, err error) {
 		}
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("open journal %s: %w; if it is damaged, move the folder away and start again: neighbours give back what they have", path, err)
+		return nil, false, fmt.Errorf("open journal %s: %w; if it is damaged, "+remedy, path, err)
 	}
 	return db, repaired, nil
 }

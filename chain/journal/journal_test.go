@@ -704,6 +704,71 @@ func TestDamagedFilesAreRepairedAndANewEpochFollows(t *testing.T) {
 	appendOne(t, j, "goes on")
 }
 
+// A flipped byte inside a table is found, whichever it is: the journal does
+// not open and says what to do, or what it holds is what was written.
+func TestFlippedByteIsNeverServed(t *testing.T) {
+	dir := t.TempDir()
+	cfg := config(1)
+	cfg.Fresh = true
+	j := mustOpen(t, dir, cfg)
+	if _, err := j.Recover(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	var want [][]byte
+	for range 30 {
+		want = append(want, appendOne(t, j, "x").Raw)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := mustOpen(t, dir, cfg).Close(); err != nil { // turns the log into a table
+		t.Fatal(err)
+	}
+	tables, err := filepath.Glob(filepath.Join(dir, dbName+".db", "*.ldb"))
+	if err != nil || len(tables) == 0 {
+		t.Fatal(tables, err)
+	}
+	whole, err := os.ReadFile(tables[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for at := 10; at < len(whole); at += len(whole) / 20 {
+		broken := bytes.Clone(whole)
+		broken[at] ^= 0xff
+		copied := t.TempDir()
+		if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(copied, dbName+".db", filepath.Base(tables[0])), broken, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j, err := Open(copied, cfg)
+		if err != nil {
+			refused++
+			if !strings.Contains(err.Error(), remedy) || !strings.Contains(err.Error(), copied) {
+				t.Errorf("byte %d: no remedy or folder in %q", at, err)
+			}
+			continue
+		}
+		got, err := j.OwnAfter(chain.Position{}, 100)
+		for i := range got {
+			if !bytes.Equal(got[i].Raw, want[got[i].Number-1]) {
+				t.Errorf("byte %d: block %s is not what was written", at, got[i].Position())
+			}
+		}
+		if err == nil && len(got) != len(want) {
+			t.Errorf("byte %d: %d blocks of %d, and no error", at, len(got), len(want))
+		}
+		if err := j.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if refused == 0 {
+		t.Error("no damage was noticed at start")
+	}
+}
+
 func BenchmarkAccept(b *testing.B) {
 	j := started(b, 1)
 	blocks := chainOf(b, 2, 1, b.N)
