@@ -339,7 +339,7 @@ func TestSimulatedWallboxCharges(t *testing.T) {
 
 func TestMeterProfiles(t *testing.T) {
 	out, err := runMeter(t, "meter", "profiles")
-	if err != nil || !strings.Contains(out, "eastron-sdm630") || !strings.Contains(out, "9600 8N1 unit 1") {
+	if err != nil || !strings.Contains(out, "eastron-sdm630") || !strings.Contains(out, "9600 8N1 unit 1") || !strings.Contains(out, "port 502 unit 255") || !strings.Contains(out, "C, experimental") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	out, err = runMeter(t, "meter", "profiles", "--json")

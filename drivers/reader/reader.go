@@ -24,7 +24,7 @@ type Config struct {
 
 	Interval  time.Duration // between polls, default 1 s
 	SlowEvery int           // slow points are read every n-th poll, default 10
-	Timeout   time.Duration // of one poll with all its blocks, default 5 s
+	Timeout   time.Duration // of one poll with all its blocks, default 5 s and what the profile's timing adds
 	Limits    poll.Limits   // zero fields take their defaults
 	State     poll.State    // from poll.Resume after a restart; zero for a new device
 
@@ -74,7 +74,9 @@ func New(cfg Config) *Reader {
 		cfg.SlowEvery = 10
 	}
 	if cfg.Timeout <= 0 {
-		cfg.Timeout = 5 * time.Second
+		t := cfg.Profile.Timing
+		reads := max(len(cfg.Profile.Blocks(0)), 1)
+		cfg.Timeout = 5*time.Second + t.ConnectDelay + t.Timeout + time.Duration(reads)*t.Gap
 	}
 	if cfg.Origin.IsZero() {
 		cfg.Origin = time.Now()

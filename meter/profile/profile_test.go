@@ -731,6 +731,51 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+// Where sources disagree, the profile says so to the installer, and one whose
+// billed registers are in doubt is experimental.
+func TestConflictsAreSaid(t *testing.T) {
+	for _, c := range []struct {
+		id, says     string
+		experimental bool
+	}{
+		{"bgetech-ds100", "0x118A", true},
+		{"finder-7m38", "2638", true},
+		{"siemens-pac2200", "function code", false},
+		{"bernecker-mpm3pm", "function code", false},
+		{"deye-sg04lp3-meter", "644", false},
+		{"chint-dtsu666", "0x2000", false},
+		{"chint-dtsu666-ct", "ratios", false},
+		{"eastron-sdm72d-v2", "ten values", false},
+		{"carlogavazzi-em24", "EM340", false},
+		{"eltako-dsz16", "SDM630", false},
+		{"sunspec-meter", "sign", false},
+		{"solax-x3-meter", "tenths", false},
+		{"janitza-umg604", "before billing", true},
+		{"socomec-countis-e34", "before billing", true},
+		{"sofar-g3", "wrong length", false},
+		{"huawei-sun2000-meter", "one client", false},
+		{"keba-p30", "1.2.1", false},
+		{"smartevse", "check the version", false},
+	} {
+		if p := get(t, c.id); !strings.Contains(p.Note, c.says) || p.Experimental != c.experimental {
+			t.Errorf("%s: experimental %v, note %q: want %q", c.id, p.Experimental, p.Note, c.says)
+		}
+	}
+	if get(t, "siemens-pac2200").Fallback != 4 || get(t, "bernecker-mpm3pm").Fallback != 4 {
+		t.Error("the other function is not tried")
+	}
+	if sma, kostal := get(t, "sma-inverter"), get(t, "kostal-inverter"); sma.Marks != profile.MarkMin || kostal.Serial.Unit != 71 || kostal.Serial.Port != 1502 {
+		t.Error("SMA's marks or Kostal's unit are gone")
+	}
+	// A Kostal's accumulator below zero is negative, and 0x7FFFFFFF is not.
+	for words32, want := range map[[2]uint16]int64{{0xFFFF, 0xFF9C}: -100_000, {0x7FFF, 0xFFFF}: 2_147_483_647_000} {
+		points, err := get(t, "kostal-inverter").Decode([]meter.RawBlock{sunspecBlock(103, 50, map[int]uint16{24: words32[0], 25: words32[1]})})
+		if v, ok := value(t, points, "export_mwh"); err != nil || !ok || v != want {
+			t.Errorf("accumulator %x: %d, %v, want %d", words32, v, err, want)
+		}
+	}
+}
+
 func TestMatch(t *testing.T) {
 	p := get(t, "eastron-sdm630")
 	points := []meter.Point{{Quantity: meter.Voltage, Phase: 1, Value: 231_000}, {Quantity: meter.Frequency, Value: 50_010}}
