@@ -107,6 +107,7 @@ func (g *gateway) admit(ctx context.Context, from peer.ID, req []byte) ([]byte, 
 type savedMeter struct {
 	Page  uint64          `json:"page"`
 	Bases []poll.Register `json:"bases"`
+	Who   poll.Identity   `json:"who"` // pinned: another device at the same address is suspect until a person confirms it
 }
 
 type savedMeters struct {
@@ -122,7 +123,7 @@ func (g *gateway) saveMeters() {
 	all := savedMeters{time.Now().UnixMilli(), map[string]savedMeter{}}
 	for _, r := range g.devices.readers {
 		s := r.State()
-		all.Meters[r.Device()] = savedMeter{s.Page, s.Registers}
+		all.Meters[r.Device()] = savedMeter{s.Page, s.Registers, s.Pinned}
 	}
 	b, err := json.Marshal(all)
 	if err == nil {
@@ -149,6 +150,6 @@ func (g *gateway) resumeMeters() func(id string) poll.State {
 		if !ok {
 			return poll.State{}
 		}
-		return poll.Resume(s.Page, s.Bases, away)
+		return poll.Resume(s.Page, s.Bases, s.Who, away)
 	}
 }
