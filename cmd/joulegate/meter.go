@@ -214,7 +214,7 @@ func meterRead(cmd *cobra.Command, p *profile.Profile, lineCfg modbus.Config, de
 	var g errgroup.Group
 	g.Go(func() error { return line.Run(ctx) })
 	g.Go(func() error { return r.Run(ctx) })
-	err = meterPrint(ctx, cmd, r, readings, timeout, count)
+	err = meterPrint(ctx, cmd, p, r, readings, timeout, count)
 	cancel()
 	if e := g.Wait(); e != nil && !errors.Is(e, context.Canceled) {
 		err = errors.Join(err, e)
@@ -227,7 +227,7 @@ func meterRead(cmd *cobra.Command, p *profile.Profile, lineCfg modbus.Config, de
 
 // meterPrint prints count readings. Only the first answer has a deadline:
 // afterwards silence is reported as stale readings.
-func meterPrint(ctx context.Context, cmd *cobra.Command, r *reader.Reader, readings <-chan meter.Reading, timeout time.Duration, count int) error {
+func meterPrint(ctx context.Context, cmd *cobra.Command, p *profile.Profile, r *reader.Reader, readings <-chan meter.Reading, timeout time.Duration, count int) error {
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
 	answered := false
@@ -244,7 +244,7 @@ func meterPrint(ctx context.Context, cmd *cobra.Command, r *reader.Reader, readi
 			}
 			answered = true
 			deadline.Stop()
-			if err := emit(cmd, newReadingJSON(&m), func(w io.Writer) error { return printReading(w, &m) }); err != nil {
+			if err := emit(cmd, newReadingJSON(&m), func(w io.Writer) error { return printReading(w, p, &m) }); err != nil {
 				return err
 			}
 			n++
@@ -276,7 +276,7 @@ func newReadingJSON(m *meter.Reading) readingJSON {
 	return readingJSON{m.Profile, m.Unit, time.UnixMilli(m.Wall).UTC(), m.Quality, m.Reason, points}
 }
 
-func printReading(w io.Writer, m *meter.Reading) error {
+func printReading(w io.Writer, profile *profile.Profile, m *meter.Reading) error {
 	quality := m.Quality.String()
 	if m.Reason != "" {
 		quality += ": " + m.Reason
@@ -288,6 +288,14 @@ func printReading(w io.Writer, m *meter.Reading) error {
 			phase = fmt.Sprintf(" L%d", p.Phase)
 		}
 		value, unit := humanValue(p)
+		if p.Quantity == meter.Status {
+			if text, ok := profile.StatusText(p.Value); ok {
+				value = text
+			}
+			if letter, ok := profile.States[p.Value]; ok {
+				unit = "is " + letter + " of IEC 61851-1"
+			}
+		}
 		rows = append(rows, []string{"  " + strings.ReplaceAll(p.Quantity.String(), "_", " ") + phase, value, unit})
 	}
 	return table(w, rows)

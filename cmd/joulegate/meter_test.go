@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -161,6 +163,22 @@ func TestMeterReadTable(t *testing.T) {
 	for _, want := range []string{"sunspec-inverter unit 1", "good", "-45.000", "345.678000", "kWh", "voltage L1"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+// A wallbox's status is shown in its own words and in those of the standard.
+func TestMeterReadShowsState(t *testing.T) {
+	for id, want := range map[string]string{"alfen-eve": "C2", "webasto-next": "3"} {
+		p, err := profile.Get(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code, _ := p.StateCode("C")
+		_, addr, _ := strings.Cut(startSim(t, "--profile", id, "--listen", "tcp://127.0.0.1:0", "--set", fmt.Sprintf("status_code=%d", code)), "://")
+		out, err := runMeter(t, "meter", "read", "--profile", id, "--tcp", addr)
+		if err != nil || !regexp.MustCompile(`status +`+want+` +is C of IEC 61851-1`).MatchString(out) {
+			t.Errorf("%s: %v\n%s", id, err, out)
 		}
 	}
 }

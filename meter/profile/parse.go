@@ -682,6 +682,16 @@ func (p *Profile) checkStates() error {
 	return nil
 }
 
+// StatusText returns the text that a status code stands for, on a device whose
+// status is text.
+func (p *Profile) StatusText(code int64) (string, bool) {
+	if !slices.ContainsFunc(p.Points, func(pt Point) bool { return pt.Quantity == meter.Status && pt.Type == Text }) {
+		return "", false
+	}
+	s, err := textOf(code)
+	return s, err == nil
+}
+
 // StateCode returns the smallest status code that means the IEC 61851-1
 // letter.
 func (p *Profile) StateCode(letter string) (int64, bool) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -728,6 +729,23 @@ func TestParseErrors(t *testing.T) {
 	}
 	if _, err := profile.Parse("c.yaml", []byte(strings.Replace(strings.Replace(base, "confidence: A", "confidence: C", 1), "kind: meter", "kind: meter\nexperimental: true", 1))); err != nil {
 		t.Errorf("an experimental profile of confidence C: %v", err)
+	}
+}
+
+// What the package comment shows is a profile.
+func TestDocumentedFile(t *testing.T) {
+	src, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(src), "//\tversion: 1\n")
+	text, _, ok := strings.Cut("//\tversion: 1\n"+text, "\n//\n")
+	if !ok {
+		t.Fatal("no example in the package comment")
+	}
+	p := parse(t, strings.ReplaceAll(text, "//\t", "")+"\n")
+	if p.ID != "acme-one" || !p.Has(meter.Power, 0) || p.Timing.ConnectDelay != time.Second {
+		t.Errorf("%+v", p)
 	}
 }
 
