@@ -82,6 +82,7 @@
 //	  - {name: current_limit, address: 20, function: 16, scale: 60, min: 6000, max: 32000, zero: 1000, twice: true}
 //	  - {name: enable, address: 400, function: 5, values: {0: 0, 1: 0xFF00}}
 //	  - {name: heartbeat, address: 0x0D00, values: {1: 0x55AA}, every: 5s}
+//	  - {name: failsafe_current, address: 5016, min: 6000, max: 32000, read: {address: 1600, type: u32}}
 //
 // The SHA-256 of the file travels with every reading, so that anybody who has
 // the file and the raw registers can decode them again.

@@ -618,6 +618,9 @@ func (p *Profile) checkWrite(here string, i int) error {
 			return err
 		}
 	}
+	if err := w.checkRead(here + ".read"); err != nil {
+		return err
+	}
 	if w.Values != nil {
 		return w.checkValues(here)
 	}
@@ -636,6 +639,27 @@ func (p *Profile) checkWrite(here string, i int) error {
 		}
 	}
 	return nil
+}
+
+func (w *Write) checkRead(here string) error {
+	r := w.Read
+	if r == nil {
+		return nil
+	}
+	if r.Function == 0 {
+		r.Function = drivers.HoldingRegisters
+	}
+	if r.Type == "" {
+		r.Type = w.Type
+	}
+	n := r.Type.Registers()
+	if n == 0 || r.Type == Acc32 || !readable(r.Function) || w.Function == writeCoil || w.Alt != nil {
+		return at(here, "want function 3 or 4 and a number, of a command whose scale is fixed and which is no coil")
+	}
+	if int(r.Address)+int(n) > 1<<16 {
+		return at(here+".address", "%d: %d registers do not fit below 65536", r.Address, n)
+	}
+	return r.Scale.check(here + ".scale")
 }
 
 func (w *Write) checkValues(here string) error {

@@ -191,6 +191,15 @@ type Write struct {
 	// by itself. 0: once is enough.
 	Every time.Duration `yaml:"every,omitempty"`
 	Twice bool          `yaml:"twice,omitempty"` // the first write may get lost
+	Read  *Readback     `yaml:"read,omitempty"`  // where the device says what is set
+}
+
+// Readback is where the value of a command can be read.
+type Readback struct {
+	Function drivers.Function `yaml:"function,omitempty"` // default 3
+	Address  uint16           `yaml:"address"`
+	Type     Type             `yaml:"type,omitempty"`  // default as written
+	Scale    Scale            `yaml:"scale,omitempty"` // default as written
 }
 
 // writeUnits are the commands that there are and what their values count.

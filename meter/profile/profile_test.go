@@ -620,6 +620,41 @@ func TestWrites(t *testing.T) {
 	}
 }
 
+// What a device says is set is what was meant, where it says so.
+func TestReadback(t *testing.T) {
+	for _, c := range []struct {
+		profile, name string
+		words         []uint16
+		want          int64
+		ok            bool
+	}{
+		{"keba-p30", "failsafe_current", []uint16{0, 6000}, 6000, true},
+		{"keba-p30", "failsafe_timeout", []uint16{0, 30}, 30_000, true},
+		{"heidelberg-energy-control", "current_limit", []uint16{165}, 16_500, true},
+		{"amperfied-connect", "phases", []uint16{3}, 3, true},
+		{"amperfied-connect", "phases", []uint16{2}, 0, false},
+	} {
+		w, ok := get(t, c.profile).Write(c.name)
+		if !ok {
+			t.Fatalf("%s has no %s", c.profile, c.name)
+		}
+		b, ok := w.ReadBlock()
+		if !ok || int(b.Count) != len(c.words) {
+			t.Fatalf("%s %s: read %+v, %v", c.profile, c.name, b, ok)
+		}
+		got, ok := w.DecodeRead([]meter.RawBlock{{Function: uint8(b.Function), Address: b.Address, Data: words(c.words...)}})
+		if got != c.want || ok != c.ok {
+			t.Errorf("%s %s %v: %d, %v; want %d, %v", c.profile, c.name, c.words, got, ok, c.want, c.ok)
+		}
+		if v, ok := w.DecodeRead(nil); ok {
+			t.Errorf("%s %s: nothing says %d", c.profile, c.name, v)
+		}
+	}
+	if _, ok := get(t, "simpleevse").Writes[0].ReadBlock(); ok {
+		t.Error("a command without a readback has one")
+	}
+}
+
 func TestEncodeRefuses(t *testing.T) {
 	p := parse(t, base)
 	im, err := p.NewImage(0, profile.Identity{})
@@ -691,6 +726,7 @@ func TestParseErrors(t *testing.T) {
 		"write coil":       {"detect:", "writes: [{name: enable, address: 1, function: 5, values: {0: 0, 1: 1}}]\ndetect:", "test.yaml:12: writes[0].function"},
 		"write range":      {"detect:", "writes: [{name: current_limit, address: 1, scale: 100, max: 9000000}]\ndetect:", "test.yaml:12: writes[0]"},
 		"write twice":      {"detect:", "writes: [{name: mode, address: 1, max: 9}, {name: mode, address: 2, max: 9}]\ndetect:", "test.yaml:12: writes[1].name"},
+		"write read":       {"detect:", "writes: [{name: mode, address: 1, max: 9, read: {function: 1, address: 2}}]\ndetect:", "test.yaml:12: writes[0].read"},
 		"states":           {"detect:", "states: {1: A}\ndetect:", "test.yaml:12: states"},
 		"no line":          {"serial: {baud: 9600, framing: 8N1, unit: 1}", "serial: {unit: 1}", "test.yaml:6: serial"},
 		"unit 255":         {"unit: 1}", "unit: 255}", "255 on a device with a port"},

@@ -146,6 +146,59 @@ func (w *Write) Decode(addr uint16, values []uint16, raw []meter.RawBlock) (valu
 	return v, err == nil
 }
 
+// ReadBlock returns the read that tells what is set, if the device tells.
+func (w *Write) ReadBlock() (Block, bool) {
+	if w.Read == nil {
+		return Block{}, false
+	}
+	return Block{Function: w.Read.Function, Address: w.Read.Address, Count: w.Read.Type.Registers()}, true
+}
+
+// DecodeRead returns what is set from the answer to ReadBlock. ok is false if
+// it was not read or is none of the listed values.
+func (w *Write) DecodeRead(raw []meter.RawBlock) (value int64, ok bool) {
+	if w.Read == nil {
+		return 0, false
+	}
+	back := Write{Name: w.Name, Address: w.Read.Address, Type: w.Read.Type, Words: w.Words, Scale: w.Read.Scale, Values: w.Values, Zero: w.Zero}
+	if back.Scale == (Scale{}) {
+		back.Scale = w.Scale
+	}
+	regs := registers{raw: raw}
+	var words []uint16
+	for i := range back.Type.Registers() {
+		v, ok := regs.get(w.Read.Function, w.Read.Address+i)
+		if !ok {
+			return 0, false
+		}
+		words = append(words, v)
+	}
+	return back.Decode(back.Address, words, nil)
+}
+
+// Reflect makes a simulated device say that value is set. It reports whether
+// the device says so at all.
+func (w *Write) Reflect(im Image, value int64) bool {
+	if w.Read == nil {
+		return false
+	}
+	s := w.Read.Scale
+	if s == (Scale{}) {
+		s = w.Scale
+	}
+	bits, err := w.Read.Type.raw(value, s, 0)
+	if v, listed := w.Values[value]; listed {
+		bits, err = uint64(v), nil
+	} else if value == 0 && w.Zero != nil {
+		bits, err = uint64(*w.Zero), nil
+	}
+	if err != nil {
+		return false
+	}
+	im.put(w.Read.Address, &Point{Function: w.Read.Function, Type: w.Read.Type, Words: w.Words}, bits)
+	return true
+}
+
 // Registers returns where the command is written.
 func (w *Write) Registers() []Register {
 	fn := drivers.HoldingRegisters
@@ -162,6 +215,11 @@ func (w *Write) Registers() []Register {
 // place makes the registers of the command exist, unless they do.
 func (w *Write) place(im Image) {
 	regs := w.Registers()
+	if b, ok := w.ReadBlock(); ok {
+		for i := range b.Count {
+			regs = append(regs, Register{b.Function, b.Address + i})
+		}
+	}
 	if w.Alt != nil {
 		regs = append(regs, Register{drivers.HoldingRegisters, w.Alt.Address})
 	}

@@ -202,6 +202,13 @@ func lintWallbox(p *profile.Profile, complain func(string, ...any)) {
 	if _, ok := p.Write("current_limit"); !ok {
 		complain("a wallbox takes a current_limit")
 	}
+	if timeout, ok := p.Write("failsafe_timeout"); ok {
+		for _, w := range p.Writes {
+			if ms := w.Every.Milliseconds(); timeout.Min > 1 && 2*ms > timeout.Min {
+				complain("%s every %s is too rare for a failsafe_timeout of %d ms", w.Name, w.Every, timeout.Min)
+			}
+		}
+	}
 	for _, letter := range []string{"B", "C"} {
 		if _, ok := p.StateCode(letter); !ok {
 			complain("no status means %s", letter)

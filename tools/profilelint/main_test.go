@@ -84,6 +84,7 @@ func TestLint(t *testing.T) {
 		"silent":           {acme, "kind: meter", "kind: meter\nexperimental: true", "without a note"},
 		"states of meter":  {box, "kind: wallbox", "kind: meter", "on a meter"},
 		"no current_limit": {box, "{name: current_limit, address: 3, scale: 1000, min: 6000, max: 16000}", "{name: enable, address: 3, values: {0: 0, 1: 1}}", "takes a current_limit"},
+		"rare heartbeat":   {box, "max: 16000}\n", "max: 16000, every: 10s}\n  - {name: failsafe_timeout, address: 4, scale: 1000, min: 15000, max: 60000}\n", "too rare"},
 		"no C":             {box, ", 3: C", "", "no status means C"},
 		"slow status":      {box, "address: 1, type: u16", "address: 1, type: u16, slow: true", "read every time"},
 	} {

@@ -376,6 +376,21 @@ func TestPTYLink(t *testing.T) {
 	}
 }
 
+// What was commanded is read where the device says it.
+func TestReadback(t *testing.T) {
+	b := bus(t, slave.Config{}, map[uint8]*slave.Unit{255: unit(t, "keba-p30", slave.UnitConfig{})})
+	for _, c := range []struct{ request, want []byte }{
+		{[]byte{6, 0x13, 0x98, 0x1F, 0x40}, []byte{6, 0x13, 0x98, 0x1F, 0x40}}, // failsafe current 8 A
+		{[]byte{3, 0x06, 0x40, 0, 2}, []byte{3, 4, 0, 0, 0x1F, 0x40}},
+		{[]byte{6, 0x13, 0x9A, 0, 30}, []byte{6, 0x13, 0x9A, 0, 30}}, // failsafe time-out 30 s
+		{[]byte{3, 0x06, 0x42, 0, 2}, []byte{3, 4, 0, 0, 0, 30}},
+	} {
+		if got := b.Handle(255, c.request); !bytes.Equal(got, c.want) {
+			t.Errorf("request % x: % x, want % x", c.request, got, c.want)
+		}
+	}
+}
+
 // Coils exist on devices that take commands there, and keep what is written.
 func TestCoils(t *testing.T) {
 	b := bus(t, slave.Config{}, map[uint8]*slave.Unit{180: unit(t, "phoenix-em-cp-pp-eth", slave.UnitConfig{})})

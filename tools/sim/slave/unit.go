@@ -236,6 +236,12 @@ func (u *Unit) write(pdu []byte) []byte {
 	for i, v := range values {
 		u.image[profile.Register{Function: into, Address: addr + uint16(i)}] = v
 	}
+	for i := range u.profile.Writes {
+		w := &u.profile.Writes[i]
+		if v, ok := w.Decode(addr, values, nil); ok && into == drivers.HoldingRegisters {
+			w.Reflect(u.image, v)
+		}
+	}
 	return slices.Clone(pdu[:5])
 }
 
