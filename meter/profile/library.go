@@ -41,10 +41,12 @@ func Load(fsys fs.FS) (*Library, error) {
 	}
 	l := &Library{own: make(map[string]*Profile, len(names))}
 	for _, name := range names {
-		if i, err := fs.Stat(fsys, name); err != nil {
+		info, err := fs.Stat(fsys, name)
+		if err != nil {
 			return nil, err
-		} else if i.Size() > MaxFileSize {
-			return nil, fmt.Errorf("%s: profile is %d bytes long, at most %d", name, i.Size(), MaxFileSize)
+		}
+		if info.Size() > MaxFileSize {
+			return nil, fmt.Errorf("%s: profile is %d bytes long, at most %d", name, info.Size(), MaxFileSize)
 		}
 		b, err := fs.ReadFile(fsys, name)
 		if err != nil {

@@ -49,16 +49,7 @@ func Load(fsys fs.FS) (*Catalog, error) {
 	}
 	var all []error
 	for _, name := range names {
-		if i, err := fs.Stat(fsys, name); err != nil || i.Size() > MaxFileSize {
-			all = append(all, fmt.Errorf("%s: cannot be read, or more than %d bytes (%w)", name, MaxFileSize, errors.Join(err)))
-			continue
-		}
-		b, err := fs.ReadFile(fsys, name)
-		if err != nil {
-			all = append(all, err)
-			continue
-		}
-		m, err := ParseJSON(name, b)
+		m, err := loadModel(fsys, name)
 		if err != nil {
 			all = append(all, err)
 			continue
@@ -66,6 +57,21 @@ func Load(fsys fs.FS) (*Catalog, error) {
 		c.models[m.ID] = m
 	}
 	return c, errors.Join(all...)
+}
+
+func loadModel(fsys fs.FS, name string) (*Model, error) {
+	info, err := fs.Stat(fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > MaxFileSize {
+		return nil, fmt.Errorf("%s: %d bytes, at most %d", name, info.Size(), MaxFileSize)
+	}
+	b, err := fs.ReadFile(fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	return ParseJSON(name, b)
 }
 
 // Model returns the model id, and whether it is known.
