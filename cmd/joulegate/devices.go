@@ -88,11 +88,21 @@ func (d *devices) addMeters(cfg config.Config, origin time.Time, resume func(id 
 		d.readers = append(d.readers, reader.New(reader.Config{
 			Device: m.ID, Profile: p, Unit: m.Unit, Interval: m.Interval.D(), Origin: origin,
 			Register: d.register(m.Line, m.Unit, m.ID, p, modbus.Fast),
+			Slow:     d.register(m.Line, m.Unit, m.ID, p, modbus.Slow),
+			Where:    whereIs(d.lines[m.Line]),
 			Limits:   poll.Limits{MaxPower: meter.MilliWatt(m.MaxPower) * 1000, StaleAfter: cfg.Timing.StaleAfter.D()},
 			State:    resume(m.ID), Deliver: deliver, Logger: log,
 		}))
 	}
 	return nil
+}
+
+// whereIs says where the device at the other end of a network line is.
+func whereIs(l *modbus.Line) func() poll.Identity {
+	return func() (id poll.Identity) {
+		id.Address, id.Hardware = l.Peer()
+		return id
+	}
 }
 
 // addChargers gives the station's chargers their hardware.

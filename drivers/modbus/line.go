@@ -46,6 +46,7 @@ type Line struct {
 	nextProbe time.Time // when a silent slave may be asked again
 	overflows uint64
 	published Stats
+	peer      peer
 
 	// Only the owner goroutine touches what follows.
 	port     port
@@ -494,8 +495,9 @@ func (l *Line) open() {
 }
 
 func (l *Line) attach(p port) {
+	who := peerOf(p)
 	l.mu.Lock()
-	l.port = p
+	l.port, l.peer = p, who
 	if l.closed {
 		p.Close()
 	}
@@ -523,7 +525,7 @@ func (l *Line) detach() {
 	defer l.mu.Unlock()
 	if l.port != nil {
 		l.port.Close()
-		l.port = nil
+		l.port, l.peer = nil, peer{}
 	}
 }
 

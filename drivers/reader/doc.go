@@ -17,8 +17,11 @@
 // A SunSpec device's model chain is walked at the start and again whenever the
 // device has been away or its map has moved. If it then names another serial
 // number, its readings are Suspect: somebody has put another device in its
-// place.
+// place. The same holds for transformer ratios and, where the line tells it,
+// for the hardware address.
 //
-// A block that the device refuses is read in halves; if a register is refused
+// Points that change slowly are read every tenth time, at a class of their
+// own, and never hold up the others. A block that the device refuses, or twice
+// answers short, is read in halves; if a register is refused
 // by itself the device does not have it, and its points are left out.
 package reader

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,7 +21,11 @@ type Config struct {
 	Device   string // id from the configuration
 	Profile  *profile.Profile
 	Register drivers.Register
-	Unit     uint8 // for the reading only: the register knows its own
+	// Slow reads the slow points, at a class below Register's. They never
+	// hold up the others: what the line has no time for is left for the next
+	// poll. Default: Register.
+	Slow drivers.Register
+	Unit uint8 // for the reading only: the register knows its own
 
 	Interval  time.Duration // between polls, default 1 s
 	SlowEvery int           // slow points are read every n-th poll, default 10
@@ -28,6 +33,9 @@ type Config struct {
 	Limits    poll.Limits   // zero fields take their defaults
 	State     poll.State    // from poll.Resume after a restart; zero for a new device
 
+	// Where, if set, says where the device is reached and its hardware
+	// address; it is called once per poll. Other fields are ignored.
+	Where func() poll.Identity
 	// Deliver takes every reading, in order, on Run's goroutine. It must not
 	// block: while it does, nothing is read.
 	Deliver func(meter.Reading)
@@ -43,16 +51,21 @@ type Reader struct {
 	mu      sync.Mutex
 	state   poll.State
 	lastErr error // of the last poll
-	accept  bool  // a person has confirmed the device that is there now
 
 	// Owned by the poll that is under way.
 	polls   int
 	chain   *profile.Chain
 	plan    []profile.Block
-	lacking int            // since this poll the plan lacks what the device refused; 0: nothing
-	other   bool           // read with the profile's fallback function
-	pinned  *profile.Chain // the first chain: who the device is
+	lacking int           // since this poll the plan lacks what the device refused; 0: nothing
+	other   bool          // read with the profile's fallback function
+	longest uint16        // learned: registers per read that the device takes; 0: what the profile says
+	garbled profile.Block // the block whose last answer was none
+	owed    int           // polls since the slow points were due, 0: they are not
 }
+
+// slowPatience is how many polls the slow points may be put off before they are
+// read like the others.
+const slowPatience = 10
 
 // walkAgain is after how many failures in a row a device may have become
 // another: its chain and its refusals are learned anew.
@@ -85,6 +98,12 @@ func New(cfg Config) *Reader {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Logger = cfg.Logger.With("device", cfg.Device)
+	if cfg.Slow == nil {
+		cfg.Slow = cfg.Register
+	}
+	if cfg.Limits.Evidence == 0 && cfg.Profile.Has(meter.BatteryPower, 0) {
+		cfg.Limits.Evidence = -1 // what comes from the battery is not in the registers of the sun
+	}
 	cfg.Limits = cfg.Limits.WithDefaults()
 	return &Reader{cfg: cfg, state: cfg.State}
 }
@@ -116,7 +135,6 @@ func (r *Reader) Rebase() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.state = poll.Rebase(r.state)
-	r.accept = true
 }
 
 func (r *Reader) now() time.Duration { return time.Since(r.cfg.Origin) }
@@ -207,7 +225,7 @@ func (r *Reader) finish(res result) {
 			r.cfg.Logger.Warn("meter does not answer", "err", res.err)
 		}
 		if failures+1 >= walkAgain || errors.Is(res.err, errMap) {
-			r.chain, r.plan = nil, nil
+			r.chain, r.plan, r.longest = nil, nil, 0
 		}
 		return
 	case failures > 0:
@@ -252,7 +270,10 @@ func (r *Reader) poll(ctx context.Context) result {
 			return result{err: err}
 		}
 	}
-	slow := r.polls%r.cfg.SlowEvery == 0
+	if r.owed == 0 && r.polls%r.cfg.SlowEvery == 0 {
+		r.owed = 1
+	}
+	slow, next := r.owed > 0, r.now()+r.cfg.Interval*3/4 // to be ready for the next poll
 	var raw []meter.RawBlock
 	var refused []profile.Block
 	var refusal error
@@ -262,17 +283,35 @@ func (r *Reader) poll(ctx context.Context) result {
 			i++
 			continue
 		}
-		data, err := r.cfg.Register.ReadRegisters(ctx, b.Function, b.Address, b.Count)
+		if r.longest > 0 && b.Count > r.longest {
+			if parts := r.split(b, r.longest); parts != nil {
+				r.plan = slices.Replace(r.plan, i, i+1, parts...)
+				continue
+			}
+		}
+		data, err := r.read(ctx, b, next)
+		if errors.Is(err, errLater) {
+			slow = false
+			continue
+		}
 		code := exception(err)
 		if code == illegalFunction && r.turn() {
 			return result{err: fmt.Errorf("%w: %w", errMap, err)}
 		}
-		if code == illegalAddress || code == illegalValue {
+		refuses := code == illegalAddress || code == illegalValue
+		if short := r.cutShort(b, err); refuses || short {
 			refusal = err
-			if halves := r.halve(b); halves != nil {
-				r.plan = slices.Replace(r.plan, i, i+1, halves...)
-				continue
+			if n, ok := poll.Shrink(b.Count); ok {
+				if parts := r.split(b, n); parts != nil {
+					r.plan = slices.Replace(r.plan, i, i+1, parts...)
+					if code != illegalAddress { // it is about the length, not about these registers
+						r.longest = n
+					}
+					continue
+				}
 			}
+		}
+		if refuses {
 			refused = append(refused, b)
 			i++
 			continue
@@ -282,6 +321,12 @@ func (r *Reader) poll(ctx context.Context) result {
 		}
 		raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: data})
 		i++
+	}
+	switch {
+	case slow:
+		r.owed = 0
+	case r.owed > 0:
+		r.owed++
 	}
 	if len(raw) == 0 {
 		// A device that refuses everything is starting up, or another one.
@@ -301,7 +346,7 @@ func (r *Reader) poll(ctx context.Context) result {
 	if len(refused) > 0 {
 		r.lacking = r.polls
 	}
-	o := poll.Outcome{Now: r.now(), Wall: time.Now().UnixMilli(), Raw: raw, Doubt: r.stranger()}
+	o := poll.Outcome{Now: r.now(), Wall: time.Now().UnixMilli(), Raw: raw, Identity: r.identity(raw)}
 	for _, v := range values {
 		o.Points, o.Digits = append(o.Points, v.Point), append(o.Digits, v.Digit)
 	}
@@ -354,25 +399,79 @@ func (r *Reader) learn(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errMap, err)
 	}
+	first := r.chain == nil
 	r.chain, r.plan = &chain, plan
-	if r.pinned == nil {
-		r.pinned = r.chain
+	if first {
 		r.cfg.Logger.Info("SunSpec device found", "base", chain.Base, "manufacturer", chain.Manufacturer, "model", chain.Model, "serial", chain.Serial)
 	}
 	return nil
 }
 
-// stranger returns why the device is not the one it was at the start, or "".
-func (r *Reader) stranger() string {
-	r.mu.Lock()
-	if r.accept {
-		r.pinned, r.accept = r.chain, false
+// errLater says that the line has no time for the slow points now.
+var errLater = errors.New("no time for slow points")
+
+// read reads one block. A slow one has until the next poll is due, except at
+// the first poll, where every poll has it, and when it was put off too often.
+func (r *Reader) read(ctx context.Context, b profile.Block, next time.Duration) ([]byte, error) {
+	if !b.Slow || r.owed > slowPatience || r.polls == 0 || r.cfg.SlowEvery == 1 {
+		return r.cfg.Register.ReadRegisters(ctx, b.Function, b.Address, b.Count)
 	}
-	r.mu.Unlock()
-	if r.chain == nil || r.chain.Manufacturer == r.pinned.Manufacturer && r.chain.Serial == r.pinned.Serial {
-		return ""
+	until, cancel := context.WithTimeout(ctx, next-r.now())
+	defer cancel()
+	data, err := r.cfg.Slow.ReadRegisters(until, b.Function, b.Address, b.Count)
+	if err != nil && until.Err() != nil && ctx.Err() == nil {
+		return nil, errLater
 	}
-	return fmt.Sprintf("the device is %s %q now, it was %s %q: confirm the exchange", r.chain.Manufacturer, r.chain.Serial, r.pinned.Manufacturer, r.pinned.Serial)
+	return data, err
+}
+
+// cutShort reports whether b was answered with something that is no answer
+// twice in a row: that is no disturbance, but a device that cannot answer so
+// much.
+func (r *Reader) cutShort(b profile.Block, err error) bool {
+	var x interface{ Garbled() bool }
+	if !errors.As(err, &x) || !x.Garbled() {
+		r.garbled = profile.Block{}
+		return false
+	}
+	again := r.garbled == b
+	r.garbled = b
+	return again
+}
+
+// identity returns who the device is, as far as chain, registers and line
+// tell.
+func (r *Reader) identity(raw []meter.RawBlock) (id poll.Identity) {
+	if r.cfg.Where != nil {
+		where := r.cfg.Where()
+		id.Address, id.Hardware = where.Address, where.Hardware
+	}
+	if c := r.chain; c != nil {
+		id.Manufacturer, id.Model, id.Serial = c.Manufacturer, c.Model, c.Serial
+	}
+	id.Ratios = r.ratios(raw)
+	return id
+}
+
+// ratios returns the transformer ratios that values are multiplied with, as
+// the device has them in its registers: "6=40 7=10".
+func (r *Reader) ratios(raw []meter.RawBlock) string {
+	var parts []string
+	for _, p := range r.cfg.Profile.Points {
+		for _, ratio := range p.Ratios {
+			for _, b := range raw {
+				i := 2 * (int(ratio.Address) - int(b.Address))
+				if i < 0 || i+2 > len(b.Data) {
+					continue
+				}
+				part := fmt.Sprintf("%d=%d", ratio.Address, int(b.Data[i])<<8|int(b.Data[i+1]))
+				if !slices.Contains(parts, part) {
+					parts = append(parts, part)
+				}
+			}
+		}
+	}
+	return strings.Join(parts, " ")
 }
 
 // blocks returns the reads of a profile with fixed addresses.
@@ -386,13 +485,9 @@ func (r *Reader) blocks(n uint16) []profile.Block {
 	return blocks
 }
 
-// halve returns the blocks that together read what b does, or nil if b cannot
-// be divided.
-func (r *Reader) halve(b profile.Block) []profile.Block {
-	n, ok := poll.Shrink(b.Count)
-	if !ok {
-		return nil
-	}
+// split returns blocks of at most n registers that together read what b does,
+// or nil if b cannot be divided so.
+func (r *Reader) split(b profile.Block, n uint16) []profile.Block {
 	blocks := r.blocks(n)
 	if r.chain != nil {
 		var err error

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +32,7 @@ type device struct {
 	image   profile.Image
 	silent  bool
 	longest uint16
+	cut     uint16 // longer answers are cut short; 0: none
 	latency time.Duration
 	reads   []profile.Block
 	refuses drivers.Function // with exception 1
@@ -80,6 +82,9 @@ func (d *device) ReadRegisters(ctx context.Context, fn drivers.Function, addr, c
 	}
 	if fn == d.refuses {
 		return nil, refusal(1)
+	}
+	if d.cut > 0 && count > d.cut {
+		return nil, garbled{}
 	}
 	if count > d.longest {
 		return nil, refusal(3)
@@ -313,6 +318,136 @@ func TestFallbackFunction(t *testing.T) {
 			})
 		})
 	}
+}
+
+// garbled is what the line reports of an answer that is none.
+type garbled struct{}
+
+func (garbled) Error() string { return "bad frame" }
+func (garbled) Garbled() bool { return true }
+
+// Some adapters cut long answers short. One bad frame is a disturbance and
+// costs a poll; two for the same block are a limit, and it is learned for all.
+func TestLearnsFromShortAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+		d.cut = 40
+		rec := start(t, d, reader.Config{})
+		got := rec.after(15 * time.Second)
+		if len(got) < 10 || got[len(got)-1].Quality != meter.Good {
+			t.Fatalf("%d readings", len(got))
+		}
+		d.do(func() { d.reads = nil })
+		rec.after(12 * time.Second)
+		d.do(func() {
+			for _, b := range d.reads {
+				if b.Count > 40 {
+					t.Errorf("still asks for %d registers", b.Count)
+				}
+			}
+		})
+	})
+}
+
+// busy is a register access that the line has no time for.
+type busy struct {
+	drivers.Register
+	free *atomic.Bool
+}
+
+func (b busy) ReadRegisters(ctx context.Context, fn drivers.Function, addr, count uint16) ([]byte, error) {
+	if !b.free.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return b.Register.ReadRegisters(ctx, fn, addr, count)
+}
+
+// On a line without time to spare the slow points wait, and nothing else does;
+// but not for ever.
+func TestSlowPointsGiveWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var free atomic.Bool
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+		rec := start(t, d, reader.Config{Slow: busy{d, &free}})
+		slow := func(got []meter.Reading) (n int) {
+			for _, r := range got {
+				if _, ok := r.Value(meter.Energy, 0); ok {
+					n++
+				}
+			}
+			return n
+		}
+		if got := rec.after(500 * time.Millisecond); slow(got) != 1 {
+			t.Fatalf("the first poll reads everything: %d of %d", slow(got), len(got))
+		}
+		got := rec.after(60 * time.Second)
+		if len(got) < 50 {
+			t.Errorf("%d readings in 60 s", len(got))
+		}
+		if n := slow(got); n < 2 || n > 4 {
+			t.Errorf("slow points %d times in 60 s without time for them, want about three", n)
+		}
+		free.Store(true)
+		if got := rec.after(60 * time.Second); slow(got) < 5 {
+			t.Errorf("slow points %d times in 60 s", slow(got))
+		}
+	})
+}
+
+// The ratio of the current transformers is part of who a meter is: whoever
+// turns it multiplies what is billed.
+func TestRatioIsPinned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "chint-dtsu666-ct", imported(5_000_000))
+		set := func(ratio uint16) {
+			for _, p := range d.profile.Points {
+				for _, r := range p.Ratios {
+					if r.Address == 6 {
+						d.do(func() { d.image[profile.Register{Function: p.Function, Address: 6}] = ratio })
+					}
+				}
+			}
+		}
+		set(1)
+		rec := start(t, d, reader.Config{})
+		if got := rec.after(3 * time.Second); got[len(got)-1].Quality != meter.Good {
+			t.Fatal(got[len(got)-1].Reason)
+		}
+		stored := rec.r.State()
+		set(2)
+		if got := rec.after(3 * time.Second); !strings.Contains(got[len(got)-1].Reason, "transformer ratios") {
+			t.Errorf("%s %q", got[len(got)-1].Quality, got[len(got)-1].Reason)
+		}
+		// It is not forgotten over a restart.
+		again := start(t, d, reader.Config{State: poll.Resume(stored.Page, stored.Registers, stored.Pinned, time.Minute)})
+		if got := again.after(time.Second); got[0].Quality != meter.Suspect || !strings.Contains(got[0].Reason, "transformer ratios") {
+			t.Errorf("after a restart: %s %q", got[0].Quality, got[0].Reason)
+		}
+	})
+}
+
+// A device on a network is known by its hardware address.
+func TestHardwareAddressIsPinned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+		var mac atomic.Value
+		mac.Store("02:00:00:00:00:01")
+		rec := start(t, d, reader.Config{Where: func() poll.Identity {
+			return poll.Identity{Address: "192.0.2.7:502", Hardware: mac.Load().(string)}
+		}})
+		if got := rec.after(2 * time.Second); got[0].Quality != meter.Good {
+			t.Fatal(got[0].Reason)
+		}
+		mac.Store("02:00:00:00:00:02")
+		if got := rec.after(2 * time.Second); !strings.Contains(got[1].Reason, `hardware address is "02:00:00:00:00:02"`) {
+			t.Fatalf("%s %q", got[1].Quality, got[1].Reason)
+		}
+		rec.r.Rebase()
+		if got := rec.after(2 * time.Second); got[1].Quality != meter.Good {
+			t.Fatal(got[1].Reason)
+		}
+	})
 }
 
 // A SunSpec device may move its map between two reads, hang up in the walk,
