@@ -192,7 +192,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 
 func meterRead(cmd *cobra.Command, p *profile.Profile, lineCfg modbus.Config, device modbus.DeviceConfig, timeout time.Duration, count int, interval time.Duration) error {
 	if p.Experimental {
-		fmt.Fprintf(cmd.ErrOrStderr(), "warning: profile %s is experimental: compare what it says with the display\n", p.ID)
+		fmt.Fprintf(cmd.ErrOrStderr(), "warning: profile %s is experimental: compare what it says with the display. %s\n", p.ID, p.Note)
 	}
 	line, err := modbus.New(lineCfg)
 	if err != nil {
@@ -359,19 +359,35 @@ func factory(s profile.Serial) string {
 func newMeterProfilesCmd() *cobra.Command {
 	var folder profilesFlag
 	cmd := &cobra.Command{
-		Use:   "profiles",
+		Use:   "profiles [ID]",
 		Short: "List the devices that can be read",
-		Long: `List the devices that can be read. Experimental are those with an unsettled
-register: compare what they say with their display.`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Long: `List the devices that can be read, or tell all that is known of one.
+Experimental are those with an unsettled register: compare what they say with
+their display.`,
+		Example: `  joulegate meter profiles
+  joulegate meter profiles eastron-sdm630`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.MaximumNArgs(1)(cmd, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
 			library, err := folder.load()
 			if err != nil {
 				return err
 			}
+			profiles := library.All
+			if len(args) == 1 {
+				p, err := library.Get(args[0])
+				if err != nil {
+					return usageError{err}
+				}
+				profiles = func() []*profile.Profile { return []*profile.Profile{p} }
+			}
 			out := []profileJSON{}
 			rows := [][]string{{"ID", "DEVICE", "KIND", "FACTORY SETTING", "CONFIDENCE"}}
-			for _, p := range library.All() {
+			for _, p := range profiles() {
 				own := library.Own(p.ID)
 				out = append(out, profileJSON{
 					ID: p.ID, Vendor: p.Vendor, Model: p.Model, Kind: p.Kind, Baud: p.Serial.Baud, Framing: p.Serial.Framing, Unit: p.Serial.Unit, Port: p.Serial.Port,
@@ -386,9 +402,60 @@ register: compare what they say with their display.`,
 				}
 				rows = append(rows, []string{p.ID, p.Vendor + " " + p.Model, string(p.Kind), factory(p.Serial), confidence})
 			}
+			if len(args) == 1 {
+				rows = append(rows, profileRows(profiles()[0])...)
+			}
 			return emit(cmd, out, func(w io.Writer) error { return table(w, rows) })
 		},
 	}
 	folder.add(cmd)
 	return cmd
+}
+
+// profileRows tells what a profile is made of.
+func profileRows(p *profile.Profile) [][]string {
+	var rows [][]string
+	add := func(cells ...string) { rows = append(rows, cells) }
+	points := func(list []profile.Point) {
+		for _, pt := range list {
+			at := fmt.Sprintf("%d", pt.Address)
+			if len(pt.Sum) > 0 {
+				at = fmt.Sprintf("sum of %v", pt.Sum)
+			}
+			if len(pt.Less) > 0 {
+				at += fmt.Sprintf(" less %v", pt.Less)
+			}
+			add("  "+meter.PointName(pt.Quantity, pt.Phase), fmt.Sprintf("function %d, %s", pt.Function, at), string(pt.Type))
+		}
+	}
+	if p.SunSpec == nil {
+		add("points")
+		points(p.Points)
+	} else {
+		for _, m := range p.SunSpec.Models {
+			add(fmt.Sprintf("points of models %v", m.IDs))
+			points(m.Points)
+		}
+	}
+	if len(p.Writes) > 0 {
+		add("commands")
+	}
+	for _, w := range p.Writes {
+		limits := fmt.Sprintf("0, %d..%d %s", w.Min, w.Max, w.Unit())
+		if w.Values != nil {
+			limits = fmt.Sprintf("%d values", len(w.Values))
+		}
+		if w.Every > 0 {
+			limits += fmt.Sprintf(", every %s", w.Every)
+		}
+		add("  "+w.Name, fmt.Sprintf("function %d, %d", w.Function, w.Address), string(w.Type), limits)
+	}
+	add("sources")
+	for _, s := range p.Sources {
+		add("  " + string(s.Confidence) + "  " + s.Name)
+	}
+	if p.Note != "" {
+		add(p.Note)
+	}
+	return rows
 }

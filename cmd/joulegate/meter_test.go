@@ -216,6 +216,7 @@ func TestMeterUsage(t *testing.T) {
 		{"meter read --profile keba-p30 --rtu /dev/ttyUSB0 --unit 1", "--baud is needed"},
 		{"meter read --profile keba-p30 --rtu /dev/ttyUSB0 --baud 9600", "--unit is needed"},
 		{"sim meter --profile keba-p30 --listen rtutcp://127.0.0.1:0", "--unit is needed"},
+		{"meter profiles nope", "eastron-sdm630"},
 		{"sim meter --profile eastron-sdm630", "--pty"},
 		{"sim meter --profile eastron-sdm630 --listen udp://127.0.0.1:1", "tcp://"},
 		{"sim meter --profile eastron-sdm630 --listen tcp://127.0.0.1:0 --fault lost:1", "late"},
@@ -359,6 +360,18 @@ func TestMeterProfiles(t *testing.T) {
 	out, err := runMeter(t, "meter", "profiles")
 	if err != nil || !strings.Contains(out, "eastron-sdm630") || !strings.Contains(out, "9600 8N1 unit 1") || !strings.Contains(out, "port 502 unit 255") || !strings.Contains(out, "C, experimental") {
 		t.Errorf("%v\n%s", err, out)
+	}
+	for id, want := range map[string][]string{
+		"keba-p30":        {"failsafe_timeout", "function 6, 5018", "evcc charger keba-modbus", "cable 5 or 7"},
+		"sma-meter":       {"sum of [30865] less [30867]"},
+		"sunspec-battery": {"points of models [802]", "state_of_charge_permille"},
+	} {
+		out, err := runMeter(t, "meter", "profiles", id)
+		for _, s := range want {
+			if err != nil || !strings.Contains(out, s) {
+				t.Errorf("%s: %v, no %q in\n%s", id, err, s, out)
+			}
+		}
 	}
 	out, err = runMeter(t, "meter", "profiles", "--json")
 	var list []struct{ ID, Hash string }
