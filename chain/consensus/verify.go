@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	dbm "github.com/cometbft/cometbft-db"
 	cs "github.com/cometbft/cometbft/consensus"
@@ -45,6 +46,34 @@ func (e *Engine) Verify(ctx context.Context, progress func(height, of int64)) (R
 		return err
 	})
 	return r, err
+}
+
+// ViewHome calls fn with the last committed state of a gateway that does not
+// run, the height and time of its block (zero before the first), and the
+// state's root. It writes nothing; ErrLocked when the gateway runs.
+func ViewHome(home, genesisFile string, fn func(height int64, at time.Time, root chain.Hash, st ledger.State)) (err error) {
+	doc, g, _, err := ReadGenesis(genesisFile)
+	if err != nil {
+		return err
+	}
+	s, err := openStores(home, true)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	defer recovered(&err)
+	a, err := newApp(s.ledger, doc, g, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return fmt.Errorf("%s: %w", dataDir(home), err)
+	}
+	return a.view(func(c committed, st ledger.State) error {
+		at := c.time
+		if meta := store.NewBlockStore(s.blocks).LoadBlockMeta(c.height); meta != nil {
+			at = meta.Header.Time
+		}
+		fn(c.height, at, chain.Hash(c.hash), st)
+		return nil
+	})
 }
 
 // VerifyHome is Verify on the stores of a gateway that does not run. It

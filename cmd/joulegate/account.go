@@ -25,14 +25,14 @@ the real world, and is redeemable at par.`,
 }
 
 func newAccountLsCmd() *cobra.Command {
-	return query(&cobra.Command{
+	return ledgerQuery(&cobra.Command{
 		Use:     "ls",
 		Short:   "List accounts with balances, holds and discount credit",
 		Example: "  joulegate account ls\n  joulegate account ls --json",
 		Args:    cobra.NoArgs,
 	}, func(cmd *cobra.Command, g *panel.Client, _ []string) ([]panel.Account, error) {
 		return g.Accounts(cmd.Context())
-	}, func(w io.Writer, accounts []panel.Account) error {
+	}, func(l stoppedLedger, _ []string) ([]panel.Account, error) { return accountsOf(l), nil }, func(w io.Writer, accounts []panel.Account) error {
 		rows := [][]string{{"ACCOUNT", "NAME", "BALANCE", "HELD", "CREDIT"}}
 		for _, a := range accounts {
 			rows = append(rows, []string{a.Account.String(), a.Name, money(a.Balance), money(a.Held), money(a.Credits)})

@@ -89,23 +89,20 @@ func (b backend) Watch(ctx context.Context) (<-chan panel.Update, error) {
 }
 
 func (b backend) LedgerStatus(context.Context) (panel.LedgerStatus, error) {
-	st, err := view(b, ledger.StatusOf)
-	if err != nil {
-		return panel.LedgerStatus{}, err
-	}
 	s := b.ledger.Status()
-	st.Height, st.TimeMs = s.Height, s.BlockTime.UnixMilli()
+	st, err := view(b, func(st ledger.State) panel.LedgerStatus { return statusOf(st, s.Height, s.BlockTime, s.AppHash) })
+	if err != nil {
+		return st, err
+	}
 	j, n := b.journal.Counters(), b.net.Counters()
-	return panel.LedgerStatus{
-		Status: st, StateHash: s.AppHash, Validator: s.Voting, Waiting: s.Mempool, Blocks: b.feed.recent(),
-		Halted: s.Halted, CatchingUp: s.CatchingUp,
-		Counters: map[string]int64{
-			"blocks_appended": int64(j.Appended), "blocks_stored": int64(j.Stored), "blocks_fetched": int64(j.Fetched),
-			"refused_oversize": int64(j.Oversize), "refused_invalid": int64(j.Invalid), "refused_foreign": int64(j.Foreign),
-			"ignored_strangers": int64(j.Strangers), "ignored_replays": int64(j.Replays), "out_of_order": int64(j.Held),
-			"equivocations": int64(j.Equivocations), "refused_connections": int64(n.Refused),
-		},
-	}, nil
+	st.Validator, st.Waiting, st.Blocks, st.Halted, st.CatchingUp = s.Voting, s.Mempool, b.feed.recent(), s.Halted, s.CatchingUp
+	st.Counters = map[string]int64{
+		"blocks_appended": int64(j.Appended), "blocks_stored": int64(j.Stored), "blocks_fetched": int64(j.Fetched),
+		"refused_oversize": int64(j.Oversize), "refused_invalid": int64(j.Invalid), "refused_foreign": int64(j.Foreign),
+		"ignored_strangers": int64(j.Strangers), "ignored_replays": int64(j.Replays), "out_of_order": int64(j.Held),
+		"equivocations": int64(j.Equivocations), "refused_connections": int64(n.Refused),
+	}
+	return st, nil
 }
 
 func (b backend) LedgerVerify(ctx context.Context, progress func(panel.VerifyProgress)) (panel.VerifyReport, error) {
@@ -143,30 +140,12 @@ func (b backend) Nonce(_ context.Context, signer chain.Key) (uint64, error) {
 	return view(b, func(st ledger.State) uint64 { return ledger.NextNonce(st, signer) })
 }
 
-func (b backend) Accounts(context.Context) ([]panel.Account, error) {
-	return view(b, func(st ledger.State) []panel.Account {
-		owners := ownersOf(st)
-		out := []panel.Account{}
-		for _, a := range ledger.Accounts(st) {
-			out = append(out, panel.Account{AccountView: a, Name: owners[a.Account]})
-		}
-		return out
-	})
-}
+func (b backend) Accounts(context.Context) ([]panel.Account, error) { return view(b, accountsOf) }
 
 func (b backend) Account(_ context.Context, id chain.Account) (panel.Account, error) {
 	return view(b, func(st ledger.State) panel.Account {
 		return panel.Account{AccountView: ledger.AccountOf(st, id), Name: ownersOf(st)[id]}
 	})
-}
-
-// ownersOf names accounts by the members whose owners hold them.
-func ownersOf(st ledger.State) map[chain.Account]string {
-	m := map[chain.Account]string{}
-	for _, x := range ledger.Members(st) {
-		m[chain.AccountOf(x.Owner)] = x.Name
-	}
-	return m
 }
 
 func (b backend) Members(context.Context) ([]panel.Member, error) {
@@ -215,34 +194,15 @@ func (b backend) Meters(context.Context) ([]board.Meter, error) {
 	return s.Meters, nil
 }
 
-func (b backend) Market(context.Context) (panel.Market, error) {
-	return view(b, func(st ledger.State) panel.Market {
-		return panel.NewMarket(ledger.RulesOf(st), ledger.Members(st), ledger.RecentSlots(st, panel.MaxHistory))
-	})
-}
+func (b backend) Market(context.Context) (panel.Market, error) { return view(b, marketOf) }
 
 func (b backend) Energy(context.Context) (ledger.Energy, error) { return view(b, ledger.EnergyOf) }
 
-func (b backend) Sessions(context.Context) ([]panel.Session, error) {
-	return view(b, func(st ledger.State) []panel.Session {
-		out := []panel.Session{}
-		for _, s := range ledger.Sessions(st) {
-			out = append(out, panel.Session{SessionView: s, GatewayName: b.roster.name(s.Gateway)})
-		}
-		return out
-	})
-}
+func (b backend) Sessions(context.Context) ([]panel.Session, error) { return view(b, sessionsOf) }
 
-func (b backend) Session(_ context.Context, id chain.ID) (panel.Session, error) {
-	var s ledger.SessionView
-	var ok bool
-	if err := b.ledger.View(func(st ledger.State) { s, ok = ledger.SessionOf(st, id) }); err != nil {
-		return panel.Session{}, err
-	}
-	if !ok {
-		return panel.Session{}, panel.NotFound("no session %s", id)
-	}
-	return panel.Session{SessionView: s, GatewayName: b.roster.name(s.Gateway)}, nil
+func (b backend) Session(_ context.Context, id chain.ID) (s panel.Session, err error) {
+	failed := b.ledger.View(func(st ledger.State) { s, err = sessionOf(st, id) })
+	return s, errors.Join(failed, err)
 }
 
 func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote, error) {

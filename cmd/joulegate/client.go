@@ -13,7 +13,9 @@ import (
 
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/joulegate/joulegate/chain/keys"
+	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/spf13/cobra"
 )
 
@@ -54,6 +56,45 @@ func query[T any](c *cobra.Command, ask func(cmd *cobra.Command, g *panel.Client
 		return emit(cmd, v, func(w io.Writer) error { return human(w, v) })
 	}
 	return c
+}
+
+// ledgerQuery is query for what the ledger's state tells: with no gateway
+// running it reads the stores of the state folder.
+func ledgerQuery[T any](c *cobra.Command, ask func(cmd *cobra.Command, g *panel.Client, args []string) (T, error),
+	stopped func(l stoppedLedger, args []string) (T, error), human func(w io.Writer, v T) error,
+) *cobra.Command {
+	query(c, ask, human)
+	running := c.RunE
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		err := running(cmd, args)
+		if !errors.Is(err, errNotRunning) {
+			return err
+		}
+		st := stateOf(cmd)
+		if _, missing := os.Stat(st.genesis()); missing != nil {
+			return err
+		}
+		var v T
+		var failed error
+		if err := consensus.ViewHome(st.consensus(), st.genesis(), func(height int64, at time.Time, root chain.Hash, s ledger.State) {
+			v, failed = stopped(stoppedLedger{s, height, at, root}, args)
+		}); err != nil {
+			return err
+		}
+		if failed != nil {
+			return failed
+		}
+		return emit(cmd, v, func(w io.Writer) error { return human(w, v) })
+	}
+	return c
+}
+
+// stoppedLedger is the last committed state of a gateway that does not run.
+type stoppedLedger struct {
+	ledger.State
+	height int64
+	at     time.Time
+	root   chain.Hash
 }
 
 // atFlag adds --at for what a driver or neighbour does over the network.

@@ -22,24 +22,31 @@ func newLedgerCmd() *cobra.Command {
 }
 
 func newLedgerStatusCmd() *cobra.Command {
-	return query(&cobra.Command{
+	return ledgerQuery(&cobra.Command{
 		Use:     "status",
 		Short:   "Height, state hash and what the ledger holds",
 		Example: "  joulegate ledger status --json",
 		Args:    cobra.NoArgs,
 	}, func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.LedgerStatus, error) {
 		return g.LedgerStatus(cmd.Context())
+	}, func(l stoppedLedger, _ []string) (panel.LedgerStatus, error) {
+		return statusOf(l, l.height, l.at, l.root), nil
 	}, func(w io.Writer, s panel.LedgerStatus) error {
 		rows := [][]string{
 			{"chain", s.ChainID},
 			{"height", fmt.Sprintf("%d at %s", s.Height, time.UnixMilli(s.TimeMs).Format(time.DateTime))},
 			{"state hash", s.StateHash.String()},
 			{"members", fmt.Sprintf("%d, %d of them validators", s.Members, s.Validators)},
-			{"this gateway", map[bool]string{true: "votes", false: "follows"}[s.Validator]},
 			{"open sessions", strconv.Itoa(s.OpenSessions)},
 			{"money", fmt.Sprintf("%s minted, %s burned", money(s.Minted), money(s.Burned))},
 			{"discount credit", money(s.Credits) + " outstanding, fully backed"},
-			{"waiting", fmt.Sprintf("%d transactions", s.Waiting)},
+		}
+		if s.Counters == nil { // from the stores
+			rows = append(rows, []string{"this gateway", "does not run"})
+		} else {
+			rows = append(rows,
+				[]string{"this gateway", map[bool]string{true: "votes", false: "follows"}[s.Validator]},
+				[]string{"waiting", fmt.Sprintf("%d transactions", s.Waiting)})
 		}
 		if s.CatchingUp {
 			rows = append(rows, []string{"catching up", "with the neighbours"})
@@ -111,13 +118,13 @@ func newMarketCmd() *cobra.Command {
 }
 
 func newMarketStatusCmd() *cobra.Command {
-	return query(atFlag(&cobra.Command{
+	return ledgerQuery(atFlag(&cobra.Command{
 		Use:   "status",
 		Short: "The last cleared slot: who bought, who sold, at which price and why",
 		Args:  cobra.NoArgs,
 	}), func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.Market, error) {
 		return g.Market(cmd.Context())
-	}, func(w io.Writer, m panel.Market) error {
+	}, func(l stoppedLedger, _ []string) (panel.Market, error) { return marketOf(l), nil }, func(w io.Writer, m panel.Market) error {
 		if m.Last != nil {
 			start := time.UnixMilli(m.Last.Slot.Start(m.SlotSeconds))
 			fmt.Fprintf(w, "slot %d, %s, %d s; tariff %s retail, %s feed-in\n", m.Last.Slot, start.Format(time.DateTime), m.SlotSeconds, perKWh(m.Last.Retail), perKWh(m.Last.FeedIn))

@@ -130,13 +130,13 @@ func newSessionStopCmd() *cobra.Command {
 }
 
 func newSessionLsCmd() *cobra.Command {
-	return query(atFlag(&cobra.Command{
+	return ledgerQuery(atFlag(&cobra.Command{
 		Use:   "ls",
 		Short: "List sessions of the microgrid",
 		Args:  cobra.NoArgs,
 	}), func(cmd *cobra.Command, g *panel.Client, _ []string) ([]panel.Session, error) {
 		return g.Sessions(cmd.Context())
-	}, func(w io.Writer, sessions []panel.Session) error {
+	}, func(l stoppedLedger, _ []string) ([]panel.Session, error) { return sessionsOf(l), nil }, func(w io.Writer, sessions []panel.Session) error {
 		rows := [][]string{{"SESSION", "GATEWAY", "STATE", "ENERGY", "LOCAL", "PAID", "EARNED", "REDEEMED", "OPENED"}}
 		for _, s := range sessions {
 			rows = append(rows, []string{
@@ -149,7 +149,7 @@ func newSessionLsCmd() *cobra.Command {
 }
 
 func newSessionShowCmd() *cobra.Command {
-	return query(atFlag(&cobra.Command{
+	return ledgerQuery(atFlag(&cobra.Command{
 		Use:   "show ID",
 		Short: "Show one session",
 		Args:  cobra.ExactArgs(1),
@@ -159,6 +159,12 @@ func newSessionShowCmd() *cobra.Command {
 			return panel.Session{}, err
 		}
 		return g.Session(cmd.Context(), id)
+	}, func(l stoppedLedger, args []string) (panel.Session, error) {
+		id, err := sessionID(args[0])
+		if err != nil {
+			return panel.Session{}, err
+		}
+		return sessionOf(l, id)
 	}, printSession)
 }
 

@@ -1,6 +1,7 @@
 package microgrid
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,10 +123,21 @@ func TestTwoGatewaysFromTheCommandLine(t *testing.T) {
 	for _, gw := range g.gateways {
 		gw.stop()
 	}
-	if _, errOut, code := north.try("ledger", "status"); code != 1 || !strings.Contains(errOut, "joulegate run") {
-		t.Errorf("ledger status of a stopped gateway: exit %d, %q", code, errOut)
+	if _, errOut, code := north.try("grid", "members"); code != 1 || !strings.Contains(errOut, "joulegate run") {
+		t.Errorf("grid members of a stopped gateway: exit %d, %q", code, errOut)
 	}
 	reports := []panel.VerifyReport{north.verify(), east.verify()}
+	var read panel.LedgerStatus
+	if err := json.Unmarshal([]byte(north.run("ledger", "status", "--json")), &read); err != nil {
+		t.Fatal(err)
+	}
+	if read.Height != reports[0].Height || read.StateHash != reports[0].StateHash {
+		t.Errorf("ledger status of a stopped gateway says %d %s, its blocks %d %s", read.Height, read.StateHash, reports[0].Height, reports[0].StateHash)
+	}
+	var accounts []panel.Account
+	if err := json.Unmarshal([]byte(north.run("account", "ls", "--json")), &accounts); err != nil || len(accounts) < 4 {
+		t.Errorf("account ls of a stopped gateway: %d accounts, %v", len(accounts), err)
+	}
 	if reports[0].Height == reports[1].Height && reports[0].StateHash != reports[1].StateHash {
 		t.Errorf("stopped gateways disagree: %+v", reports)
 	}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"time"
+
+	"github.com/joulegate/joulegate/board/panel"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
+)
+
+// What a running gateway and the stores of a stopped one say alike: the
+// ledger's state in the form of the API.
+
+func accountsOf(st ledger.State) []panel.Account {
+	owners := ownersOf(st)
+	out := []panel.Account{}
+	for _, a := range ledger.Accounts(st) {
+		out = append(out, panel.Account{AccountView: a, Name: owners[a.Account]})
+	}
+	return out
+}
+
+// ownersOf names accounts by the members whose owners hold them.
+func ownersOf(st ledger.State) map[chain.Account]string {
+	m := map[chain.Account]string{}
+	for _, x := range ledger.Members(st) {
+		m[chain.AccountOf(x.Owner)] = x.Name
+	}
+	return m
+}
+
+func namesOf(st ledger.State) map[chain.Key]string {
+	m := map[chain.Key]string{}
+	for _, x := range ledger.Members(st) {
+		m[x.Device] = x.Name
+	}
+	return m
+}
+
+func sessionsOf(st ledger.State) []panel.Session {
+	names := namesOf(st)
+	out := []panel.Session{}
+	for _, s := range ledger.Sessions(st) {
+		out = append(out, panel.Session{SessionView: s, GatewayName: names[s.Gateway]})
+	}
+	return out
+}
+
+func sessionOf(st ledger.State, id chain.ID) (panel.Session, error) {
+	s, ok := ledger.SessionOf(st, id)
+	if !ok {
+		return panel.Session{}, panel.NotFound("no session %s", id)
+	}
+	return panel.Session{SessionView: s, GatewayName: namesOf(st)[s.Gateway]}, nil
+}
+
+func marketOf(st ledger.State) panel.Market {
+	return panel.NewMarket(ledger.RulesOf(st), ledger.Members(st), ledger.RecentSlots(st, panel.MaxHistory))
+}
+
+// statusOf is the ledger's summary; height, at and root are the last block's.
+func statusOf(st ledger.State, height int64, at time.Time, root chain.Hash) panel.LedgerStatus {
+	s := ledger.StatusOf(st)
+	s.Height = height
+	if !at.IsZero() {
+		s.TimeMs = at.UnixMilli()
+	}
+	return panel.LedgerStatus{Status: s, StateHash: root, Blocks: []panel.Block{}}
+}
