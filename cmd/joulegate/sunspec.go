@@ -103,9 +103,12 @@ func sunspecRead(ctx context.Context, lineCfg modbus.Config, device modbus.Devic
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- line.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = line.Run(ctx) // what fails, fails the reads
+	}()
+	defer func() { cancel(); <-ended }()
 	reg := line.Device(device)
 
 	w := profile.NewWalk(bases)

@@ -143,9 +143,12 @@ func TestDetectFindsEveryDevice(t *testing.T) {
 func TestDetectTraps(t *testing.T) {
 	all := profile.All()
 	for _, c := range []struct{ device, not string }{
-		{"eltako-dsz16", "eastron-sdm630"}, {"eastron-sdm630", "eltako-dsz16"},
-		{"carlogavazzi-em24", "carlogavazzi-em340"}, {"carlogavazzi-em340", "carlogavazzi-em24"},
-		{"eastron-sdm120", "eastron-sdm630"}, {"eastron-sdm630", "eastron-sdm120"},
+		{"eltako-dsz16", "eastron-sdm630"},
+		{"eastron-sdm630", "eltako-dsz16"},
+		{"carlogavazzi-em24", "carlogavazzi-em340"},
+		{"carlogavazzi-em340", "carlogavazzi-em24"},
+		{"eastron-sdm120", "eastron-sdm630"},
+		{"eastron-sdm630", "eastron-sdm120"},
 		{"inepro-pro1", "inepro-pro380"},
 	} {
 		found, _ := detect(t, all, house(t, get(t, c.device), 0))

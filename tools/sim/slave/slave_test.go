@@ -416,16 +416,31 @@ func TestIndependentMasterReadsOtherProfiles(t *testing.T) {
 		truth   []meter.Point
 		reads   map[string]map[int]string // mbpoll's type and word order -> register -> value
 	}{
-		{"carlogavazzi-em340", []meter.Point{{Quantity: meter.Voltage, Phase: 1, Value: 230_500}, {Quantity: meter.Power, Value: -1_501_500}, {Quantity: meter.Import, Value: 1_234_500_000}},
-			map[string]map[int]string{"3:int": {0x00: "2305", 0x28: "-15015", 0x34: "12345"}}},
-		{"abb-a-b-series", []meter.Point{{Quantity: meter.Voltage, Phase: 1, Value: 230_500}, {Quantity: meter.Power, Value: -1_501_500}},
-			map[string]map[int]string{"4:int -B": {0x5B00: "2305", 0x5B14: "-150150"}}},
-		{"inepro-pro380", []meter.Point{{Quantity: meter.Power, Value: 1_501_500}, {Quantity: meter.Import, Value: 1_234_500_000}},
-			map[string]map[int]string{"4:float -B": {0x5012: "1.5015", 0x600C: "1234.5"}}},
-		{"victron-gx-acload", []meter.Point{{Quantity: meter.Power, Value: 4_500_000}},
-			map[string]map[int]string{"4:int -B": {3924: "1500", 3926: "1500", 3928: "1500"}}},
-		{"phoenix-em-cp-pp-eth", []meter.Point{{Quantity: meter.Status, Value: 'C'}},
-			map[string]map[int]string{"3:hex": {100: "0x4300"}, "0": {400: "0"}}},
+		{
+			"carlogavazzi-em340",
+			[]meter.Point{{Quantity: meter.Voltage, Phase: 1, Value: 230_500}, {Quantity: meter.Power, Value: -1_501_500}, {Quantity: meter.Import, Value: 1_234_500_000}},
+			map[string]map[int]string{"3:int": {0x00: "2305", 0x28: "-15015", 0x34: "12345"}},
+		},
+		{
+			"abb-a-b-series",
+			[]meter.Point{{Quantity: meter.Voltage, Phase: 1, Value: 230_500}, {Quantity: meter.Power, Value: -1_501_500}},
+			map[string]map[int]string{"4:int -B": {0x5B00: "2305", 0x5B14: "-150150"}},
+		},
+		{
+			"inepro-pro380",
+			[]meter.Point{{Quantity: meter.Power, Value: 1_501_500}, {Quantity: meter.Import, Value: 1_234_500_000}},
+			map[string]map[int]string{"4:float -B": {0x5012: "1.5015", 0x600C: "1234.5"}},
+		},
+		{
+			"victron-gx-acload",
+			[]meter.Point{{Quantity: meter.Power, Value: 4_500_000}},
+			map[string]map[int]string{"4:int -B": {3924: "1500", 3926: "1500", 3928: "1500"}},
+		},
+		{
+			"phoenix-em-cp-pp-eth",
+			[]meter.Point{{Quantity: meter.Status, Value: 'C'}},
+			map[string]map[int]string{"3:hex": {100: "0x4300"}, "0": {400: "0"}},
+		},
 	} {
 		t.Run(c.profile, func(t *testing.T) {
 			ln := listen(t)
