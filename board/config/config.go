@@ -32,6 +32,7 @@ type Config struct {
 	Name     string    `yaml:"name" doc:"this gateway's name in the microgrid: a-z, 0-9 and -, no person's name"`
 	Board    string    `yaml:"board" doc:"the hardware it runs on: generic, or simulated with pins.socket"`
 	Lines    []Line    `yaml:"lines" doc:"Modbus lines; each has exactly one of device, tcp, rtutcp"`
+	Profiles string    `yaml:"profiles,omitempty" doc:"folder with device profiles of your own; they go before the built-in ones"`
 	Meters   []Meter   `yaml:"meters" doc:"smart meters and inverters; exactly one has the role site"`
 	Chargers []Charger `yaml:"chargers,omitempty" doc:"charging points, each with its own session meter"`
 	Site     Site      `yaml:"site" doc:"limits of the house connection"`

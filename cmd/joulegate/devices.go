@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/joulegate/joulegate/board"
@@ -29,6 +30,7 @@ type devices struct {
 	lines    map[string]*modbus.Line
 	readers  []*reader.Reader
 	profiles map[string]*profile.Profile // by device id
+	library  *profile.Library            // nil: the built-in profiles
 	pins     *simpin.Client              // nil: no simulated pins
 	board    board.Board
 }
@@ -44,6 +46,11 @@ func openDevices(cfg config.Config, log *slog.Logger) (_ *devices, err error) {
 	}()
 	if d.board, err = boards.Get(cfg.Board); err != nil {
 		return nil, err
+	}
+	if cfg.Profiles != "" {
+		if d.library, err = profile.Load(os.DirFS(cfg.Profiles)); err != nil {
+			return nil, fmt.Errorf("profiles %s: %w", cfg.Profiles, err)
+		}
 	}
 	for _, l := range cfg.Lines {
 		d.lines[l.ID], err = modbus.New(modbus.Config{
@@ -77,7 +84,7 @@ func (d *devices) register(line string, unit uint8, name string, p *profile.Prof
 // and energy registers stood before a restart.
 func (d *devices) addMeters(cfg config.Config, origin time.Time, resume func(id string) poll.State, deliver func(meter.Reading), log *slog.Logger) error {
 	for _, m := range cfg.Meters {
-		p, err := profile.Get(m.Profile)
+		p, err := d.library.Get(m.Profile)
 		if err != nil {
 			return fmt.Errorf("meter %s: %w", m.ID, err)
 		}
@@ -129,7 +136,7 @@ func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) err
 			c.Feedback = in
 		}
 		if h.EVSE.Fitted() {
-			p, err := profile.Get(h.EVSE.Profile)
+			p, err := d.library.Get(h.EVSE.Profile)
 			if err != nil {
 				return fmt.Errorf("charger %d: %w", h.ID, err)
 			}
