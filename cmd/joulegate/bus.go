@@ -32,6 +32,7 @@ type scanFlags struct {
 	rtu, tcp, rtutcp      string
 	units, baud, framings string
 	timeout               time.Duration
+	profiles              profilesFlag
 }
 
 // patience is how much longer than for a probe an examined device is waited
@@ -67,6 +68,7 @@ to any device.`,
 	fl.StringVar(&f.units, "units", "1-247", "unit ids to try, for example 1-10,50 (over TCP also 255)")
 	fl.StringVar(&f.baud, "baud", "", "`SPEEDS` to try, for example 9600,19200 (default: 1200 to 115200)")
 	fl.StringVar(&f.framings, "framing", "", "`FRAMINGS` to try (default: 8N1,8E1,8N2)")
+	f.profiles.add(cmd)
 	fl.DurationVar(&f.timeout, "timeout", 0, "how long an answer may take (default: 150ms, over a network 500ms)")
 	return cmd
 }
@@ -100,7 +102,11 @@ func (f *scanFlags) resolve(cmd *cobra.Command) (cfg scan.Config, err error) {
 			return cfg, err
 		}
 	}
-	cfg.Profiles = profile.All()
+	library, err := f.profiles.load()
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Profiles = library.All()
 	cfg.Open = func(ctx context.Context, s scan.Setting) (scan.Bus, error) { return openScanned(ctx, *f.line(s)) }
 	return cfg, f.line(scan.Setting{}).Validate()
 }

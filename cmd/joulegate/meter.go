@@ -25,7 +25,7 @@ func newMeterCmd() *cobra.Command {
 		Use:   "meter",
 		Short: "Read meters, inverters and wallboxes",
 	}
-	cmd.AddCommand(newMeterReadCmd(), newMeterProfilesCmd(), newMeterSunSpecCmd())
+	cmd.AddCommand(newMeterReadCmd(), newMeterProfilesCmd(), newMeterSunSpecCmd(), newMeterIdentifyCmd())
 	return cmd
 }
 

@@ -118,6 +118,17 @@ func (w Wiring) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (w Wiring) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (w *Wiring) UnmarshalText(b []byte) error {
+	for _, x := range []Wiring{Right, Reversed, Crossed} {
+		if string(b) == x.String() {
+			*w = x
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown wiring %q", b)
+}
+
 // Line is a channel that has moved; Phase 0 is the total of a meter that tells
 // no lines.
 type Line struct {
