@@ -268,8 +268,8 @@ func (s *scanProgress) end() {
 
 // whatIs says in a few words what has answered.
 func whatIs(a scan.Answer) string {
-	if status(a) == identified {
-		return a.Findings[0].Profile.ID
+	if best, ok := a.Best(); ok {
+		return best.Profile.ID
 	}
 	var ids []string
 	for _, f := range a.Findings {
@@ -287,12 +287,13 @@ const (
 )
 
 func status(a scan.Answer) string {
+	_, one := a.Best()
 	switch {
 	case a.Garbled:
 		return garbled
-	case len(a.Findings) == 1:
+	case one:
 		return identified
-	case len(a.Findings) > 1:
+	case len(a.Findings) > 0:
 		return ambiguous
 	}
 	return unknown

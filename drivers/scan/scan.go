@@ -100,9 +100,8 @@ type Progress struct {
 type Answer struct {
 	Unit    uint8
 	Setting Setting
-	// Findings are the profiles that fit, the best first. One is the answer;
-	// several mean that the registers do not tell, none that nobody knows
-	// the device.
+	// Findings are the profiles that fit, the best first; none if nobody
+	// knows the device. See Best.
 	Findings []profile.Finding
 	// Chain is what a SunSpec device says about itself; nil for others.
 	Chain *profile.Chain
@@ -116,6 +115,38 @@ type Answer struct {
 	Slow bool
 	// Cut: it stopped answering before all profiles had been tried.
 	Cut bool
+}
+
+// Best returns the profile to use. ok is false if none fits, and if several do
+// and the registers do not tell which is true. Profiles of one vendor for
+// different kinds of device are true together: a hybrid inverter has registers
+// of its own and those of the meter that it listens to.
+func (a *Answer) Best() (best profile.Finding, ok bool) {
+	for i, f := range a.Findings {
+		for _, o := range a.Findings[:i] {
+			if f.Profile.Vendor != o.Profile.Vendor || f.Profile.Kind == o.Profile.Kind {
+				return best, false
+			}
+		}
+	}
+	if len(a.Findings) == 0 {
+		return best, false
+	}
+	return a.Findings[0], true
+}
+
+// telling drops what fits by chance if something else fits for a reason. A
+// voltage or a frequency in its place is a reason; a power between -100 and
+// 100 kW, which is all that some profiles can be recognised by, is found in
+// any other map now and then.
+func telling(all []profile.Finding) []profile.Finding {
+	sharp := func(f profile.Finding) bool {
+		return f.Profile.SunSpec != nil || slices.ContainsFunc(f.Profile.Detect, func(r profile.Rule) bool { return r.Min > 0 && r.Max/r.Min < 2 })
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(f profile.Finding) bool {
+		return !sharp(f) && slices.ContainsFunc(all, func(o profile.Finding) bool { return sharp(o) && o.Profile.Vendor != f.Profile.Vendor }) &&
+			!slices.ContainsFunc(all, func(o profile.Finding) bool { return sharp(o) && o.Profile.Vendor == f.Profile.Vendor })
+	})
 }
 
 // Result is what a scan has seen.
@@ -348,7 +379,7 @@ func (s *scanner) examine(ctx context.Context, a *Answer) {
 		}
 		d.Feed(data)
 	}
-	a.Findings, a.Cut = d.Findings(), ctx.Err() != nil || silent >= maxSilent
+	a.Findings, a.Cut = telling(d.Findings()), ctx.Err() != nil || silent >= maxSilent
 	if chain, _ := walk.Chain(); len(chain.Models) > 0 {
 		a.Chain = &chain
 	}

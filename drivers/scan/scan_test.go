@@ -250,3 +250,41 @@ func TestInterrupted(t *testing.T) {
 		}
 	})
 }
+
+// What fits by chance does not stand against what fits for a reason, parts of
+// one device do not contend, and siblings do.
+func TestBest(t *testing.T) {
+	p := func(ids ...string) (profiles []*profile.Profile) {
+		for _, id := range ids {
+			x, err := profile.Get(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			profiles = append(profiles, x)
+		}
+		return profiles
+	}
+	for name, c := range map[string]struct {
+		found []*profile.Profile
+		want  string // empty: nobody can tell
+	}{
+		"chance":   {p("eastron-sdm630", "solax-x3"), "eastron-sdm630"},
+		"order":    {p("solax-x3", "eastron-sdm630"), "eastron-sdm630"},
+		"parts":    {p("goodwe-et", "goodwe-et-meter"), "goodwe-et"},
+		"siblings": {p("deye-sg04lp3", "deye-sg01hp3"), ""},
+		"traps":    {p("carlogavazzi-em24", "carlogavazzi-em340"), ""},
+		"vague":    {p("solax-x3", "growatt-sph"), ""},
+		"alone":    {p("solax-x3"), "solax-x3"},
+		"nobody":   {nil, ""},
+	} {
+		var all []profile.Finding
+		for _, x := range c.found {
+			all = append(all, profile.Finding{Profile: x})
+		}
+		a := scan.Answer{Findings: scan.Telling(all)}
+		best, ok := a.Best()
+		if ok != (c.want != "") || ok && best.Profile.ID != c.want {
+			t.Errorf("%s: %v %+v", name, ok, best)
+		}
+	}
+}

@@ -1,0 +1,4 @@
+package scan
+
+// Telling is exported to tests.
+var Telling = telling
