@@ -120,6 +120,9 @@ const metersKey = "meters"
 // saveMeters stores pages and energy registers, once a slot and at the end,
 // so that a jump of a register while the gateway was away is still judged.
 func (g *gateway) saveMeters() {
+	if len(g.devices.readers) == 0 {
+		return // an idle gateway writes nothing
+	}
 	all := savedMeters{time.Now().UnixMilli(), map[string]savedMeter{}}
 	for _, r := range g.devices.readers {
 		s := r.State()
