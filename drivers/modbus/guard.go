@@ -206,8 +206,12 @@ func (g *guard) conclusive(k key, frame []byte) bool {
 // awaits reports whether an answer, hence an exception, to function fn may
 // still arrive.
 func (g *guard) awaits(fn byte) bool {
-	return slices.ContainsFunc(g.open, func(o owed) bool { return o.fn == fn }) ||
-		slices.ContainsFunc(g.doubts, func(d key) bool { return d.fn == fn })
+	return g.owes(fn) || slices.ContainsFunc(g.doubts, func(d key) bool { return d.fn == fn })
+}
+
+// owes reports whether a request of function fn is without a trusted answer.
+func (g *guard) owes(fn byte) bool {
+	return slices.ContainsFunc(g.open, func(o owed) bool { return o.fn == fn })
 }
 
 // telling reports whether an exception to function fn could only answer a

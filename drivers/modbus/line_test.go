@@ -363,7 +363,7 @@ func TestRefusalsAreBelieved(t *testing.T) {
 		start := time.Now()
 		const reads = 60
 		for i := range reads {
-			_, err := dev.ReadRegisters(t.Context(), drivers.Function(3+i%2), uint16(100*i), 2)
+			_, err := dev.ReadRegisters(t.Context(), drivers.Function(3+i%2), uint16(100*i), uint16(1+i/2%4))
 			var e *Error
 			if !errors.As(err, &e) {
 				t.Fatal(err)

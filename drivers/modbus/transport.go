@@ -14,6 +14,7 @@ import (
 type exchange struct {
 	u       *unit
 	timeout time.Duration
+	scan    bool // who asks is looking for devices
 	fence   bool
 	fenced  bool // the fence was answered
 	copied  bool // the answer may be a copy: to be verified
@@ -75,7 +76,7 @@ func (l *Line) ask(p *pending, probing bool) ([]byte, error) {
 			return nil, errLater
 		}
 	}
-	data, err := l.exchange(u, p.key, p.values, exchange{timeout: timeout})
+	data, err := l.exchange(u, p.key, p.values, exchange{timeout: timeout, scan: p.class == Scan})
 	if !l.x.copied {
 		return data, err
 	}
@@ -353,7 +354,9 @@ func (t rtuTransport) accept(k key, sent time.Time, frame []byte, took time.Dura
 		g.fenced()
 		g.answered(k, fresh, exception)
 		x.u.count.Resyncs++
-	case exception && g.awaits(k.fn):
+	case exception && g.awaits(k.fn) && !(x.scan && !g.owes(k.fn)):
+		// A request in doubt has had its answer; only a scan, which is
+		// refused time and again, may take the next refusal for its own.
 		g.note(k, frame, now)
 		return nil, t.failed(k, sent, &x.u.count.Suspect, fmt.Errorf("%w: an exception, perhaps to an earlier request", ErrSuspect))
 	default:

@@ -369,7 +369,7 @@ func (s *scanner) examine(ctx context.Context, a *Answer) {
 			// and any device may miss one request.
 			data, err = read(ctx, r, fn, addr, count)
 		}
-		if answered, _ := judge(err); answered {
+		if answered, garbled := judge(err); answered || garbled {
 			silent = 0
 		} else {
 			silent++
