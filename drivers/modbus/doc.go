@@ -56,7 +56,9 @@
 //     for it. A write is not confirmed by bytes that confirmed one before.
 //   - An exception names only its function. It is believed only if no other
 //     request of that function is open or in doubt, and puts its request in
-//     doubt if another one drew the same a moment ago.
+//     doubt if another one drew the same a moment ago. A scan, which is
+//     refused time and again, also takes a refusal that may have been meant
+//     for a request in doubt.
 //   - Frames of other units, of other lengths, bytes after an answer and our
 //     own echo are recognised as what they are. Before function 6 is used,
 //     whose answer equals its own echo, a read finds out whether there is one.
@@ -72,6 +74,10 @@
 // package numbers per line and compares. Foreign ids are dropped.
 //
 // # Silent slaves
+//
+// How long a slave takes is learned. One that is known to be quick is given
+// four times its longest time to an answer, at least two fifths of its
+// time-out; after a failure, and for Safety, the whole.
 //
 // After three failures in a row a slave is silent: requests to it fail at
 // once with ErrBackoff, and it is asked again after 1, 2, 4 .. 60 s, with

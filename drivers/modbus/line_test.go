@@ -348,6 +348,52 @@ func TestExceptionCode(t *testing.T) {
 	})
 }
 
+// A slave that has always been quick is not waited for as long as the slowest
+// may take, except by who must know, and after a first silence.
+func TestLearnedTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dead atomic.Bool
+		l, _, stop := pipeLine(Config{}, func(req []byte) []sending {
+			if dead.Load() {
+				return nil
+			}
+			return []sending{{20 * ms, registers(addressed).reply(req)}}
+		})
+		defer stop()
+		const timeout = 5 * time.Second // as slow inverters want
+		dev := func(c Class) drivers.Register {
+			return l.Device(DeviceConfig{Unit: 1, Class: c, Timeout: timeout})
+		}
+		for i := range uint16(50) {
+			if _, err := dev(Fast).ReadRegisters(t.Context(), 3, i, 2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dead.Store(true)
+		silent := func(c Class) time.Duration {
+			start := time.Now()
+			if _, err := dev(c).ReadRegisters(t.Context(), 3, 0, 2); !errors.Is(err, ErrTimeout) {
+				t.Fatal(err)
+			}
+			return time.Since(start)
+		}
+		if d := silent(Fast); d > timeout*2/5+100*ms {
+			t.Errorf("waited %v for a slave that answers in 20 ms", d)
+		}
+		if d := silent(Fast); d < timeout {
+			t.Errorf("waited %v the second time, want all of %v", d, timeout)
+		}
+		dead.Store(false)
+		if _, err := dev(Fast).ReadRegisters(t.Context(), 3, 0, 2); err != nil {
+			t.Fatal(err)
+		}
+		dead.Store(true)
+		if d := silent(Safety); d < timeout {
+			t.Errorf("waited %v in a matter of safety, want all of %v", d, timeout)
+		}
+	})
+}
+
 // A device that refuses everything, as most do while somebody finds out what
 // they are, is believed at once: no refusal is held against the next.
 func TestRefusalsAreBelieved(t *testing.T) {
