@@ -49,7 +49,7 @@ func (g *gateway) newMQTT() (*mqtt.Service, error) {
 	cfg := mqtt.Config{
 		Gateway: g.cfg.Name, URL: c.Broker, Username: c.User, Log: g.log.With("part", "mqtt"), Metrics: g.metrics,
 		Info: map[string]any{
-			"version": version, "boot_id": rand.Text(), "device": g.self, "chain": g.genesis.ChainID,
+			"version": version, "boot_id": rand.Text(), "device": g.self, "peer_id": g.net.Host().ID().String(), "chain": g.genesis.ChainID,
 			"config_revision": 0, "capabilities": []string{"state", "events"},
 		},
 	}
