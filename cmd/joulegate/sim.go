@@ -28,9 +28,10 @@ func newSimCmd() *cobra.Command {
 		Short: "Simulate devices",
 	}
 	f := cmd.PersistentFlags()
-	f.StringArrayVar(&faults.specs, "fault", nil, "misbehave: `KIND:RATE` of late, crc, split, exception, silence, echo, wrong-unit and 0..1; may be repeated")
+	f.StringArrayVar(&faults.specs, "fault", nil, "misbehave: `KIND:RATE` of late, crc, split, exception, silence, echo, wrong-unit, fc16, unplug and 0..1, or block-limit:N, block-cut:N (registers per read), single-client; may be repeated")
 	f.Uint64Var(&faults.seed, "seed", 1, "of the faults and of the weather")
 	f.DurationVar(&faults.late, "late", time.Second, "how late a late answer is")
+	f.DurationVar(&faults.away, "away", 2*time.Second, "how long an unplugged device is away")
 	cmd.AddCommand(newSimMeterCmd(&faults))
 	return cmd
 }
@@ -39,6 +40,7 @@ type simFaults struct {
 	specs []string
 	seed  uint64
 	late  time.Duration
+	away  time.Duration
 }
 
 func (s *simFaults) parse() (slave.Faults, error) {
@@ -108,7 +110,7 @@ is given with --set stays as it is set.`,
 			if err != nil {
 				return err
 			}
-			bus, err := slave.NewBus(slave.Config{Faults: rates, Seed: faults.seed, Late: faults.late, Baud: baud, StopBits: stopBits(p), Parity: p.Serial.Framing == "8E1", Paced: paced, Logger: logger})
+			bus, err := slave.NewBus(slave.Config{Faults: rates, Seed: faults.seed, Late: faults.late, Away: faults.away, Baud: baud, StopBits: stopBits(p), Parity: p.Serial.Framing == "8E1", Paced: paced, Logger: logger})
 			if err != nil {
 				return usageError{err}
 			}

@@ -1,16 +1,20 @@
 package slave
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/joulegate/joulegate/meter/profile"
 )
 
 // Fault is one way to misbehave.
@@ -26,22 +30,74 @@ const (
 	Silence   Fault = "silence"    // no answer
 	Echo      Fault = "echo"       // the request comes back first, as on a badly wired adapter
 	WrongUnit Fault = "wrong-unit" // the answer carries another unit's address
+	// FC16 confirms a write of several registers with 18 bytes instead of 4,
+	// as some inverters do (Sofar G3).
+	FC16 Fault = "fc16"
+	// Unplug takes the device away before it has answered, and brings it back
+	// after Config.Away: a pseudo-terminal is closed and made anew behind its
+	// link, connections are reset.
+	Unplug Fault = "unplug"
 )
 
-var allFaults = []Fault{Late, CRC, Split, Exception, Silence, Echo, WrongUnit}
+// Habits are there all the time; they have no rate.
+const (
+	// BlockLimit refuses reads of more registers than this number with
+	// exception 2.
+	BlockLimit Fault = "block-limit"
+	// BlockCut answers reads of more registers than this number with only so
+	// many.
+	BlockCut Fault = "block-cut"
+	// SingleClient admits one connection at a time and resets a second one.
+	// It does nothing on a serial line.
+	SingleClient Fault = "single-client"
+)
 
-// Faults maps faults to their rate, 0..1. At most one happens to an answer.
+// maxBlockHabit is the largest BlockLimit and BlockCut: one register more is
+// the most that can be asked for.
+const maxBlockHabit = profile.MaxBlock - 1
+
+// allFaults are those with a rate, in the order in which they are drawn.
+var allFaults = []Fault{Late, CRC, Split, Exception, Silence, Echo, WrongUnit, FC16, Unplug}
+
+// Faults maps faults to their rate, 0..1; at most one happens to an answer.
+// BlockLimit and BlockCut have a number of registers, 1..124, SingleClient 1.
 type Faults map[Fault]float64
 
-// ParseFault reads "late:0.1", the form of the command line.
+// ParseFault reads "late:0.1", "block-limit:10" or "single-client", the forms
+// of the command line.
 func ParseFault(s string) (Fault, float64, error) {
-	name, rate, ok := strings.Cut(s, ":")
+	name, number, given := strings.Cut(s, ":")
 	f := Fault(name)
-	r, err := strconv.ParseFloat(rate, 64)
-	if !ok || err != nil || !slices.Contains(allFaults, f) || !(r >= 0 && r <= 1) {
-		return "", 0, fmt.Errorf("fault %q: want KIND:RATE with a rate of 0..1 and a kind of %v", s, allFaults)
+	if f == SingleClient && !given {
+		return f, 1, nil
+	}
+	r, err := strconv.ParseFloat(number, 64)
+	if err != nil {
+		r = math.NaN()
+	}
+	if err := f.check(r); err != nil {
+		return "", 0, fmt.Errorf("fault %q: %w", s, err)
 	}
 	return f, r, nil
+}
+
+// check reports what is wrong with f at a rate or number of r.
+func (f Fault) check(r float64) error {
+	switch {
+	case f == SingleClient:
+		if r != 1 {
+			return fmt.Errorf("%s is without a rate", f)
+		}
+	case f == BlockLimit || f == BlockCut:
+		if !(r >= 1 && r <= maxBlockHabit && r == math.Trunc(r)) {
+			return fmt.Errorf("%s:N wants a number of registers, 1..%d", f, maxBlockHabit)
+		}
+	case !slices.Contains(allFaults, f):
+		return fmt.Errorf("want KIND:RATE with a kind of %v, or %s:N, %s:N, %s", allFaults, BlockLimit, BlockCut, SingleClient)
+	case !(r >= 0 && r <= 1):
+		return fmt.Errorf("%s:RATE wants a rate of 0..1", f)
+	}
+	return nil
 }
 
 // Config describes a bus.
@@ -49,6 +105,7 @@ type Config struct {
 	Faults Faults
 	Seed   uint64        // of the faults: equal seeds and requests give equal faults
 	Late   time.Duration // how late a late answer is, default 1 s
+	Away   time.Duration // how long an unplugged device is away, default 2 s
 	// Turnaround is how long a device thinks, default 0.
 	Turnaround time.Duration
 	// Baud and StopBits are what the bus runs at; default 9600, 1. ServePTY
@@ -73,6 +130,8 @@ type Bus struct {
 	rng   *rand.Rand
 	units map[uint8]*Unit
 	stats Stats
+	gone  chan struct{} // closed when somebody pulls the plug
+	away  time.Time     // until when nobody is there
 }
 
 // Stats counts what a bus has done.
@@ -81,22 +140,28 @@ type Stats struct {
 	Faults   map[Fault]int // injected
 	Ignored  int           // garbage, and requests for nobody here
 	Mismatch int           // requests at another speed
+	Refused  int           // connections: a second one, or to a device that is away
 }
 
 // NewBus returns a bus without units.
 func NewBus(cfg Config) (*Bus, error) {
 	sum := 0.0
 	for f, r := range cfg.Faults {
-		if !slices.Contains(allFaults, f) || !(r >= 0 && r <= 1) {
-			return nil, fmt.Errorf("fault %s:%g: want a rate of 0..1 and a kind of %v", f, r, allFaults)
+		if err := f.check(r); err != nil {
+			return nil, fmt.Errorf("fault %s:%g: %w", f, r, err)
 		}
-		sum += r
+		if slices.Contains(allFaults, f) {
+			sum += r
+		}
 	}
 	if sum > 1 {
 		return nil, fmt.Errorf("fault rates add up to %g: an answer has at most one fault", sum)
 	}
 	if cfg.Late == 0 {
 		cfg.Late = time.Second
+	}
+	if cfg.Away == 0 {
+		cfg.Away = 2 * time.Second
 	}
 	if cfg.StopBits == 0 {
 		cfg.StopBits = 1
@@ -109,6 +174,7 @@ func NewBus(cfg Config) (*Bus, error) {
 		rng:   rand.New(rand.NewPCG(cfg.Seed, 0)), //nolint:gosec // reproducible faults, not secrets
 		units: map[uint8]*Unit{},
 		stats: Stats{Faults: map[Fault]int{}},
+		gone:  make(chan struct{}),
 	}, nil
 }
 
@@ -159,12 +225,15 @@ func (b *Bus) Handle(unit uint8, pdu []byte) []byte {
 	return u.handle(pdu)
 }
 
-// draw decides which fault, if any, the next answer has.
-func (b *Bus) draw() Fault {
+// draw decides which fault, if any, the answer to a request of function fn has.
+func (b *Bus) draw(fn byte) Fault {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	x := b.rng.Float64()
 	for _, f := range allFaults { // in fixed order: maps are not reproducible
+		if f == FC16 && fn != fnWriteMultiple {
+			continue
+		}
 		if r := b.cfg.Faults[f]; x < r {
 			b.stats.Faults[f]++
 			return f
@@ -174,6 +243,45 @@ func (b *Bus) draw() Fault {
 	}
 	return ""
 }
+
+// habit changes the answer to a read of more registers than the device takes.
+func (b *Bus) habit(pdu, reply []byte) []byte {
+	if len(reply) < 2 || reply[0] != fnReadHolding && reply[0] != fnReadInput {
+		return reply
+	}
+	f, count := BlockLimit, int(reply[1])/2
+	most := int(b.cfg.Faults[f])
+	if cut := int(b.cfg.Faults[BlockCut]); most == 0 || count <= most {
+		f, most = BlockCut, cut
+	}
+	if most == 0 || count <= most {
+		return reply
+	}
+	b.count(func(s *Stats) { s.Faults[f]++ })
+	if f == BlockLimit {
+		return refuse(pdu[0], illegalAddress)
+	}
+	return append([]byte{reply[0], byte(2 * most)}, reply[2:2+2*most]...)
+}
+
+// unplug takes the bus away.
+func (b *Bus) unplug() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.away = time.Now().Add(b.cfg.Away)
+	close(b.gone)
+	b.gone = make(chan struct{})
+}
+
+// plug tells how long the bus is away, and what is closed when it goes.
+func (b *Bus) plug() (away time.Duration, gone <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return max(time.Until(b.away), 0), b.gone
+}
+
+// errUnplugged ends a line whose bus was taken away.
+var errUnplugged = errors.New("unplugged")
 
 // frame wraps an answer for the line.
 type frame func(unit uint8, pdu []byte) []byte
@@ -200,19 +308,26 @@ func (l *line) send(b []byte) {
 	_, _ = l.w.Write(b)
 }
 
-// answer handles one request and sends what comes of it, after hold.
-func (l *line) answer(unit uint8, pdu, request []byte, hold func(answer int)) {
+// answer handles one request and sends what comes of it, after hold. Its error
+// is errUnplugged.
+func (l *line) answer(unit uint8, pdu, request []byte, hold func(answer int)) error {
 	reply := l.bus.Handle(unit, pdu)
 	if reply == nil {
-		return
+		return nil
 	}
-	fault := l.bus.draw()
+	reply = l.bus.habit(pdu, reply)
+	fault := l.bus.draw(pdu[0])
 	if fault != "" {
 		l.bus.cfg.Logger.Debug("fault injected", "fault", string(fault), "unit", unit)
 	}
 	switch fault {
+	case Unplug:
+		l.bus.unplug()
+		return errUnplugged
 	case Silence:
-		return
+		return nil
+	case FC16:
+		reply = append(reply, make([]byte, 18-4)...)
 	case Exception:
 		reply = refuse(pdu[0], deviceBusy)
 	case WrongUnit:
@@ -243,6 +358,7 @@ func (l *line) answer(unit uint8, pdu, request []byte, hold func(answer int)) {
 	default:
 		l.send(out)
 	}
+	return nil
 }
 
 func flip(b []byte, random int) {

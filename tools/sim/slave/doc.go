@@ -16,6 +16,11 @@
 // master has set, and answers only if they are its own, as a real device does.
 // Parity cannot be seen there: the kernel drops it.
 //
+// What goes wrong with real devices goes wrong on demand: single answers are
+// late, broken, refused or missing at a rate, the device is unplugged for a
+// while, and it has habits (takes short reads only, admits one client). See
+// Faults.
+//
 // Example:
 //
 //	p, _ := profile.Get("eastron-sdm630")

@@ -127,7 +127,9 @@ func (b *Bus) serveRTU(conn deadlineReader, pace pacer, accept func() bool) erro
 			}
 			unit, pdu, _ := unwrapRTU(req)
 			if accept == nil || accept() {
-				l.answer(unit, pdu, req, func(answer int) { pace.wait(began, len(req), answer) })
+				if err := l.answer(unit, pdu, req, func(answer int) { pace.wait(began, len(req), answer) }); err != nil {
+					return err
+				}
 			} else {
 				b.count(func(s *Stats) { s.Mismatch++ })
 			}
@@ -164,7 +166,8 @@ func (p pacer) wait(began time.Time, request, answer int) {
 }
 
 // ServePTY answers on a pseudo-terminal until ctx ends or the terminal is
-// closed. It does not close p.
+// closed. It does not close p. A bus that can be unplugged needs a terminal
+// with a link: its device has another name each time.
 func (b *Bus) ServePTY(ctx context.Context, p *PTY) error {
 	stop := context.AfterFunc(ctx, p.interrupt)
 	defer stop()
@@ -180,37 +183,74 @@ func (b *Bus) ServePTY(ctx context.Context, p *PTY) error {
 		}
 		pace.char = time.Duration(bits) * time.Second / time.Duration(baud)
 	}
-	err := b.serveRTU(p, pace, func() bool {
-		p.share()
-		if b.cfg.Baud == 0 {
-			return true
-		}
-		baud, stopBits, err := p.Speed()
-		return err == nil && baud == b.cfg.Baud && stopBits == b.cfg.StopBits
-	})
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if b.cfg.Faults[Unplug] > 0 && p.link == "" {
+		return fmt.Errorf("serve %s: to be unplugged it needs a link", p.Name())
 	}
-	return fmt.Errorf("serve %s: %w", p.Name(), err)
+	for {
+		err := b.serveRTU(p, pace, func() bool {
+			p.share()
+			if b.cfg.Baud == 0 {
+				return true
+			}
+			baud, stopBits, err := p.Speed()
+			return err == nil && baud == b.cfg.Baud && stopBits == b.cfg.StopBits
+		})
+		if errors.Is(err, errUnplugged) {
+			err = b.replug(ctx, p)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return fmt.Errorf("serve %s: %w", p.Name(), err)
+		}
+	}
+}
+
+// replug takes the terminal away for as long as the bus is.
+func (b *Bus) replug(ctx context.Context, p *PTY) error {
+	if err := p.unplug(); err != nil {
+		return err
+	}
+	away, _ := b.plug()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(away):
+	}
+	return p.plug()
 }
 
 // ServeRTUTCP answers RTU frames on every connection to ln until ctx ends. It
 // closes ln.
 func (b *Bus) ServeRTUTCP(ctx context.Context, ln net.Listener) error {
-	return serveConns(ctx, ln, func(c net.Conn) error {
+	return b.serveConns(ctx, ln, func(c net.Conn) error {
 		return b.serveRTU(c, pacer{turnaround: b.cfg.Turnaround}, nil)
 	})
+}
+
+// reset ends a connection as a device does that has lost its power or has no
+// room.
+func reset(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = c.Close()
 }
 
 // maxConns bounds the masters of one listener; more are refused.
 const maxConns = 64
 
-func serveConns(ctx context.Context, ln net.Listener, serve func(net.Conn) error) error {
+func (b *Bus) serveConns(ctx context.Context, ln net.Listener, serve func(net.Conn) error) error {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
 		conns = map[net.Conn]bool{}
 	)
+	most := maxConns
+	if b.cfg.Faults[SingleClient] > 0 {
+		most = 1
+	}
 	stop := context.AfterFunc(ctx, func() {
 		_ = ln.Close()
 		mu.Lock()
@@ -229,24 +269,40 @@ func serveConns(ctx context.Context, ln net.Listener, serve func(net.Conn) error
 			}
 			return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
 		}
+		away, gone := b.plug()
 		mu.Lock()
-		full := len(conns) >= maxConns || ctx.Err() != nil
+		full := len(conns) >= most || away > 0 || ctx.Err() != nil
 		if !full {
 			conns[c] = true
 		}
 		mu.Unlock()
 		if full {
-			_ = c.Close()
+			b.count(func(s *Stats) { s.Refused++ })
+			reset(c)
 			continue
 		}
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			_ = serve(c) // the master hung up
+			served := make(chan struct{})
+			wg.Add(1)
+			go func() { // whoever else is connected when the plug is pulled
+				defer wg.Done()
+				select {
+				case <-gone:
+					reset(c)
+				case <-served:
+				}
+			}()
+			_ = serve(c) // the master hung up, or the plug was pulled
+			close(served)
+			if away, _ := b.plug(); away > 0 {
+				reset(c)
+			}
+			_ = c.Close()
 			mu.Lock()
 			delete(conns, c)
 			mu.Unlock()
-			_ = c.Close()
 		}()
 	}
 }

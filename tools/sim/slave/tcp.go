@@ -15,7 +15,7 @@ const mbap = 7
 // ServeTCP answers Modbus TCP on every connection to ln until ctx ends. It
 // closes ln.
 func (b *Bus) ServeTCP(ctx context.Context, ln net.Listener) error {
-	return serveConns(ctx, ln, b.serveMBAP)
+	return b.serveConns(ctx, ln, b.serveMBAP)
 }
 
 func (b *Bus) serveMBAP(c net.Conn) error {
@@ -40,6 +40,8 @@ func (b *Bus) serveMBAP(c net.Conn) error {
 			out := binary.BigEndian.AppendUint16([]byte{transaction[0], transaction[1], 0, 0}, uint16(len(reply)+1))
 			return append(append(out, unit), reply...)
 		}
-		l.answer(head[6], pdu, nil, func(int) { time.Sleep(b.cfg.Turnaround) })
+		if err := l.answer(head[6], pdu, nil, func(int) { time.Sleep(b.cfg.Turnaround) }); err != nil {
+			return err
+		}
 	}
 }
