@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -241,7 +242,7 @@ func observe(cmd *cobra.Command, f *identifyFlags, watch watched, start time.Tim
 				waiting = false
 			case err := <-ended:
 				ended <- nil
-				return cmpErr(err, errors.New("the meters fell silent"))
+				return cmp.Or(err, errors.New("the meters fell silent"))
 			case <-ctx.Done():
 				return errors.New("interrupted: nothing is proven")
 			}
@@ -257,7 +258,7 @@ func observe(cmd *cobra.Command, f *identifyFlags, watch watched, start time.Tim
 				enter = false
 			case err := <-ended:
 				ended <- nil
-				return cmpErr(err, errors.New("the meters fell silent"))
+				return cmp.Or(err, errors.New("the meters fell silent"))
 			case <-ctx.Done():
 				return errors.New("interrupted: nothing is proven")
 			}
@@ -292,13 +293,6 @@ func observe(cmd *cobra.Command, f *identifyFlags, watch watched, start time.Tim
 	}
 	cancel()
 	return record, <-ended
-}
-
-func cmpErr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
 }
 
 // lines sends for every line of in. A read that never ends is left behind:

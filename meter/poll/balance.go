@@ -134,7 +134,7 @@ func (b Balance) compare(name string, v, evidence meter.MilliWattHour, digit int
 	delta, least, most := int64(v-b.Base), b.Least/hour, b.Most/hour
 	switch {
 	case delta == 0 && least >= addSat(some, 2*lag):
-		b.Wrong = fmt.Sprintf("%s is stuck at %d: power says that at least %d mWh have flowed", name, v, least)
+		b.Wrong = fmt.Sprintf("%s is stuck at %d: power says that at least %d mWh have flowed; is its sign reversed?", name, v, least)
 		return b // until it moves
 	case least >= much && delta+lag < least/2:
 		b.Wrong = fmt.Sprintf("%s moved by %d mWh where power says at least %d: do its transformer ratios differ?", name, delta, least)
