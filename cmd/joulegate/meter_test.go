@@ -18,7 +18,6 @@ import (
 
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/profile"
-	"github.com/joulegate/joulegate/tools/sim/slave"
 )
 
 // lockedBuffer is an output that a test reads while a command writes.
@@ -320,39 +319,6 @@ func TestOwnProfiles(t *testing.T) {
 	}
 	if _, err = runMeter(t, "meter", "profiles", "--profiles", filepath.Join(dir, "none")); err == nil || !strings.Contains(err.Error(), "want a folder") {
 		t.Errorf("no folder: %v", err)
-	}
-}
-
-// A simulated wallbox takes commands, and its car charges.
-func TestSimulatedWallboxCharges(t *testing.T) {
-	var c car
-	p, err := profile.Get("abl-emh1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u, err := simUnit(p, 0, &c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	bus, err := slave.NewBus(slave.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := bus.Add(1, u); err != nil {
-		t.Fatal(err)
-	}
-	for _, step := range []struct {
-		duty   uint16
-		ma     int64
-		status uint16
-	}{{266, 15_960, 0xC2}, {1000, 0, 0xB1}, {100, 6000, 0xC2}} {
-		if got := bus.Handle(1, []byte{16, 0, 0x14, 0, 1, 2, byte(step.duty >> 8), byte(step.duty)}); got[0] != 16 {
-			t.Fatalf("the write is answered % x", got)
-		}
-		status, _ := u.Register(3, 4)
-		if c.limit.Load() != step.ma || status != step.status {
-			t.Errorf("duty %d: %d mA, status %#x", step.duty, c.limit.Load(), status)
-		}
 	}
 }
 

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,6 +58,7 @@ func newSimMeterCmd(faults *simFaults) *cobra.Command {
 	var (
 		folder          profilesFlag
 		id, listen, pty string
+		car             string
 		unit, baud      int
 		model           uint16
 		paced           bool
@@ -70,8 +68,9 @@ func newSimMeterCmd(faults *simFaults) *cobra.Command {
 		Use:   "meter --profile ID (--pty LINK | --listen tcp://HOST:PORT)",
 		Short: "Serve a simulated meter, inverter or wallbox",
 		Long: `Serve a simulated device until interrupted. It follows the day: a house draws
-power, an inverter produces while the sun shines, energy registers count. What
-is given with --set stays as it is set.`,
+power, an inverter produces while the sun shines, a battery takes the surplus
+and gives it back, a car takes the current that the wallbox is told to offer,
+energy registers count. What is given with --set stays as it is set.`,
 		Example: `  joulegate sim meter --profile eastron-sdm630 --pty /tmp/meter
   joulegate sim meter --profile sunspec-inverter --listen tcp://127.0.0.1:5020 --set power_mw=-2500000
   joulegate sim meter --profile eastron-sdm120 --listen rtutcp://127.0.0.1:5021 --fault late:0.1 --seed 7`,
@@ -114,17 +113,20 @@ is given with --set stays as it is set.`,
 			if err != nil {
 				return usageError{err}
 			}
-			w := weather{fixed: fixed, seed: faults.seed}
-			if w.unit, err = simUnit(p, model, &w.car); err != nil {
+			if len(car) != 1 {
+				return usageError{fmt.Errorf("--car %q: want one letter, A..F", car)}
+			}
+			device, err := slave.NewPhysics(slave.PhysicsConfig{Profile: p, Model: model, Seed: faults.seed, Car: car[0], Fixed: fixed})
+			if err != nil {
 				return usageError{err}
 			}
-			if err := w.step(time.Now(), 0); err != nil {
+			if err := device.Step(time.Now(), 0); err != nil {
 				return usageError{err}
 			}
-			if err := bus.Add(address, w.unit); err != nil {
+			if err := bus.Add(address, device.Unit()); err != nil {
 				return usageError{err}
 			}
-			return simServe(cmd, bus, &w, address, listen, pty)
+			return simServe(cmd, bus, device, address, listen, pty)
 		},
 	}
 	folder.add(cmd)
@@ -134,6 +136,7 @@ is given with --set stays as it is set.`,
 	f.StringVar(&pty, "pty", "", "serve RTU on a new pseudo-terminal and make `LINK` point to it")
 	f.IntVar(&unit, "unit", 0, "Modbus unit id, 1..247 (default: as the device leaves the factory)")
 	f.IntVar(&baud, "baud", 0, "answer only at this speed; 0: at any (default: as the device leaves the factory)")
+	f.StringVar(&car, "car", "C", "what stands at a wallbox, a `STATE` of IEC 61851-1: A nothing, B a full car, C one that charges, D one that wants ventilation too, E a pilot without supply, F a wallbox out of order")
 	f.BoolVar(&paced, "paced", false, "take as long on the pseudo-terminal as a real wire")
 	f.Uint16Var(&model, "model", 0, "SunSpec model (default: the profile's first)")
 	f.StringArrayVar(&set, "set", nil, "hold points at `NAME=VALUE`, for example power_mw=1500000; may be repeated")
@@ -183,37 +186,8 @@ func parsePointName(name string) (meter.Point, error) {
 	return meter.Point{}, fmt.Errorf("no point is called %q: names are like power_mw, voltage_l1_mv", name)
 }
 
-// car is what a simulated wallbox offers to a vehicle, which takes it.
-type car struct{ limit atomic.Int64 } // mA, 0: paused
-
-// simUnit makes a unit. A wallbox offers what it is told to, and a car takes
-// it.
-func simUnit(p *profile.Profile, model uint16, c *car) (*slave.Unit, error) {
-	var u *slave.Unit
-	u, err := slave.NewUnit(p, slave.UnitConfig{Model: model, OnWrite: func(addr uint16, values []uint16) error {
-		ma, ok := u.Command("current_limit", addr, values)
-		if !ok {
-			return nil
-		}
-		c.limit.Store(ma)
-		letter := "B" // connected
-		if ma >= 6000 {
-			letter = "C" // charging
-		}
-		var now []meter.Point
-		if status, ok := p.StateCode(letter); ok {
-			now = append(now, meter.Point{Quantity: meter.Status, Value: status})
-		}
-		if u.Has(meter.CurrentLimit, 0) {
-			now = append(now, meter.Point{Quantity: meter.CurrentLimit, Value: ma})
-		}
-		return u.Set(now...)
-	}})
-	return u, err
-}
-
 // simServe serves until the command is interrupted.
-func simServe(cmd *cobra.Command, bus *slave.Bus, w *weather, unit uint8, listen, pty string) error {
+func simServe(cmd *cobra.Command, bus *slave.Bus, device *slave.Physics, unit uint8, listen, pty string) error {
 	var (
 		serve func(context.Context) error
 		where string
@@ -241,8 +215,8 @@ func simServe(cmd *cobra.Command, bus *slave.Bus, w *weather, unit uint8, listen
 		}
 		where = scheme + "://" + ln.Addr().String()
 	}
-	err := emit(cmd, map[string]any{"profile": w.unit.Profile().ID, "unit": unit, "at": where}, func(out io.Writer) error {
-		_, err := fmt.Fprintf(out, "%s unit %d at %s, until interrupted\n", w.unit.Profile().ID, unit, where)
+	err := emit(cmd, map[string]any{"profile": device.Unit().Profile().ID, "unit": unit, "at": where}, func(out io.Writer) error {
+		_, err := fmt.Fprintf(out, "%s unit %d at %s, until interrupted\n", device.Unit().Profile().ID, unit, where)
 		return err
 	})
 	if err != nil {
@@ -250,30 +224,15 @@ func simServe(cmd *cobra.Command, bus *slave.Bus, w *weather, unit uint8, listen
 	}
 	g, ctx := errgroup.WithContext(cmd.Context())
 	g.Go(func() error { return serve(ctx) })
-	g.Go(func() error { return w.run(ctx) })
+	g.Go(func() error { return follow(ctx, device) })
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
 }
 
-// weather moves a simulated device through the day.
-type weather struct {
-	unit  *slave.Unit
-	fixed []meter.Point
-	seed  uint64
-	car   car
-
-	imported, exported float64 // mWh since the start
-}
-
-// Registers of a device that has been in service for a while, mWh.
-const (
-	simImport = 1_234_567_000
-	simExport = 345_678_000
-)
-
-func (w *weather) run(ctx context.Context) error {
+// follow moves a simulated device through the day.
+func follow(ctx context.Context, p *slave.Physics) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	last := time.Now()
@@ -282,96 +241,10 @@ func (w *weather) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case now := <-tick.C:
-			if err := w.step(now, now.Sub(last)); err != nil {
+			if err := p.Step(now, now.Sub(last)); err != nil {
 				return err
 			}
 			last = now
 		}
 	}
-}
-
-// power is what flows at a time of day, in mW, import positive.
-func (w *weather) power(now time.Time) int64 {
-	if i := slices.IndexFunc(w.fixed, func(p meter.Point) bool { return p.Quantity == meter.Power && p.Phase == 0 }); i >= 0 {
-		return w.fixed[i].Value
-	}
-	t := float64(now.UnixMilli())/1000 + float64(w.seed%100_000)
-	hour := float64(now.Hour()) + float64(now.Minute())/60
-	switch w.unit.Profile().Kind {
-	case profile.Inverter: // a 6 kW roof under passing clouds
-		sun := max(0, math.Sin((hour-6)/12*math.Pi))
-		clouds := 0.85 + 0.15*math.Sin(t/17)*math.Sin(t/41)
-		return -int64(6_000_000 * sun * clouds)
-	case profile.Wallbox: // a car on three lines that takes what is offered
-		return w.car.limit.Load() * 230 * 3
-	case profile.Battery: // charges and discharges with 2 kW
-		return int64(2_000_000 * math.Sin(t/97))
-	case profile.Meter: // a house with a refrigerator and somebody at home
-		house := 350_000 + 250_000*(1+math.Sin(t/29)) + 60_000*(1+math.Sin(t/5))
-		if math.Sin(t/211) > 0.7 {
-			house += 1_800_000 // a kettle
-		}
-		return int64(house)
-	}
-	return 0
-}
-
-// step lets dt pass and sets all points that the device has.
-func (w *weather) step(now time.Time, dt time.Duration) error {
-	p := w.unit.Profile()
-	power := w.power(now)
-	energy := math.Abs(float64(power)) * dt.Hours()
-	if power > 0 {
-		w.imported += energy
-	} else {
-		w.exported += energy
-	}
-	phases := int64(0)
-	for phase := range uint8(3) {
-		if w.unit.Has(meter.Voltage, phase+1) || w.unit.Has(meter.Current, phase+1) || w.unit.Has(meter.Power, phase+1) {
-			phases++
-		}
-	}
-	swing := math.Sin(float64(now.UnixMilli()) / 7000)
-	voltage := 230_000 + int64(1500*swing)
-	var points []meter.Point
-	set := func(q meter.Quantity, phase uint8, v int64) {
-		held := slices.ContainsFunc(w.fixed, func(f meter.Point) bool { return f.Quantity == q && f.Phase == phase })
-		if w.unit.Has(q, phase) && !held {
-			points = append(points, meter.Point{Quantity: q, Phase: phase, Value: v})
-		}
-	}
-	for phase := range uint8(4) {
-		share := int64(1) // of the total
-		if phase > 0 {
-			share = max(phases, 1)
-			set(meter.Voltage, phase, voltage+int64(phase)*100)
-			set(meter.Import, phase, (simImport+int64(w.imported))/share)
-			set(meter.Export, phase, (simExport+int64(w.exported))/share)
-		}
-		set(meter.Power, phase, power/share)
-		set(meter.ApparentPower, phase, max(power, -power)/share)
-		set(meter.ReactivePower, phase, 0)
-		set(meter.PowerFactor, phase, 1000)
-		set(meter.Current, phase, max(power, -power)*1000/voltage/share)
-	}
-	set(meter.Frequency, 0, 50_000+int64(15*swing))
-	set(meter.Import, 0, simImport+int64(w.imported))
-	set(meter.Export, 0, simExport+int64(w.exported))
-	set(meter.Energy, 0, simImport+simExport+int64(w.imported+w.exported))
-	set(meter.BatteryPower, 0, int64(800_000*swing))
-	set(meter.StateOfCharge, 0, 650)
-	set(meter.Temperature, 0, 31_000)
-	set(meter.SessionEnergy, 0, int64(w.imported)%200_000_000)
-	switch status, ok := p.StateCode("A"); {
-	case dt > 0: // what a command has changed stays
-	case p.Kind == profile.Inverter:
-		set(meter.Status, 0, 4) // producing
-	case ok:
-		set(meter.Status, 0, status)
-	default:
-		set(meter.Status, 0, 1)
-	}
-	set(meter.Firmware, 0, 10)
-	return w.unit.Set(append(points, w.fixed...)...)
 }
