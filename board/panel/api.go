@@ -45,6 +45,10 @@ type Backend interface {
 	Members(ctx context.Context) ([]Member, error)
 	Peers(ctx context.Context) ([]Peer, error)
 	Meters(ctx context.Context) ([]board.Meter, error)
+	// ConfirmMeter takes a person's word that another device, or registers
+	// that begin anew, are in order: what the meter says counts again, from
+	// its next reading on. It needs the control socket.
+	ConfirmMeter(ctx context.Context, id string) error
 	Market(ctx context.Context) (Market, error)
 	Energy(ctx context.Context) (ledger.Energy, error)
 

@@ -165,6 +165,12 @@ func (c *Client) Meters(ctx context.Context) ([]board.Meter, error) {
 	return get[[]board.Meter](ctx, c, "/meters")
 }
 
+// ConfirmMeter implements Backend.
+func (c *Client) ConfirmMeter(ctx context.Context, id string) error {
+	_, err := call[struct{}](ctx, c, http.MethodPost, "/meters/"+url.PathEscape(id)+"/confirm", struct{}{})
+	return err
+}
+
 // Market implements Backend.
 func (c *Client) Market(ctx context.Context) (Market, error) {
 	return get[Market](ctx, c, "/market/status")

@@ -150,6 +150,9 @@ func (s *Server) Handler(control bool) http.Handler {
 			}
 			return b.Submit(r.Context(), t.Envelope)
 		})
+		handle("POST /meters/{id}/confirm", func(r *http.Request) (any, error) {
+			return struct{}{}, b.ConfirmMeter(r.Context(), r.PathValue("id"))
+		})
 		handle("POST /grid/invite", func(r *http.Request) (any, error) {
 			var req InviteRequest
 			if err := body(r, &req); err != nil {

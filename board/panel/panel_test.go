@@ -29,12 +29,13 @@ import (
 // fake is a neighbourhood on a sunny noon: it answers as a gateway would and
 // grows a block whenever tick is called.
 type fake struct {
-	mu      sync.Mutex
-	started time.Time
-	height  int64
-	begin   chan VerifyProgress // LedgerVerify waits for these when not nil
-	stopped []chain.ID
-	watch   []chan Update
+	mu        sync.Mutex
+	started   time.Time
+	height    int64
+	begin     chan VerifyProgress // LedgerVerify waits for these when not nil
+	stopped   []chain.ID
+	confirmed int
+	watch     []chan Update
 }
 
 const fakeGenesis = "{ \"version\": 1,\n  \"chain_id\": \"sunny-street\" }\n"
@@ -221,6 +222,16 @@ func (f *fake) Members(context.Context) ([]Member, error) {
 
 func (f *fake) Peers(context.Context) ([]Peer, error) {
 	return []Peer{{Device: pub(key("house1")), Name: "house1", Addr: "/ip4/127.0.0.1/tcp/4001", Since: fakeStart, Direction: "out"}}, nil
+}
+
+func (f *fake) ConfirmMeter(_ context.Context, id string) error {
+	if id != "house" {
+		return NotFound("no meter %q", id)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.confirmed++
+	return nil
 }
 
 func (f *fake) Meters(context.Context) ([]board.Meter, error) { return f.snapshot().Meters, nil }
@@ -426,9 +437,10 @@ func TestAdministrationIsLocal(t *testing.T) {
 	ctx := t.Context()
 	tx := chain.SignTx("sunny-street", 1, chain.TxMint, chain.Mint{To: chain.AccountOf(pub(driver)), Amount: 1, BankRef: "x"}, key("operator"))
 	calls := map[string]func(b Backend) (any, error){
-		"submit": func(b Backend) (any, error) { return b.Submit(ctx, tx) },
-		"invite": func(b Backend) (any, error) { return b.Invite(ctx, InviteRequest{Node: "feeder1", Valid: time.Hour}) },
-		"verify": func(b Backend) (any, error) { return b.LedgerVerify(ctx, nil) },
+		"submit":  func(b Backend) (any, error) { return b.Submit(ctx, tx) },
+		"invite":  func(b Backend) (any, error) { return b.Invite(ctx, InviteRequest{Node: "feeder1", Valid: time.Hour}) },
+		"verify":  func(b Backend) (any, error) { return b.LedgerVerify(ctx, nil) },
+		"confirm": func(b Backend) (any, error) { return nil, b.ConfirmMeter(ctx, "house") },
 		"unsigned stop": func(b Backend) (any, error) {
 			return b.StopSession(ctx, openID, StopOrder{})
 		},

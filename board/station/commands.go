@@ -208,6 +208,30 @@ func (s *Station) SetLimit(ctx context.Context, connector uint8, limit meter.Mil
 	})
 }
 
+// SwapMeter begins a new segment of a meter's registers, after a person has
+// confirmed that another device counts there now. What was counted between
+// the last record of the old one and the first reading of the new one is in
+// no register and is not booked.
+func (s *Station) SwapMeter(ctx context.Context, id string) error {
+	return s.command(ctx, func(reply func(error)) {
+		m := s.meter(id)
+		if m == nil {
+			reply(refuse("this gateway has no meter %q", id))
+			return
+		}
+		for _, c := range s.chargers {
+			if c.meter == m && c.st.Phase != session.Idle {
+				reply(refuse("charger %d has a session: stop it first", c.ID))
+				return
+			}
+		}
+		m.cut.Swap()
+		s.dirty, s.changed = true, true
+		s.evidence("meter.confirmed", 2, id, "")
+		reply(nil)
+	})
+}
+
 // SetMode changes what a charger charges with.
 func (s *Station) SetMode(ctx context.Context, connector uint8, mode setpoint.Mode) error {
 	return s.command(ctx, func(reply func(error)) {

@@ -450,6 +450,44 @@ func leaves(t *testing.T, w *world) {
 	}
 }
 
+// A confirmed exchange of a meter begins a new segment; in the middle of a
+// session it is refused, because the session's registers would not meet.
+func TestSwappedMeterBeginsASegment(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		end := w.run()
+		wait(4 * time.Second)
+		if err := w.station.SwapMeter(t.Context(), "nobody"); !errors.Is(err, ErrRefused) {
+			t.Errorf("unknown meter: %v", err)
+		}
+		if err := w.station.SwapMeter(t.Context(), "house"); err != nil {
+			t.Fatal(err)
+		}
+		w.start(2000)
+		wait(4 * time.Second)
+		if err := w.station.SwapMeter(t.Context(), "car"); !errors.Is(err, ErrRefused) {
+			t.Errorf("session meter in a session: %v", err)
+		}
+		wait(25 * time.Second) // two slots
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+		segments := map[string]uint32{}
+		for _, r := range w.records {
+			if r.Kind != chain.KindMeter {
+				continue
+			}
+			var m chain.MeterRecord
+			if err := chain.Unmarshal(r.Body, &m); err != nil {
+				t.Fatal(err)
+			}
+			segments[m.Meter] = m.Segment
+		}
+		if segments["house"] != 1 || segments["car"] != 0 {
+			t.Errorf("segments %v", segments)
+		}
+	})
+}
+
 func TestNothingClosesBeforeItsRecordIsDurable(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		end := w.run()

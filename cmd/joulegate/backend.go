@@ -194,6 +194,21 @@ func (b backend) Meters(context.Context) ([]board.Meter, error) {
 	return s.Meters, nil
 }
 
+func (b backend) ConfirmMeter(ctx context.Context, id string) error {
+	for _, r := range b.devices.readers {
+		if r.Device() != id {
+			continue
+		}
+		if err := b.station.SwapMeter(ctx, id); err != nil {
+			return refused(err)
+		}
+		r.Rebase()
+		b.saveMeters()
+		return nil
+	}
+	return panel.NotFound("this gateway has no meter %q", id)
+}
+
 func (b backend) Market(context.Context) (panel.Market, error) { return view(b, marketOf) }
 
 func (b backend) Energy(context.Context) (ledger.Energy, error) { return view(b, ledger.EnergyOf) }

@@ -25,7 +25,7 @@ func newMeterCmd() *cobra.Command {
 		Use:   "meter",
 		Short: "Read meters, inverters and wallboxes",
 	}
-	cmd.AddCommand(newMeterReadCmd(), newMeterProfilesCmd(), newMeterSunSpecCmd(), newMeterIdentifyCmd())
+	cmd.AddCommand(newMeterReadCmd(), newMeterProfilesCmd(), newMeterSunSpecCmd(), newMeterIdentifyCmd(), newMeterConfirmCmd())
 	return cmd
 }
 

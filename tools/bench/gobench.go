@@ -52,6 +52,8 @@ type bench struct {
 
 func lowest(a, b float64) float64 { return min(a, b) }
 
+func highest(a, b float64) float64 { return max(a, b) }
+
 func (s bench) measure(ctx context.Context, m *measurer) (float64, error) {
 	key := s.pkg + " " + s.name
 	results, ok := m.benches[key]
