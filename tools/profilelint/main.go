@@ -1,9 +1,9 @@
 // Command profilelint holds device profiles to rules that a single file cannot
-// be held to when it is read, and writes the table of supported devices.
+// be held to when it is read, and writes the tables of supported devices.
 //
 //	go run ./tools/profilelint                  check the built-in profiles
 //	go run ./tools/profilelint FOLDER           check profiles of one's own
-//	go run ./tools/profilelint -write           write docs/DEVICES.md
+//	go run ./tools/profilelint -write           write docs/DEVICES.md and the list in README.md
 //
 // Reading a profile already refuses overlapping registers, unknown quantities,
 // blocks beyond the limits, missing sources and files that are not called as
@@ -27,14 +27,15 @@ import (
 func main() {
 	write := flag.Bool("write", false, "write the table of devices")
 	out := flag.String("out", "docs/DEVICES.md", "`FILE` of the table")
+	readme := flag.String("readme", "README.md", "`FILE` with a list of devices between "+listBegin+" and "+listEnd)
 	flag.Parse()
-	if err := run(flag.Args(), *write, *out); err != nil {
+	if err := run(flag.Args(), *write, *out, *readme); err != nil {
 		fmt.Fprintln(os.Stderr, "profilelint:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string, write bool, out string) error {
+func run(args []string, write bool, out, readme string) error {
 	profiles := profile.All()
 	if len(args) > 1 || write && len(args) > 0 {
 		return fmt.Errorf("want one folder, or -write")
@@ -55,10 +56,21 @@ func run(args []string, write bool, out string) error {
 	if len(complaints) > 0 {
 		return fmt.Errorf("%d complaints:\n%s", len(complaints), strings.Join(complaints, "\n"))
 	}
-	if write {
-		return os.WriteFile(out, []byte(table(profiles)), 0o644)
+	if !write {
+		return nil
 	}
-	return nil
+	old, err := os.ReadFile(readme)
+	if err != nil {
+		return err
+	}
+	text, err := withList(string(old), profiles)
+	if err != nil {
+		return fmt.Errorf("%s: %w", readme, err)
+	}
+	if err := os.WriteFile(readme, []byte(text), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(out, []byte(table(profiles)), 0o644)
 }
 
 // lint returns what is wrong with a profile.
@@ -232,25 +244,58 @@ A profile is what the program knows of a device: registers, serial setting, timi
 - A profile's sign or direction can be turned round: ` + "`ID+reversed`" + ` for the sign of power, ` + "`ID+swapped`" + ` for current transformers mounted the wrong way.
 `
 
+var kinds = []struct {
+	kind  profile.Kind
+	title string
+}{{profile.Meter, "Meters"}, {profile.Inverter, "Inverters"}, {profile.Battery, "Batteries"}, {profile.Wallbox, "Wallboxes"}}
+
+// ofKind returns the profiles of a kind by vendor.
+func ofKind(profiles []*profile.Profile, k profile.Kind) []*profile.Profile {
+	list := slices.DeleteFunc(slices.Clone(profiles), func(p *profile.Profile) bool { return p.Kind != k })
+	slices.SortFunc(list, func(x, y *profile.Profile) int {
+		return cmp.Or(strings.Compare(strings.ToLower(x.Vendor), strings.ToLower(y.Vendor)), strings.Compare(x.ID, y.ID))
+	})
+	return list
+}
+
+func confidence(p *profile.Profile) string {
+	if p.Experimental {
+		return string(p.Confidence()) + ", **experimental**"
+	}
+	return string(p.Confidence())
+}
+
+// What encloses the list in the README.
+const (
+	listBegin = "<!-- devices -->"
+	listEnd   = "<!-- /devices -->"
+)
+
+// withList returns text with the list of devices between its marks.
+func withList(text string, profiles []*profile.Profile) (string, error) {
+	before, rest, ok := strings.Cut(text, listBegin)
+	_, after, end := strings.Cut(rest, listEnd)
+	if !ok || !end {
+		return "", fmt.Errorf("want %s and, after it, %s", listBegin, listEnd)
+	}
+	var b strings.Builder
+	b.WriteString("\n| Device | Profile | Confidence |\n|---|---|---|\n")
+	for _, k := range kinds {
+		for _, p := range ofKind(profiles, k.kind) {
+			fmt.Fprintf(&b, "| %s %s | `%s` | %s |\n", p.Vendor, strings.ReplaceAll(p.Model, "|", "\\|"), p.ID, confidence(p))
+		}
+	}
+	return before + listBegin + "\n" + b.String() + "\n" + listEnd + after, nil
+}
+
 // table returns the page of all devices.
 func table(profiles []*profile.Profile) string {
 	var b strings.Builder
 	b.WriteString(head)
-	for _, k := range []struct {
-		kind  profile.Kind
-		title string
-	}{{profile.Meter, "Meters"}, {profile.Inverter, "Inverters"}, {profile.Battery, "Batteries"}, {profile.Wallbox, "Wallboxes"}} {
+	for _, k := range kinds {
 		fmt.Fprintf(&b, "\n## %s\n\n| Device | Profile | Factory setting | Measures | Confidence |\n|---|---|---|---|---|\n", k.title)
-		list := slices.DeleteFunc(slices.Clone(profiles), func(p *profile.Profile) bool { return p.Kind != k.kind })
-		slices.SortFunc(list, func(x, y *profile.Profile) int {
-			return cmp.Or(strings.Compare(strings.ToLower(x.Vendor), strings.ToLower(y.Vendor)), strings.Compare(x.ID, y.ID))
-		})
-		for _, p := range list {
-			confidence := string(p.Confidence())
-			if p.Experimental {
-				confidence += ", **experimental**"
-			}
-			fmt.Fprintf(&b, "| %s %s | `%s` | %s | %s | %s |\n", p.Vendor, strings.ReplaceAll(p.Model, "|", "\\|"), p.ID, setting(p.Serial), measures(p), confidence)
+		for _, p := range ofKind(profiles, k.kind) {
+			fmt.Fprintf(&b, "| %s %s | `%s` | %s | %s | %s |\n", p.Vendor, strings.ReplaceAll(p.Model, "|", "\\|"), p.ID, setting(p.Serial), measures(p), confidence(p))
 		}
 	}
 	b.WriteString("\n## Notes\n\n")

@@ -26,6 +26,13 @@ func TestDevicesPage(t *testing.T) {
 	if string(got) != table(profile.All()) {
 		t.Error("docs/DEVICES.md is out of date: go run ./tools/profilelint -write")
 	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err := withList(string(readme), profile.All()); err != nil || string(readme) != want {
+		t.Errorf("the list of devices in README.md is out of date: go run ./tools/profilelint -write (%v)", err)
+	}
 }
 
 const acme = `version: 1
@@ -116,14 +123,25 @@ func TestFolder(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := run([]string{dir}, false, "")
+		err := run([]string{dir}, false, "", "")
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
 	out := filepath.Join(dir, "page.md")
-	if err := run(nil, true, out); err != nil {
-		t.Fatal(err)
+	readme := filepath.Join(dir, "readme.md")
+	for text, want := range map[string]string{"": "want <!-- devices -->", "<!-- /devices --><!-- devices -->": "after it", "a\n<!-- devices -->old<!-- /devices -->\nb\n": ""} {
+		if err := os.WriteFile(readme, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := run(nil, true, out, readme)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+		b, err := os.ReadFile(readme)
+		if s := string(b); err != nil || want != "" && s != text || want == "" && (strings.Contains(s, "old") || !strings.HasPrefix(s, "a\n") || !strings.HasSuffix(s, "\nb\n") || !strings.Contains(s, "| `eastron-sdm120` | A")) {
+			t.Errorf("%q became %q, %v", text, s, err)
+		}
 	}
 	if b, err := os.ReadFile(out); err != nil || !strings.Contains(string(b), "| Eastron SDM120 Modbus | `eastron-sdm120` |") {
 		t.Errorf("%v\n%s", err, b)
