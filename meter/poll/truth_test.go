@@ -212,8 +212,9 @@ func TestIdentity(t *testing.T) {
 		"another of another maker": {func(i *poll.Identity) { i.Manufacturer, i.Model = "Beta", "Two" }, "manufacturer"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			st, r := step(poll.State{}, 0, poll.Identity{Manufacturer: "ACME"})
-			if st, r = step(st, 1, first); r.Quality != meter.Good || st.Pinned != first {
+			st, _ := step(poll.State{}, 0, poll.Identity{Manufacturer: "ACME"})
+			st, r := step(st, 1, first)
+			if r.Quality != meter.Good || st.Pinned != first {
 				t.Fatalf("%s, pinned %+v", r.Reason, st.Pinned)
 			}
 			now := first

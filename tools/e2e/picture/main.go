@@ -160,7 +160,10 @@ func attach(ctx context.Context, endpoint string) (*websocket.Conn, error) {
 	}
 	for _, t := range targets {
 		if t.Type == "page" {
-			c, _, err := websocket.DefaultDialer.DialContext(ctx, t.URL, nil)
+			c, handshake, err := websocket.DefaultDialer.DialContext(ctx, t.URL, nil)
+			if handshake != nil {
+				handshake.Body.Close()
+			}
 			return c, err
 		}
 	}

@@ -57,11 +57,11 @@ func TestEveryProfileLives(t *testing.T) {
 			if p.Kind != profile.Wallbox && car != 'C' {
 				continue
 			}
-			for _, h := range []time.Duration{0, 9, 12, 23} {
+			for _, h := range []time.Duration{0, 9 * time.Hour, 12 * time.Hour, 23 * time.Hour} {
 				ph := physics(t, p.ID, slave.PhysicsConfig{Car: byte(car), Seed: 3})
 				for _, dt := range []time.Duration{0, 1500 * time.Millisecond} {
-					if err := ph.Step(midnight.Add(h*time.Hour+dt), dt); err != nil {
-						t.Fatalf("%s, car %c, %d h: %v", p.ID, car, h, err)
+					if err := ph.Step(midnight.Add(h+dt), dt); err != nil {
+						t.Fatalf("%s, car %c, %v: %v", p.ID, car, h, err)
 					}
 				}
 			}
