@@ -116,6 +116,13 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err := e.assemble(ctx, pv); err != nil {
 		return nil, err
 	}
+	// CometBFT reads these first in a goroutine of its own, where a panic
+	// over a damaged store ends the process with a trace. Here it is an error.
+	if h := e.blocks.Height(); h > 0 {
+		e.blocks.LoadBlockExtendedCommit(h)
+		e.blocks.LoadSeenCommit(h)
+		e.blocks.LoadBlock(h)
+	}
 	e.handshaking = false
 	return e, nil
 }

@@ -122,7 +122,7 @@ func TestErrorsAreOneLine(t *testing.T) {
 		{name: "unknown command", of: east, args: []string{"grid", "leave"}, code: 2, says: []string{"leave"}},
 		{name: "unknown flag", of: east, args: []string{"run", "--fast"}, code: 2, says: []string{"--fast"}},
 		{name: "unknown level", of: east, args: []string{"run", "--log-level", "loud"}, code: 2, says: []string{"loud"}},
-		{name: "nobody runs", of: north, args: []string{"ledger", "status"}, code: 1, says: []string{"$STATE", "joulegate run"}},
+		{name: "nobody runs", of: north, args: []string{"grid", "members"}, code: 1, says: []string{"$STATE", "joulegate run"}},
 		{name: "no such wallet", of: north, args: []string{"account", "mint", "--to", "anna", "--ref", "x", "--amount", "1", "--wallet", "carl"}, code: 1, says: []string{"carl.key", "account new"}},
 		{name: "wallet exists", of: north, args: []string{"account", "new", "anna"}, code: 1, says: []string{"anna"}},
 		{name: "too many decimals", of: north, args: []string{"account", "mint", "--to", "anna", "--ref", "x", "--amount", "1.0000000001"}, code: 2, says: []string{"1.0000000001"}},

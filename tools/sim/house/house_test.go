@@ -343,7 +343,7 @@ func TestFitsProfiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		shown := slices.DeleteFunc(slices.Clone(pts), func(pt meter.Point) bool { return !p.Has(pt.Quantity, pt.Phase) })
+		shown := slices.DeleteFunc(slices.Clone(pts), func(pt meter.Point) bool { return !p.HasIn(im, pt.Quantity, pt.Phase) })
 		if err := p.Encode(shown, im); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
