@@ -184,7 +184,7 @@ func (d *Duration) UnmarshalYAML(n ast.Node) error {
 func Default() Config {
 	return Config{
 		Version: Version,
-		P2P:     P2P{Listen: []string{"/ip4/0.0.0.0/tcp/0"}},
+		P2P:     P2P{Listen: []string{"/ip4/0.0.0.0/tcp/4470"}},
 		MQTT:    MQTT{Listen: "127.0.0.1:1883"},
 		Panel:   Panel{Listen: "127.0.0.1:8080"},
 		Ledger:  Ledger{TimeoutCommit: ms(500)},

@@ -232,3 +232,12 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// The address that the manual advertises is one that a fresh configuration
+// listens on: a port chosen anew at each start can be dialled by nobody.
+func TestSampleListensOnAFixedPort(t *testing.T) {
+	c := Sample("north")
+	if len(c.P2P.Listen) != 1 || !strings.HasSuffix(c.P2P.Listen[0], "/tcp/4470") {
+		t.Errorf("listens on %v", c.P2P.Listen)
+	}
+}
