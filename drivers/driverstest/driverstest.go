@@ -165,15 +165,20 @@ func (l *Limiter) Log() []meter.MilliAmpere {
 	return slices.Clone(l.log)
 }
 
+// Coils is the table that drivers.WriteCoil writes, for Register.Put.
+const Coils drivers.Function = 1
+
 // Register is a device made of values. Reading or writing an address that no
 // value was put at fails.
 type Register struct {
 	mu     sync.Mutex
 	err    error
+	deaf   bool
+	log    []drivers.Write
 	values map[drivers.Function]map[uint16]uint16
 }
 
-// Put stores values from addr on in one of the two tables.
+// Put stores values from addr on in one of the tables.
 func (r *Register) Put(fn drivers.Function, addr uint16, values ...uint16) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -190,9 +195,14 @@ func (r *Register) Put(fn drivers.Function, addr uint16, values ...uint16) {
 
 // Value returns a holding register, and whether there is one.
 func (r *Register) Value(addr uint16) (uint16, bool) {
+	return r.ValueOf(drivers.HoldingRegisters, addr)
+}
+
+// ValueOf returns what is in a table at addr, and whether there is anything.
+func (r *Register) ValueOf(fn drivers.Function, addr uint16) (uint16, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	v, ok := r.values[drivers.HoldingRegisters][addr]
+	v, ok := r.values[fn][addr]
 	return v, ok
 }
 
@@ -217,24 +227,64 @@ func (r *Register) ReadRegisters(ctx context.Context, fn drivers.Function, addr,
 	return out, nil
 }
 
-// WriteRegisters implements drivers.Register. Either all values are written or
-// none.
+// WriteRegisters implements drivers.Register.
 func (r *Register) WriteRegisters(ctx context.Context, addr uint16, values []uint16) error {
+	return r.Write(ctx, drivers.Write{Address: addr, Values: values})
+}
+
+// Write implements drivers.Writer. Either all values are written or none.
+func (r *Register) Write(ctx context.Context, w drivers.Write) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.ready(ctx); err != nil {
 		return err
 	}
-	table := r.values[drivers.HoldingRegisters]
-	for i := range values {
-		if _, ok := table[addr+uint16(i)]; !ok {
-			return fmt.Errorf("write register %d: illegal address", int(addr)+i)
+	if w.Function == 0 {
+		w.Function = drivers.WriteMultiple
+		if len(w.Values) == 1 {
+			w.Function = drivers.WriteSingle
 		}
 	}
-	for i, v := range values {
-		table[addr+uint16(i)] = v
+	fn := drivers.HoldingRegisters
+	switch w.Function {
+	case drivers.WriteMultiple:
+	case drivers.WriteCoil:
+		fn = Coils
+		fallthrough
+	default:
+		if len(w.Values) != 1 {
+			return fmt.Errorf("%d values with function %d: want 1", len(w.Values), w.Function)
+		}
+	}
+	table := r.values[fn]
+	for i := range w.Values {
+		if _, ok := table[w.Address+uint16(i)]; !ok {
+			return fmt.Errorf("write function %d register %d: illegal address", w.Function, int(w.Address)+i)
+		}
+	}
+	w.Values = slices.Clone(w.Values)
+	r.log = append(r.log, w)
+	if r.deaf {
+		if w.Verify {
+			return fmt.Errorf("write %v at %d: %w", w.Values, w.Address, drivers.ErrNotTaken)
+		}
+		return nil
+	}
+	for i, v := range w.Values {
+		table[w.Address+uint16(i)] = v
 	}
 	return nil
+}
+
+// Ignore makes the device confirm writes and not take them.
+func (r *Register) Ignore(on bool) { r.mu.Lock(); r.deaf = on; r.mu.Unlock() }
+
+// Log returns every write that was confirmed, in order, with the function it
+// used.
+func (r *Register) Log() []drivers.Write {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.log)
 }
 
 func (r *Register) ready(ctx context.Context) error {

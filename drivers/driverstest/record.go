@@ -15,6 +15,7 @@ import (
 // Op is one recorded operation, as one line of JSON in a fixture.
 type Op struct {
 	Write  bool             `json:"write,omitempty"`
+	Verify bool             `json:"verify,omitempty"`
 	Fn     drivers.Function `json:"fn,omitempty"`
 	Addr   uint16           `json:"addr"`
 	Count  uint16           `json:"count,omitempty"`
@@ -25,20 +26,20 @@ type Op struct {
 
 func (o Op) String() string {
 	if o.Write {
-		return fmt.Sprintf("write %v at %d", o.Values, o.Addr)
+		return fmt.Sprintf("write %v at %d with function %d (0: any)", o.Values, o.Addr, o.Fn)
 	}
 	return fmt.Sprintf("read %d registers at %d with function %d", o.Count, o.Addr, o.Fn)
 }
 
 // Recorder passes operations to a device and writes them to a fixture.
 type Recorder struct {
-	device drivers.Register
+	device drivers.Writer
 	mu     sync.Mutex
 	enc    *json.Encoder
 }
 
 // NewRecorder records what happens to device on w, one JSON line each.
-func NewRecorder(device drivers.Register, w io.Writer) *Recorder {
+func NewRecorder(device drivers.Writer, w io.Writer) *Recorder {
 	return &Recorder{device: device, enc: json.NewEncoder(w)}
 }
 
@@ -54,11 +55,20 @@ func (r *Recorder) ReadRegisters(ctx context.Context, fn drivers.Function, addr,
 
 // WriteRegisters implements drivers.Register.
 func (r *Recorder) WriteRegisters(ctx context.Context, addr uint16, values []uint16) error {
-	err := r.device.WriteRegisters(ctx, addr, values)
-	if werr := r.write(Op{Write: true, Addr: addr, Values: values}, err); werr != nil {
+	return r.Write(ctx, drivers.Write{Address: addr, Values: values})
+}
+
+// Write implements drivers.Writer.
+func (r *Recorder) Write(ctx context.Context, w drivers.Write) error {
+	err := r.device.Write(ctx, w)
+	if werr := r.write(opOf(w), err); werr != nil {
 		return werr
 	}
 	return err
+}
+
+func opOf(w drivers.Write) Op {
+	return Op{Write: true, Verify: w.Verify, Fn: w.Function, Addr: w.Address, Values: w.Values}
 }
 
 func (r *Recorder) write(op Op, err error) error {
@@ -115,7 +125,12 @@ func (p *Playback) ReadRegisters(ctx context.Context, fn drivers.Function, addr,
 
 // WriteRegisters implements drivers.Register.
 func (p *Playback) WriteRegisters(ctx context.Context, addr uint16, values []uint16) error {
-	_, err := p.take(ctx, Op{Write: true, Addr: addr, Values: values})
+	return p.Write(ctx, drivers.Write{Address: addr, Values: values})
+}
+
+// Write implements drivers.Writer.
+func (p *Playback) Write(ctx context.Context, w drivers.Write) error {
+	_, err := p.take(ctx, opOf(w))
 	return err
 }
 
@@ -129,7 +144,7 @@ func (p *Playback) take(ctx context.Context, want Op) (Op, error) {
 		return Op{}, fmt.Errorf("%v: the fixture has ended after %d operations", want, p.next)
 	}
 	op := p.ops[p.next]
-	if op.Write != want.Write || op.Fn != want.Fn || op.Addr != want.Addr || op.Count != want.Count || !slices.Equal(op.Values, want.Values) {
+	if op.Write != want.Write || op.Verify != want.Verify || op.Fn != want.Fn || op.Addr != want.Addr || op.Count != want.Count || !slices.Equal(op.Values, want.Values) {
 		return Op{}, fmt.Errorf("%v: the fixture has %v as operation %d", want, op, p.next+1)
 	}
 	p.next++
@@ -140,10 +155,10 @@ func (p *Playback) take(ctx context.Context, want Op) (Op, error) {
 }
 
 var (
-	_ drivers.Relay    = (*Relay)(nil)
-	_ drivers.Input    = (*Input)(nil)
-	_ drivers.Limiter  = (*Limiter)(nil)
-	_ drivers.Register = (*Register)(nil)
-	_ drivers.Register = (*Recorder)(nil)
-	_ drivers.Register = (*Playback)(nil)
+	_ drivers.Relay   = (*Relay)(nil)
+	_ drivers.Input   = (*Input)(nil)
+	_ drivers.Limiter = (*Limiter)(nil)
+	_ drivers.Writer  = (*Register)(nil)
+	_ drivers.Writer  = (*Recorder)(nil)
+	_ drivers.Writer  = (*Playback)(nil)
 )

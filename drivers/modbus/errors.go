@@ -33,14 +33,14 @@ type Error struct {
 	Line     string
 	Device   string
 	Unit     uint8
-	Function uint8 // 3, 4, 6 or 16
+	Function uint8 // 1, 3, 4, 5, 6 or 16
 	Address  uint16
 	Count    uint16
 	Err      error
 }
 
 func (e *Error) Error() string {
-	verb := map[uint8]string{3: "read holding", 4: "read input", 6: "write", 16: "write"}[e.Function]
+	verb := map[uint8]string{1: "read coil", 3: "read holding", 4: "read input", 5: "write coil", 6: "write", 16: "write"}[e.Function]
 	name := ""
 	if e.Device != "" {
 		name = " (" + e.Device + ")"

@@ -11,6 +11,7 @@ const (
 	fnReadDiscrete = 2
 	fnReadHolding  = 3
 	fnReadInput    = 4
+	fnWriteCoil    = 5
 	fnWriteOne     = 6
 	fnWriteMany    = 16
 	exceptionBit   = 0x80
@@ -24,7 +25,7 @@ const (
 type key struct {
 	fn    byte
 	addr  uint16
-	count uint16 // for function 6 the value
+	count uint16 // for functions 5 and 6 the value
 }
 
 // keyOf reads the key from a request's function and data.
@@ -33,6 +34,9 @@ func keyOf(pdu []byte) key {
 }
 
 func (k key) read() bool { return k.fn >= fnReadCoils && k.fn <= fnReadInput }
+
+// mirrored reports whether the regular answer to k equals its request.
+func (k key) mirrored() bool { return k.fn == fnWriteCoil || k.fn == fnWriteOne }
 
 // data is the length of the answer's payload when k is a read.
 func (k key) data() int {
@@ -112,7 +116,7 @@ func parseRTU(buf, req []byte, echoed bool) (verdict, int) {
 		return partial, 0
 	}
 	k := keyOf(req[1 : len(req)-2])
-	if echoed || k.fn != fnWriteOne { // an answer to function 6 equals its request
+	if echoed || !k.mirrored() { // else it is the answer
 		if bytes.HasPrefix(buf, req) {
 			return echo, len(req)
 		}
@@ -158,10 +162,8 @@ func parseAnswer(buf []byte, unit byte, k key) (verdict, int) {
 	if !sealed(buf[:n]) {
 		return malformed, 0
 	}
-	if k.fn == fnWriteOne || k.fn == fnWriteMany {
-		if buf[1] == k.fn && keyOf(buf[1:]) != k {
-			return stray, n
-		}
+	if !k.read() && buf[1] == k.fn && keyOf(buf[1:]) != k {
+		return stray, n
 	}
 	return answer, n
 }
@@ -194,7 +196,7 @@ func frameSizes(buf []byte) []int {
 			return []int{8, size}
 		}
 		return []int{8}
-	case fn == 5 || fn == fnWriteOne:
+	case fn == fnWriteCoil || fn == fnWriteOne:
 		return []int{8}
 	case fn == 15 || fn == fnWriteMany: // answer, request
 		if len(buf) < 7 {

@@ -154,7 +154,7 @@ func (l *Line) tcp() bool { return l.cfg.TCP != "" }
 // is returned as the error of every use; cfg.Validate tells it beforehand.
 // Several handles may share a unit: the line then keeps the longest of their
 // gaps.
-func (l *Line) Device(cfg DeviceConfig) drivers.Register {
+func (l *Line) Device(cfg DeviceConfig) drivers.Writer {
 	d := &device{line: l, cfg: cfg, err: cfg.Validate(l.tcp())}
 	if d.err != nil {
 		return d
@@ -196,7 +196,7 @@ func (d *device) ReadRegisters(ctx context.Context, fn drivers.Function, addr, c
 	case int(addr)+int(count) > 1<<16:
 		return nil, d.fail(k, int(count), errors.New("past the last register"))
 	}
-	data, err := d.line.do(ctx, d, k, nil)
+	data, err := d.line.do(ctx, &pending{dev: d, key: k})
 	if err != nil {
 		return nil, d.fail(k, int(count), err)
 	}
@@ -205,21 +205,92 @@ func (d *device) ReadRegisters(ctx context.Context, fn drivers.Function, addr, c
 
 // WriteRegisters implements drivers.Register.
 func (d *device) WriteRegisters(ctx context.Context, addr uint16, values []uint16) error {
+	return d.Write(ctx, drivers.Write{Address: addr, Values: values})
+}
+
+// Write implements drivers.Writer.
+func (d *device) Write(ctx context.Context, w drivers.Write) error {
 	if d.err != nil {
 		return d.err
 	}
-	k := key{fn: fnWriteMany, addr: addr, count: uint16(min(len(values), 1<<16-1))}
-	if len(values) == 1 {
-		k = key{fn: fnWriteOne, addr: addr, count: values[0]}
+	k, err := keyOfWrite(w)
+	if err != nil {
+		return d.fail(k, len(w.Values), err)
+	}
+	_, err = d.line.do(ctx, &pending{dev: d, key: k, values: slices.Clone(w.Values)})
+	if w.Verify && (err == nil || errors.Is(err, ErrTimeout)) || errors.Is(err, ErrFrame) || errors.Is(err, ErrSuspect) {
+		err = d.settle(ctx, k, w.Values, err)
+	}
+	if err != nil {
+		return d.fail(k, len(w.Values), err)
+	}
+	return nil
+}
+
+// keyOfWrite checks w and returns its key, with an error as good as there is
+// one.
+func keyOfWrite(w drivers.Write) (key, error) {
+	k := key{fn: byte(w.Function), addr: w.Address, count: uint16(min(len(w.Values), 1<<16-1))}
+	switch {
+	case k.fn != 0:
+	case len(w.Values) == 1:
+		k.fn = fnWriteOne
+	default:
+		k.fn = fnWriteMany
+	}
+	most := MaxWrite
+	switch k.fn {
+	case fnWriteMany:
+	case fnWriteCoil, fnWriteOne:
+		most = 1
+	default:
+		return k, fmt.Errorf("write function %d: want 5, 6 or 16", k.fn)
 	}
 	switch {
-	case len(values) == 0 || len(values) > MaxWrite:
-		return d.fail(k, len(values), fmt.Errorf("%d values: want 1..%d", len(values), MaxWrite))
-	case int(addr)+len(values) > 1<<16:
-		return d.fail(k, len(values), errors.New("past the last register"))
+	case len(w.Values) == 0 || len(w.Values) > most:
+		return k, fmt.Errorf("%d values with function %d: want 1..%d", len(w.Values), k.fn, most)
+	case int(w.Address)+len(w.Values) > 1<<16:
+		return k, errors.New("past the last register")
+	case k.fn == fnWriteCoil && w.Values[0] != drivers.CoilOn && w.Values[0] != drivers.CoilOff:
+		return k, fmt.Errorf("value %#04x of a coil: want 0xFF00 or 0", w.Values[0])
 	}
-	if _, err := d.line.do(ctx, d, k, slices.Clone(values)); err != nil {
-		return d.fail(k, len(values), err)
+	if k.mirrored() {
+		k.count = w.Values[0]
+	}
+	return k, nil
+}
+
+// settle finds out whether the device holds what k wrote. doubt is why that is
+// to be asked: an error if the write was not confirmed.
+func (d *device) settle(ctx context.Context, k key, values []uint16, doubt error) error {
+	say := func(err error) error {
+		if doubt == nil {
+			return err
+		}
+		return fmt.Errorf("%w; %w", doubt, err)
+	}
+	for i := 0; i < len(values); {
+		n := min(len(values)-i, d.cfg.MaxBlock)
+		r := key{fn: fnReadHolding, addr: k.addr + uint16(i), count: uint16(n)}
+		if k.fn == fnWriteCoil {
+			r.fn = fnReadCoils
+		}
+		data, err := d.line.do(ctx, &pending{dev: d, key: r, strict: true})
+		if err != nil {
+			return say(fmt.Errorf("read back with function %d: %w", r.fn, err))
+		}
+		for _, want := range values[i : i+n] {
+			var got uint16
+			if r.fn == fnReadHolding {
+				got, data = binary.BigEndian.Uint16(data), data[2:]
+			} else if data[0]&1 != 0 {
+				got = drivers.CoilOn
+			}
+			if got != want {
+				return say(fmt.Errorf("%w: %d is %d, want %d", drivers.ErrNotTaken, int(k.addr)+i, got, want))
+			}
+			i++
+		}
 	}
 	return nil
 }
@@ -231,9 +302,9 @@ func (d *device) fail(k key, count int, err error) error {
 // do queues a request and waits for its result or the end of ctx. A request
 // already on the wire is finished by the owner whatever happens to ctx, so
 // that its answer meets somebody who expects it.
-func (l *Line) do(ctx context.Context, d *device, k key, values []uint16) ([]byte, error) {
+func (l *Line) do(ctx context.Context, p *pending) ([]byte, error) {
 	now := time.Now()
-	p := &pending{ctx: ctx, dev: d, key: k, values: values, class: d.cfg.Class, deadline: now.Add(time.Second), done: make(chan result, 1)}
+	p.ctx, p.class, p.deadline, p.done = ctx, p.dev.cfg.Class, now.Add(time.Second), make(chan result, 1)
 	if t, ok := ctx.Deadline(); ok {
 		p.deadline = t
 	}
@@ -245,7 +316,7 @@ func (l *Line) do(ctx context.Context, d *device, k key, values []uint16) ([]byt
 		l.mu.Unlock()
 		return nil, ErrClosed
 	}
-	if err := l.refuse(d.u, now); err != nil {
+	if err := l.refuse(p.dev.u, now); err != nil {
 		l.mu.Unlock()
 		return nil, err
 	}
@@ -552,6 +623,8 @@ func (u *unit) call(k key, values []uint16) ([]byte, error) {
 		return u.client.ReadHoldingRegisters(k.addr, k.count)
 	case fnReadInput:
 		return u.client.ReadInputRegisters(k.addr, k.count)
+	case fnWriteCoil:
+		return u.client.WriteSingleCoil(k.addr, k.count)
 	case fnWriteOne:
 		return u.client.WriteSingleRegister(k.addr, k.count)
 	case fnWriteMany:

@@ -13,6 +13,7 @@ type pending struct {
 	dev      *device
 	key      key
 	values   []uint16 // of a write
+	strict   bool     // must not be answered by a copy of an earlier answer
 	class    Class
 	deadline time.Time
 	seq      uint64 // first come, first served among equals

@@ -18,6 +18,7 @@ type exchange struct {
 	fence   bool
 	fenced  bool // the fence was answered
 	copied  bool // the answer may be a copy: to be verified
+	strict  bool // it must not even be a copy of an earlier answer to the same
 }
 
 // echoState is what the line knows about adapters that hear themselves.
@@ -62,7 +63,7 @@ func (l *Line) ask(p *pending, probing bool) ([]byte, error) {
 		g.window = max(g.window, timeout)
 	}
 	g.expire(time.Now())
-	if !g.clean(p.key) || p.key.fn == fnWriteOne && !l.echo.known {
+	if !g.clean(p.key) || p.key.mirrored() && !l.echo.known {
 		if heard && u.drains < drainTries { // not silent yet
 			u.drains++
 			u.quietUntil = time.Now().Add(g.quiet(timeout))
@@ -76,7 +77,7 @@ func (l *Line) ask(p *pending, probing bool) ([]byte, error) {
 			return nil, errLater
 		}
 	}
-	data, err := l.exchange(u, p.key, p.values, exchange{timeout: timeout, scan: p.class == Scan})
+	data, err := l.exchange(u, p.key, p.values, exchange{timeout: timeout, scan: p.class == Scan, strict: p.strict})
 	if !l.x.copied {
 		return data, err
 	}
@@ -330,7 +331,7 @@ func (t rtuTransport) Send(req []byte) ([]byte, error) {
 			} else {
 				return nil, t.failed(k, sent, &x.u.count.Suspect, fmt.Errorf("%w: %d bytes follow it", ErrSuspect, len(rest)))
 			}
-			if echoed && k.fn != fnWriteOne || !l.echo.on && k.read() {
+			if echoed && !k.mirrored() || !l.echo.on && k.read() {
 				l.echo.missed()
 			}
 			return t.accept(k, sent, slices.Clone(buf[:n]), time.Since(sent)-l.wire(len(req)+n))
@@ -362,9 +363,10 @@ func (t rtuTransport) accept(k key, sent time.Time, frame []byte, took time.Dura
 	default:
 		t := g.judge(k, frame)
 		// A second answer with the same bytes is right for a read of the same
-		// registers, but confirms no second write. An exception is right for
+		// registers, but confirms no second write, and does not tell what one has
+		// changed. An exception is right for
 		// any of its function.
-		if x.copied = !exception && (t == copied || t == again && !k.read()); x.copied {
+		if x.copied = !exception && (t == copied || t == again && (x.strict || !k.read())); x.copied {
 			g.owe(k, sent)
 		} else {
 			g.answered(k, t, exception)
