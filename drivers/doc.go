@@ -8,6 +8,15 @@
 //	Register  Modbus registers of one device on one line
 //	Writer    a Register that is told which function a write uses
 //
+// A Limiter may be more than that. One program drives wallboxes of many
+// makes, so the value itself says whether its model has the capability:
+//
+//	Statused       tells state, fault, temperature and the limit in force
+//	Heartbeat      falls back by itself when it hears nothing (BeatEvery > 0)
+//	Failsafe       to what it falls back, and after which silence
+//	PhaseSwitcher  charges on one or three phases (two PhaseCounts)
+//	Discharger     takes energy out of the vehicle (a PowerRange below 0)
+//
 // Only board/station calls Relay.Set and Limiter.SetLimit. Every actuator has
 // Halt, which puts it in its inert state and may be called from any
 // goroutine, at any time, more than once.
@@ -16,6 +25,7 @@ package drivers
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/joulegate/joulegate/meter"
 )
@@ -47,6 +57,74 @@ type Limiter interface {
 	VehicleState(ctx context.Context) (VehicleState, error)
 	// Halt offers 0 A. It does not wait longer than one bus time-out.
 	Halt() error
+}
+
+// ErrNotFitted is returned by a capability that this model does not have.
+var ErrNotFitted = errors.New("the device has no such register")
+
+// Heartbeat is a limiter whose device falls back to its failsafe current when
+// its master falls silent. The driver has no goroutine of its own: whoever
+// holds the control loop beats, so that the heartbeat ends with the loop.
+type Heartbeat interface {
+	// BeatEvery is the longest pause between two beats; 0: the device keeps
+	// no watch and Beat does nothing. It may change after SetFailsafe.
+	BeatEvery() time.Duration
+	// Beat says that the master is there. It changes neither limit nor state.
+	Beat(ctx context.Context) error
+}
+
+// FailsafeSetting is what a wallbox does when its master is gone.
+type FailsafeSetting struct {
+	Current meter.MilliAmpere // per phase: 0 or 6..32 A
+	Timeout time.Duration     // silence after which it counts as gone
+}
+
+// Failsafe is a device whose fallback can be read and, at commissioning, set.
+// Both return ErrNotFitted for a model without the registers.
+type Failsafe interface {
+	Failsafe(ctx context.Context) (FailsafeSetting, error)
+	// SetFailsafe writes the setting and reads it back. A Current or Timeout
+	// that the model does not let be set keeps its value; the setting in
+	// force is returned.
+	SetFailsafe(ctx context.Context, want FailsafeSetting) (FailsafeSetting, error)
+}
+
+// PhaseSwitcher is a device that charges on one or three phases.
+type PhaseSwitcher interface {
+	// PhaseCounts returns the numbers of phases that it can be switched to,
+	// ascending; fewer than two: it cannot be switched.
+	PhaseCounts() []int
+	// Phases returns the number in force.
+	Phases(ctx context.Context) (int, error)
+	// SwitchPhases changes it. It refuses while the vehicle charges, while a
+	// current is on offer, and for 10 s after the offer ended.
+	SwitchPhases(ctx context.Context, phases int) error
+}
+
+// Discharger is a device that charges and discharges a vehicle by power.
+type Discharger interface {
+	// PowerRange returns the least and the most power at the connection,
+	// import positive: least is below 0 if it can discharge.
+	PowerRange() (least, most meter.MilliWatt)
+	// SetPower orders a power at the connection, import (charging) positive,
+	// rounded towards 0 to what the device can express. It ends by itself
+	// when it is not repeated within BeatEvery.
+	SetPower(ctx context.Context, power meter.MilliWatt) error
+}
+
+// Statused is a device that tells more than the vehicle's state.
+type Statused interface {
+	Status(ctx context.Context) (Status, error)
+}
+
+// Status is what a wallbox says about itself, all at one look.
+type Status struct {
+	Vehicle     VehicleState
+	Code        int64              // the device's own status code
+	Fault       int64              // the device's own fault code; 0: none
+	Derated     bool               // it offers less than asked, because of heat
+	Temperature *int64             // 1/1000 degree Celsius; nil: not measured
+	Limit       *meter.MilliAmpere // in force per phase; nil: not told
 }
 
 // VehicleState is the state of the control pilot, IEC 61851-1 annex A.
