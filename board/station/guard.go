@@ -22,9 +22,18 @@ type pulse struct {
 	running atomic.Bool
 	stalled atomic.Bool
 	stalls  atomic.Uint64
+	turns   atomic.Uint64 // verified turns of the loop
 }
 
 func (p *pulse) tick() { p.beat.Store(int64(p.now())) }
+
+// turn ends a turn in which every charger was looked at and commanded.
+func (p *pulse) turn() {
+	p.tick()
+	if !p.stalled.Load() {
+		p.turns.Add(1)
+	}
+}
 
 func (p *pulse) alive() bool {
 	return p.running.Load() && p.now()-time.Duration(p.beat.Load()) <= p.limit

@@ -247,6 +247,13 @@ func (s *Station) Sessions() []chain.ID {
 // is fed from.
 func (s *Station) Alive() bool { return s.pulse.alive() && !s.pulse.stalled.Load() }
 
+// Progress counts verified turns of the loop: those in which every contact was
+// read, every charger decided about and every command carried out, while the
+// loop's own watchdog had nothing to object to. Whoever feeds a watchdog or
+// drives a heartbeat output does so only when the number has grown since the
+// last time. It may be called from any goroutine and never blocks.
+func (s *Station) Progress() uint64 { return s.pulse.turns.Load() }
+
 // Run owns the actuators until ctx ends. It returns after they are safe, the
 // last records are written and its goroutines have ended. A panic in any of
 // them halts the actuators and becomes the returned error.
@@ -370,7 +377,7 @@ func (s *Station) tick() {
 		s.decide(c)
 		s.step(c, session.Tick{})
 	}
-	s.pulse.tick()
+	s.pulse.turn()
 }
 
 // forgive lets relays close again when the loop has ticked for a while after

@@ -693,9 +693,13 @@ func TestStalledLoopOpensRelayAndRecovers(t *testing.T) {
 		if w.closed() || w.station.Alive() {
 			t.Fatal("the loop hangs and the relay is closed")
 		}
+		still := w.station.Progress()
 		wait(2 * time.Second)
 		if w.evse.Limit() != 0 {
 			t.Fatalf("the loop hangs and %d mA are offered", w.evse.Limit())
+		}
+		if n := w.station.Progress(); n != still || n == 0 {
+			t.Fatalf("the loop hangs and its progress goes from %d to %d", still, n)
 		}
 		wait(10 * time.Second)
 		if !w.station.Alive() || !w.closed() {
