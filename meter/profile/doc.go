@@ -66,7 +66,6 @@
 //	marks: min                       # of the file: 0x8000, 0xFFFF are not available
 //	                                 # (max: 0x7FFF, 0xFFFF)
 //	fallback: 3                      # of the file: the other function to try
-//	timing: {keepalive: 30s}         # falls back if it is not asked that long
 //	identity:                        # of the file: who the device is
 //	  - {field: serial, function: 3, address: 0xFC00, type: u32}
 //
@@ -83,6 +82,40 @@
 //	  - {name: enable, address: 400, function: 5, values: {0: 0, 1: 0xFF00}}
 //	  - {name: heartbeat, address: 0x0D00, values: {1: 0x55AA}, every: 5s}
 //	  - {name: failsafe_current, address: 5016, min: 6000, max: 32000, read: {address: 1600, type: u32}}
+//
+// 0 pauses: current_limit takes it unless it is nonzero, and enable takes it
+// always; Pause lists what to write. A device also says
+//
+//	cables: {1: false, 5: true}      # a vehicle hangs on the cable, where the status does not tell
+//	watchdog: {fed_by: heartbeat, timeout: 10s, current: 6000}
+//	                                 # when it takes its master for gone, and what it offers then
+//	nonzero: true                    # of a write: takes no 0
+//	optional: true                   # some models lack it: a refusal is no failure
+//	setup: 0                         # written once by a master that takes over
+//	every: 5s                        # written again and again, or the device falls back
+//	read: {address: 9, values: {1: 0, 3: 5}}  # where it can be read back, in other numbers perhaps
+//
+// A driver therefore needs no knowledge of any model:
+//
+//	for each s in p.Setup()          write s.Write.Encode(s.Value)
+//	w, _ := p.Write("current_limit") write w.Encode(16_000), then enable 1 if there is one
+//	for each s in p.Pause()          write s.Write.Encode(0)
+//	p.VehicleState(points)           A..F
+//	w.Every                          repeat while the control loop is alive; a watchdog
+//	                                 fed by request or write wants the same of any of those
+//
+// Read, write and read back a command: Write.Encode, Write.ReadBlock and
+// Write.DecodeRead. Simulators use their inverses: Write.Decode, Reflect,
+// Watchdog.Feeds.
+//
+// # Batteries
+//
+// An order is a list of commands with values; the step without one takes the
+// power. See Order.
+//
+//	orders:
+//	  charge: [{write: power_command}, {write: direction, value: 1}, {write: mode, value: 2}]
+//	  release: [{write: direction, value: 0}, {write: mode, value: 0}]
 //
 // The SHA-256 of the file travels with every reading, so that anybody who has
 // the file and the raw registers can decode them again.

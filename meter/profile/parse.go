@@ -227,6 +227,12 @@ func (p *Profile) check() error {
 	if err := p.checkStates(); err != nil {
 		return err
 	}
+	if err := p.checkWatchdog(); err != nil {
+		return err
+	}
+	if err := p.checkOrders(); err != nil {
+		return err
+	}
 	if len(p.Sources) == 0 {
 		return at("sources", "missing: say where the facts come from")
 	}
@@ -269,7 +275,7 @@ func (t *Timing) check() error {
 	for _, d := range []struct {
 		path string
 		ns   int64
-	}{{"connect_delay", int64(t.ConnectDelay)}, {"gap", int64(t.Gap)}, {"slave_change_gap", int64(t.SlaveChangeGap)}, {"timeout", int64(t.Timeout)}, {"keepalive", int64(t.Keepalive)}} {
+	}{{"connect_delay", int64(t.ConnectDelay)}, {"gap", int64(t.Gap)}, {"slave_change_gap", int64(t.SlaveChangeGap)}, {"timeout", int64(t.Timeout)}} {
 		if d.ns < 0 || d.ns > int64(maxTiming) {
 			return at("timing."+d.path, "want 0..%s", maxTiming)
 		}
@@ -618,11 +624,25 @@ func (p *Profile) checkWrite(here string, i int) error {
 			return err
 		}
 	}
+	if w.Sign != "" && (w.Sign != SignImport && w.Sign != SignExport || !w.Type.signed()) {
+		return at(here+".sign", "%q: want import or export, of a type that has a sign", w.Sign)
+	}
 	if err := w.checkRead(here + ".read"); err != nil {
 		return err
 	}
+	if err := w.checkRange(here); err != nil {
+		return err
+	}
+	if w.Setup != nil && !w.takes(*w.Setup) {
+		return at(here+".setup", "%d is not a value of the command", *w.Setup)
+	}
+	return nil
+}
+
+// checkRange checks which values there are.
+func (w *Write) checkRange(here string) error {
 	if w.Values != nil {
-		return w.checkValues(here)
+		return checkValues(here, w.Values, w.Type, w.Min != 0 || w.Max != 0 || w.Zero != nil || w.Alt != nil || w.Scale != (Scale{}) || w.Sign != "" || w.Nonzero)
 	}
 	if w.Max <= 0 || w.Max < w.Min {
 		return at(here, "want min <= max, or values")
@@ -630,8 +650,8 @@ func (p *Profile) checkWrite(here string, i int) error {
 	if w.Min < 0 && !w.Type.signed() && !w.Type.float() {
 		return at(here+".min", "%d: the type has no sign", w.Min)
 	}
-	if w.Zero != nil && uint64(*w.Zero) > w.Type.most() {
-		return at(here+".zero", "%d does not fit into %s", *w.Zero, w.Type)
+	if w.Zero != nil && (uint64(*w.Zero) > w.Type.most() || w.Nonzero) {
+		return at(here+".zero", "%d does not fit into %s, or the command takes no 0", *w.Zero, w.Type)
 	}
 	for _, v := range []int64{w.Min, w.Max} {
 		if _, err := w.Type.raw(v, w.Scale, 0); err != nil {
@@ -659,20 +679,26 @@ func (w *Write) checkRead(here string) error {
 	if int(r.Address)+int(n) > 1<<16 {
 		return at(here+".address", "%d: %d registers do not fit below 65536", r.Address, n)
 	}
+	if r.Values != nil {
+		if err := checkValues(here, r.Values, r.Type, w.Values == nil || r.Scale != (Scale{})); err != nil {
+			return err
+		}
+	}
 	return r.Scale.check(here + ".scale")
 }
 
-func (w *Write) checkValues(here string) error {
-	if len(w.Values) == 0 || len(w.Values) > maxValues {
+// checkValues checks a list of values; ranged says that there is a range too.
+func checkValues(here string, values map[int64]uint32, t Type, ranged bool) error {
+	if len(values) == 0 || len(values) > maxValues {
 		return at(here+".values", "want 1..%d", maxValues)
 	}
-	if w.Min != 0 || w.Max != 0 || w.Zero != nil || w.Alt != nil || w.Scale != (Scale{}) || w.Type.float() {
-		return at(here+".values", "go without min, max, zero, scale, alt and floats")
+	if ranged || t.float() {
+		return at(here+".values", "go without min, max, zero, nonzero, scale, sign, alt and floats")
 	}
 	raws := map[uint32]bool{}
-	for v, raw := range w.Values {
-		if uint64(raw) > w.Type.most() || raws[raw] {
-			return at(here+".values", "%d: %d is used twice or does not fit into %s", v, raw, w.Type)
+	for v, raw := range values {
+		if uint64(raw) > t.most() || raws[raw] {
+			return at(here+".values", "%d: %d is used twice or does not fit into %s", v, raw, t)
 		}
 		raws[raw] = true
 	}

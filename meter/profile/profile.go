@@ -67,9 +67,16 @@ type Profile struct {
 	Writes   []Write         `yaml:"writes,omitempty"`   // registers that take a command
 	// States maps status codes to IEC 61851-1 letters. A status that is text
 	// has the code that Code returns.
-	States  map[int64]string `yaml:"-"`
-	Detect  []Rule           `yaml:"detect,omitempty"`
-	Sources []Source         `yaml:"sources"`
+	States map[int64]string `yaml:"-"`
+	// Cables says of codes of a Cable point whether a vehicle hangs on the
+	// cable, for wallboxes whose status does not. See VehicleState.
+	Cables   map[int64]bool `yaml:"cables,omitempty"`
+	Watchdog *Watchdog      `yaml:"watchdog,omitempty"` // what happens when the master is gone
+	// Orders are what a battery can be told, by name: charge, discharge,
+	// release. See Order.
+	Orders  map[string][]Step `yaml:"orders,omitempty"`
+	Detect  []Rule            `yaml:"detect,omitempty"`
+	Sources []Source          `yaml:"sources"`
 
 	StateNames map[string]string `yaml:"states,omitempty"` // as written
 
@@ -100,9 +107,6 @@ type Timing struct {
 	// strict device refuses a block with a hole in it.
 	Bridge uint16 `yaml:"bridge,omitempty"`
 	Alone  bool   `yaml:"alone,omitempty"` // every number is read by itself
-	// Keepalive is the longest pause between two requests after which the
-	// device believes that its master is gone.
-	Keepalive time.Duration `yaml:"keepalive,omitempty"`
 }
 
 // Marks names a convention of raw values that mean "not available".
@@ -180,6 +184,7 @@ type Write struct {
 	Type     Type      `yaml:"type,omitempty"` // default u16
 	Words    WordOrder `yaml:"words,omitempty"`
 	Scale    Scale     `yaml:"scale,omitempty"` // as Point.Scale: value = raw x scale
+	Sign     Sign      `yaml:"sign,omitempty"`  // as Point.Sign
 	Min      int64     `yaml:"min,omitempty"`   // smallest value that is not zero
 	Max      int64     `yaml:"max,omitempty"`
 	Alt      *Alt      `yaml:"alt,omitempty"`
@@ -191,7 +196,14 @@ type Write struct {
 	// by itself. 0: once is enough.
 	Every time.Duration `yaml:"every,omitempty"`
 	Twice bool          `yaml:"twice,omitempty"` // the first write may get lost
-	Read  *Readback     `yaml:"read,omitempty"`  // where the device says what is set
+	// Nonzero: the command takes no 0. A wallbox of which that is true of the
+	// current is paused with enable.
+	Nonzero bool `yaml:"nonzero,omitempty"`
+	// Optional: some models lack it. A refusal is no failure.
+	Optional bool `yaml:"optional,omitempty"`
+	// Setup is the value that a master writes once when it takes over.
+	Setup *int64    `yaml:"setup,omitempty"`
+	Read  *Readback `yaml:"read,omitempty"` // where the device says what is set
 }
 
 // Readback is where the value of a command can be read.
@@ -200,6 +212,8 @@ type Readback struct {
 	Address  uint16           `yaml:"address"`
 	Type     Type             `yaml:"type,omitempty"`  // default as written
 	Scale    Scale            `yaml:"scale,omitempty"` // default as written
+	// Values are as Write.Values, where other numbers are read than written.
+	Values map[int64]uint32 `yaml:"values,omitempty"`
 }
 
 // writeUnits are the commands that there are and what their values count.
@@ -213,8 +227,10 @@ var writeUnits = map[string]string{
 	"lock":             "",     // 1 locks
 	"standby":          "",     // 1 allows
 	"mode":             "code", // the device's own
+	"phase_control":    "",     // 1: the master switches phases
 	"power_limit":      "mW",
-	"power_command":    "mW", // of a battery, import (charging) positive
+	"power_command":    "mW", // of a battery: see Order
+	"direction":        "",   // 1 charges, -1 discharges, 0 stops
 	"command_timeout":  "ms", // after which a power command ends
 }
 

@@ -561,7 +561,7 @@ func TestWrites(t *testing.T) {
 				v := rapid.Int64Range(w.Min, w.Max).Draw(t, "v")
 				if w.Values != nil {
 					v = rapid.SampledFrom(slices.Sorted(maps.Keys(w.Values))).Draw(t, "v")
-				} else if w.Min > 0 && rapid.Bool().Draw(t, "zero") {
+				} else if w.Min > 0 && !w.Nonzero && rapid.Bool().Draw(t, "zero") {
 					v = 0
 				}
 				c, err := w.Encode(v, raw)
@@ -633,6 +633,9 @@ func TestReadback(t *testing.T) {
 		{"heidelberg-energy-control", "current_limit", []uint16{165}, 16_500, true},
 		{"amperfied-connect", "phases", []uint16{3}, 3, true},
 		{"amperfied-connect", "phases", []uint16{2}, 0, false},
+		{"keba-p30", "phase_control", []uint16{0, 3}, 1, true},
+		{"alfen-eve", "phases", []uint16{3}, 3, true},
+		{"webasto-next", "failsafe_timeout", []uint16{60}, 60_000, true},
 	} {
 		w, ok := get(t, c.profile).Write(c.name)
 		if !ok {
@@ -727,6 +730,20 @@ func TestParseErrors(t *testing.T) {
 		"write range":      {"detect:", "writes: [{name: current_limit, address: 1, scale: 100, max: 9000000}]\ndetect:", "test.yaml:12: writes[0]"},
 		"write twice":      {"detect:", "writes: [{name: mode, address: 1, max: 9}, {name: mode, address: 2, max: 9}]\ndetect:", "test.yaml:12: writes[1].name"},
 		"write read":       {"detect:", "writes: [{name: mode, address: 1, max: 9, read: {function: 1, address: 2}}]\ndetect:", "test.yaml:12: writes[0].read"},
+		"write sign":       {"detect:", "writes: [{name: mode, address: 1, max: 9, sign: export}]\ndetect:", "test.yaml:12: writes[0].sign"},
+		"write setup":      {"detect:", "writes: [{name: mode, address: 1, max: 9, setup: 10}]\ndetect:", "test.yaml:12: writes[0].setup"},
+		"write nonzero":    {"detect:", "writes: [{name: mode, address: 1, min: 1, max: 9, nonzero: true, setup: 0}]\ndetect:", "test.yaml:12: writes[0].setup"},
+		"write zeros":      {"detect:", "writes: [{name: mode, address: 1, min: 1, max: 9, nonzero: true, zero: 7}]\ndetect:", "test.yaml:12: writes[0].zero"},
+		"read values":      {"detect:", "writes: [{name: mode, address: 1, max: 9, read: {address: 2, values: {1: 1}}}]\ndetect:", "test.yaml:12: writes[0].read.values"},
+		"watchdog":         {"detect:", "watchdog: {fed_by: heartbeat}\ndetect:", "test.yaml:12: watchdog.fed_by"},
+		"watchdog time":    {"detect:", "watchdog: {fed_by: write, timeout: 25h}\ndetect:", "test.yaml:12: watchdog.timeout"},
+		"watchdog current": {"detect:", "watchdog: {fed_by: write, current: 16}\ndetect:", "test.yaml:12: watchdog.current"},
+		"no orders":        {"detect:", "writes: [{name: power_command, address: 1, max: 9}]\ndetect:", "orders: a power_command and orders go together"},
+		"no release":       {"detect:", "writes: [{name: power_command, address: 1, max: 9}]\norders: {charge: [{write: power_command}]}\ndetect:", "test.yaml:13: orders"},
+		"order name":       {"detect:", "writes: [{name: power_command, address: 1, max: 9}]\norders: {release: [{write: power_command, value: 0}], boost: [{write: power_command}]}\ndetect:", "test.yaml:13: orders"},
+		"order write":      {"detect:", "writes: [{name: power_command, address: 1, max: 9}]\norders: {release: [{write: mode, value: 0}]}\ndetect:", "test.yaml:13: orders.release[0].write"},
+		"order value":      {"detect:", "writes: [{name: power_command, address: 1, max: 9}]\norders: {release: [{write: power_command, value: 10}]}\ndetect:", "test.yaml:13: orders.release[0].value"},
+		"order power":      {"detect:", "writes: [{name: power_command, address: 1, max: 9}]\norders: {release: [{write: power_command}]}\ndetect:", "test.yaml:13: orders.release"},
 		"states":           {"detect:", "states: {1: A}\ndetect:", "test.yaml:12: states"},
 		"no line":          {"serial: {baud: 9600, framing: 8N1, unit: 1}", "serial: {unit: 1}", "test.yaml:6: serial"},
 		"unit 255":         {"unit: 1}", "unit: 255}", "255 on a device with a port"},

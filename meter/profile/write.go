@@ -72,8 +72,11 @@ func (w *Write) Encode(value int64, raw []meter.RawBlock) (Command, error) {
 	} else if value == 0 && w.Zero != nil {
 		bits = uint64(*w.Zero)
 	} else {
-		if value != 0 && value < w.Min || value > w.Max {
-			return Command{}, fmt.Errorf("%s: %d %s: want 0 or %d..%d", w.Name, value, w.Unit(), w.Min, w.Max)
+		if !w.takes(value) {
+			return Command{}, fmt.Errorf("%s: %d %s: want %s%d..%d", w.Name, value, w.Unit(), map[bool]string{false: "0 or "}[w.Nonzero], w.Min, w.Max)
+		}
+		if w.Sign == SignExport {
+			value = -value
 		}
 		s, err := w.scale(raw)
 		if err != nil {
@@ -91,6 +94,18 @@ func (w *Write) Encode(value int64, raw []meter.RawBlock) (Command, error) {
 		slices.Reverse(c.Values)
 	}
 	return c, nil
+}
+
+// takes reports whether value is one of the command.
+func (w *Write) takes(value int64) bool {
+	if w.Values != nil {
+		_, ok := w.listed(value)
+		return ok
+	}
+	if value == 0 {
+		return !w.Nonzero
+	}
+	return value >= w.Min && value <= w.Max
 }
 
 // listed returns the raw number of a listed value: of a current the largest
@@ -143,6 +158,9 @@ func (w *Write) Decode(addr uint16, values []uint16, raw []meter.RawBlock) (valu
 		return 0, false
 	}
 	v, err := num.times(s, 0)
+	if w.Sign == SignExport {
+		v = -v
+	}
 	return v, err == nil
 }
 
@@ -160,7 +178,7 @@ func (w *Write) DecodeRead(raw []meter.RawBlock) (value int64, ok bool) {
 	if w.Read == nil {
 		return 0, false
 	}
-	back := Write{Name: w.Name, Address: w.Read.Address, Type: w.Read.Type, Words: w.Words, Scale: w.Read.Scale, Values: w.Values, Zero: w.Zero}
+	back := Write{Name: w.Name, Address: w.Read.Address, Type: w.Read.Type, Words: w.Words, Scale: w.Read.Scale, Sign: w.Sign, Values: w.readValues(), Zero: w.Zero}
 	if back.Scale == (Scale{}) {
 		back.Scale = w.Scale
 	}
@@ -176,6 +194,14 @@ func (w *Write) DecodeRead(raw []meter.RawBlock) (value int64, ok bool) {
 	return back.Decode(back.Address, words, nil)
 }
 
+// readValues are the listed values as they are read.
+func (w *Write) readValues() map[int64]uint32 {
+	if w.Read.Values != nil {
+		return w.Read.Values
+	}
+	return w.Values
+}
+
 // Reflect makes a simulated device say that value is set. It reports whether
 // the device says so at all.
 func (w *Write) Reflect(im Image, value int64) bool {
@@ -186,8 +212,12 @@ func (w *Write) Reflect(im Image, value int64) bool {
 	if s == (Scale{}) {
 		s = w.Scale
 	}
-	bits, err := w.Read.Type.raw(value, s, 0)
-	if v, listed := w.Values[value]; listed {
+	signed := value
+	if w.Sign == SignExport {
+		signed = -value
+	}
+	bits, err := w.Read.Type.raw(signed, s, 0)
+	if v, listed := w.readValues()[value]; listed {
 		bits, err = uint64(v), nil
 	} else if value == 0 && w.Zero != nil {
 		bits, err = uint64(*w.Zero), nil

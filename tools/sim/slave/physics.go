@@ -55,11 +55,12 @@ type Physics struct {
 	elapsed  time.Duration
 	enabled  bool
 	locked   bool
-	offer    int64 // mA
-	lines    int64 // on which the car charges
-	current  int64 // mA that the car draws on each
-	command  int64 // mW to the battery
-	ordered  bool  // command is in force
+	offer    int64            // mA
+	lines    int64            // on which the car charges
+	current  int64            // mA that the car draws on each
+	values   map[string]int64 // of commands to a battery
+	command  int64            // mW to the battery
+	ordered  bool             // command is in force
 	until    time.Duration
 	lasts    time.Duration // a command, 0: for ever
 	imported int64         // mW·µs
@@ -76,7 +77,7 @@ func NewPhysics(cfg PhysicsConfig) (*Physics, error) {
 	if cfg.Car < 'A' || cfg.Car > 'F' {
 		return nil, fmt.Errorf("car %q: want A..F, a state of IEC 61851-1", cfg.Car)
 	}
-	p := &Physics{cfg: cfg, enabled: true, lines: 3, stored: startCharge * batterySize / 1000 * mwhTime}
+	p := &Physics{cfg: cfg, enabled: true, lines: 3, values: map[string]int64{}, stored: startCharge * batterySize / 1000 * mwhTime}
 	for _, pt := range cfg.Fixed {
 		switch pt.Quantity {
 		case meter.CurrentLimit:
@@ -118,10 +119,12 @@ func (p *Physics) written(addr uint16, values []uint16) error {
 			p.lines = v
 		case "command_timeout":
 			p.lasts = time.Duration(v) * time.Millisecond
-		case "power_command":
-			p.command, p.ordered, p.until = v, true, p.elapsed+p.lasts
 		}
+		p.values[name] = v
 	}
+	var order string
+	order, p.command = p.cfg.Profile.Ordered(p.values)
+	p.ordered, p.until = order != profile.OrderRelease, p.elapsed+p.lasts
 	if p.cfg.Profile.Kind == profile.Wallbox {
 		now = p.add(now, meter.Status, 0, p.status())
 	}
@@ -284,7 +287,7 @@ func (p *Physics) battery(surplus, us int64) int64 {
 		p.ordered = false
 	}
 	power := surplus
-	if p.ordered && p.enabled {
+	if p.ordered {
 		power = p.command
 	}
 	power = min(max(power, -batteryMax), batteryMax)

@@ -110,6 +110,10 @@ points:
   - {quantity: state_of_charge, address: 3, type: u16}
 writes:
   - {name: power_command, address: 10, type: s32, function: 16, min: -5000000, max: 5000000}
+orders:
+  charge: [{write: power_command}]
+  discharge: [{write: power_command}]
+  release: [{write: power_command, value: 0}]
 detect:
   - {quantity: battery_power, min: -5000000, max: 5000000}
   - {quantity: state_of_charge, min: 0, max: 1000}
