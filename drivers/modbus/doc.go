@@ -55,13 +55,22 @@
 //     is in doubt, and a fence precedes the next one that could be mistaken
 //     for it. A write is not confirmed by bytes that confirmed one before.
 //   - An exception names only its function. It is believed only if no other
-//     request of that function is open or in doubt, and puts its request in
-//     doubt if another one drew the same a moment ago. A scan, which is
+//     request of that function is open or in doubt, else its request is made
+//     again behind a fence; and it puts its request in doubt if another one
+//     drew the same a moment ago. A scan, which is
 //     refused time and again, also takes a refusal that may have been meant
 //     for a request in doubt.
 //   - Frames of other units, of other lengths, bytes after an answer and our
 //     own echo are recognised as what they are. Before function 6 is used,
 //     whose answer equals its own echo, a read finds out whether there is one.
+//
+// A regular answer with too few registers, while nothing else can be under way,
+// is reported as ErrShort once the time for the right one has passed: the
+// device cannot answer so many. Its registers are never used.
+//
+// Writes have a second way. If a confirmation is damaged, or a caller wants to
+// be sure, the registers are read back: behind the fence, and by an answer that
+// is no copy of one from before the write.
 //
 // Any error opens the request it happened to, so truncated and garbled
 // answers take the same way. Open requests outlive the loss of the adapter.

@@ -14,6 +14,9 @@ var (
 	ErrTimeout = errors.New("no answer in time")
 	// ErrFrame: what arrived is not a frame (checksum, length, header).
 	ErrFrame = errors.New("bad frame")
+	// ErrShort: the slave answered with fewer registers than were asked for.
+	// Some do so to a read that is too long for them.
+	ErrShort = errors.New("short answer")
 	// ErrSuspect: an answer arrived that may belong to another request. It
 	// was thrown away.
 	ErrSuspect = errors.New("answer cannot be attributed")
@@ -58,6 +61,10 @@ func (e *Error) Timeout() bool {
 // Garbled reports whether something came back that is no answer, or cannot be
 // attributed.
 func (e *Error) Garbled() bool { return errors.Is(e.Err, ErrFrame) || errors.Is(e.Err, ErrSuspect) }
+
+// Short reports whether the device answered with fewer registers than were
+// asked for: fewer should be.
+func (e *Error) Short() bool { return errors.Is(e.Err, ErrShort) }
 
 // Down reports whether the adapter is gone or the host unreachable.
 func (e *Error) Down() bool { return errors.Is(e.Err, ErrLineDown) }

@@ -229,12 +229,24 @@ func parseTCP(buf []byte) (n int, err error) {
 	return 6 + length, nil
 }
 
+// cut returns how many registers the answer pdu brings, if k asked for more.
+func (k key) cut(pdu []byte) (n int, short bool) {
+	if k.fn != fnReadHolding && k.fn != fnReadInput || len(pdu) < 2 || pdu[0] != k.fn {
+		return 0, false
+	}
+	n = int(pdu[1]) / 2
+	return n, n > 0 && 2*n == int(pdu[1]) && len(pdu) == 2+2*n && n < int(k.count)
+}
+
 // checkTCP reports what is wrong with a frame whose transaction id is req's.
 func checkTCP(frame, req []byte) error {
 	if frame[6] != req[6] {
 		return fmt.Errorf("%w: from unit %d, expected %d", ErrFrame, frame[6], req[6])
 	}
 	k, pdu := keyOf(req[mbap:]), frame[mbap:]
+	if n, short := k.cut(pdu); short {
+		return fmt.Errorf("%w: %d registers, expected %d", ErrShort, n, k.count)
+	}
 	switch {
 	case pdu[0] == k.fn|exceptionBit:
 		if len(pdu) != 2 {

@@ -73,6 +73,12 @@ func (g *guard) expire(now time.Time) {
 	g.seen = slices.Delete(g.seen, 0, i)
 }
 
+// expectsNothing reports whether frame, which is not what was asked for, can be
+// no answer to anything that was asked earlier.
+func (g *guard) expectsNothing(frame []byte) bool {
+	return len(g.open) == 0 && len(g.doubts) == 0 && !g.stray && g.judge(key{}, frame) != copied
+}
+
 // clean reports whether k may be asked and its answer trusted as it is.
 func (g *guard) clean(k key) bool {
 	if g.stray || len(g.open) > 0 || len(g.doubts) >= maxOpen {

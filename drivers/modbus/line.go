@@ -508,7 +508,7 @@ func (l *Line) settleScore(u *unit, err error, probing bool, cost time.Duration)
 	defer l.mu.Unlock()
 	u.lastEnd = now
 	var x *gm.ModbusError
-	if err == nil || errors.As(err, &x) && !gatewaySilence(err) {
+	if err == nil || errors.Is(err, ErrShort) || errors.As(err, &x) && !gatewaySilence(err) {
 		if u.down {
 			l.log.Info("slave answers again", "device", u.name, "unit", u.id)
 		}

@@ -55,20 +55,27 @@ func TestWrongValueImpossible(t *testing.T) {
 			start := time.Now()
 			var held []byte
 			var mu sync.Mutex
+			const commands = 0xC0           // registers from here on take writes
 			written := map[[2]byte]uint16{} // unit and register: what the slave last obeyed
+			has := registers(func(unit, fn byte, addr uint16) uint16 {
+				if fn == fnReadHolding && addr >= commands {
+					return written[[2]byte{unit, byte(addr)}]
+				}
+				return truth(unit, fn, addr)
+			})
 			script := func(req []byte) []sending {
 				now := time.Since(start)
 				at := func(d time.Duration, data []byte) sending {
 					last = max(last, now+d)
 					return sending{last - now, data}
 				}
-				good := registers(truth).reply(req)
 				turn := time.Duration(1+rnd.IntN(5)) * ms
 				var out []sending
 				if held != nil { // the answer that was kept back comes just before this one
 					out = append(out, at(0, held))
 					held = nil
 				}
+				var good []byte // as it is once the request has been obeyed
 				fault := -1
 				if rnd.IntN(100) < faulty {
 					fault = rnd.IntN(12)
@@ -85,6 +92,9 @@ func TestWrongValueImpossible(t *testing.T) {
 					}
 					mu.Unlock()
 				}
+				mu.Lock()
+				good = has.reply(req)
+				mu.Unlock()
 				switch fault {
 				case -1:
 					return append(out, at(turn, good))
@@ -139,7 +149,7 @@ func TestWrongValueImpossible(t *testing.T) {
 			cfg.Timeout, cfg.Rand, cfg.Trace = timeout, rand.New(rand.NewPCG(seed, 2)), trace
 			l, _, stop := pipeLine(cfg, script)
 			defer stop()
-			devices := []drivers.Register{
+			devices := []drivers.Writer{
 				l.Device(DeviceConfig{Unit: 1, Name: "a", MaxBlock: maxBlock}),
 				l.Device(DeviceConfig{Unit: 2, Name: "b", MaxBlock: maxBlock}),
 			}
@@ -148,14 +158,17 @@ func TestWrongValueImpossible(t *testing.T) {
 				i := chance.IntN(2)
 				if chance.IntN(5) == 0 {
 					values := []uint16{uint16(chance.IntN(2)), uint16(chance.IntN(2))}[:1+chance.IntN(2)]
-					addr := uint16(chance.IntN(3))
-					if err := devices[i].WriteRegisters(context.Background(), addr, values); err == nil {
+					w := drivers.Write{Address: commands + uint16(chance.IntN(3)), Values: values, Verify: chance.IntN(2) == 0}
+					if chance.IntN(2) == 0 {
+						w.Function = drivers.WriteMultiple
+					}
+					if err := devices[i].Write(context.Background(), w); err == nil {
 						for j, v := range values {
 							mu.Lock()
-							got := written[[2]byte{byte(i + 1), byte(addr) + byte(j)}]
+							got := written[[2]byte{byte(i + 1), byte(w.Address) + byte(j)}]
 							mu.Unlock()
 							if got != v {
-								t.Fatalf("unit %d register %d: write of %d confirmed, the slave has %d\n%s", i+1, int(addr)+j, v, got, strings.Join(wire, "\n"))
+								t.Fatalf("unit %d register %d: write of %d confirmed, the slave has %d\n%s", i+1, int(w.Address)+j, v, got, strings.Join(wire, "\n"))
 							}
 						}
 					}
@@ -272,7 +285,8 @@ func TestFaults(t *testing.T) {
 		}, ErrFrame, "expected unit 1, function 4, 9 bytes", func(s UnitStats) uint64 { return s.BadFrames }},
 		{"truncated", func(req []byte) []sending { return []sending{{ms, good(req)[:6]}} }, ErrTimeout, "expected 9 bytes, got 6", func(s UnitStats) uint64 { return s.Timeouts }},
 		{"wrong unit", func(req []byte) []sending { return []sending{{ms, seal(2, 4, 4, 0, 1, 0, 2)}} }, ErrTimeout, "silence", func(s UnitStats) uint64 { return s.Timeouts }},
-		{"wrong length", func(req []byte) []sending { return []sending{{ms, seal(1, 4, 2, 0, 1)}} }, ErrTimeout, "silence", func(s UnitStats) uint64 { return s.Foreign }},
+		{"too short", func(req []byte) []sending { return []sending{{ms, seal(1, 4, 2, 0, 1)}} }, ErrShort, "1 registers, expected 2", func(s UnitStats) uint64 { return s.BadFrames }},
+		{"too long", func(req []byte) []sending { return []sending{{ms, seal(1, 4, 6, 0, 1, 0, 2, 0, 3)}} }, ErrTimeout, "silence", func(s UnitStats) uint64 { return s.Foreign }},
 		{"wrong function", func(req []byte) []sending { return []sending{{ms, seal(1, 3, 4, 0, 1, 0, 2)}} }, ErrTimeout, "silence", func(s UnitStats) uint64 { return s.Foreign }},
 		{"split", func(req []byte) []sending {
 			var out []sending
@@ -860,3 +874,201 @@ func TestConfigErrors(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// writable is a slave whose registers and coils keep what is written to them.
+// fault, if set, may take the place of an answer.
+func writable(table map[key]uint16, fault func(n int, req, good []byte) []sending) func(req []byte) []sending {
+	n := 0
+	return func(req []byte) []sending {
+		n++
+		k := keyOf(req[1 : len(req)-2])
+		good := seal(slices.Clone(req[:6])...)
+		switch k.fn {
+		case fnReadCoils:
+			good = seal(req[0], k.fn, 1, byte(table[key{fn: k.fn, addr: k.addr}]>>15))
+		case fnReadHolding:
+			good = registers(func(_, _ byte, addr uint16) uint16 { return table[key{fn: fnReadHolding, addr: addr}] }).reply(req)
+		}
+		if fault != nil {
+			if out := fault(n, req, good); out != nil {
+				return out
+			}
+		}
+		switch k.fn {
+		case fnWriteCoil:
+			table[key{fn: fnReadCoils, addr: k.addr}] = k.count
+		case fnWriteOne:
+			table[key{fn: fnReadHolding, addr: k.addr}] = k.count
+		case fnWriteMany:
+			for i := range k.count {
+				table[key{fn: fnReadHolding, addr: k.addr + i}] = binary.BigEndian.Uint16(req[7+2*i:])
+			}
+		}
+		return []sending{{ms, good}}
+	}
+}
+
+// A device gets the function that it insists on, and is asked what it holds.
+func TestWriteFunctions(t *testing.T) {
+	for _, w := range []drivers.Write{
+		{Function: drivers.WriteCoil, Address: 400, Values: []uint16{drivers.CoilOn}},
+		{Function: drivers.WriteCoil, Address: 400, Values: []uint16{drivers.CoilOff}},
+		{Function: drivers.WriteSingle, Address: 261, Values: []uint16{60}},
+		{Function: drivers.WriteMultiple, Address: 261, Values: []uint16{60}},
+		{Function: drivers.WriteMultiple, Address: 1210, Values: []uint16{0x4158, 0}},
+		{Address: 1, Values: []uint16{7}},
+		{Address: 1, Values: slices.Repeat([]uint16{7}, MaxWrite)},
+	} {
+		for _, verify := range []bool{false, true} {
+			for _, deaf := range []bool{false, true} { // confirms, and does nothing
+				w.Verify = verify
+				t.Run(fmt.Sprintf("function %d of %d verified %v deaf %v", w.Function, len(w.Values), verify, deaf), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						table := map[key]uint16{{fn: fnReadCoils, addr: 400}: drivers.CoilOn ^ w.Values[0]}
+						l, s, stop := pipeLine(Config{}, writable(table, func(_ int, req, good []byte) []sending {
+							if k := keyOf(req[1:]); deaf && !k.read() {
+								return []sending{{ms, good}}
+							}
+							return nil
+						}))
+						defer stop()
+						dev := l.Device(DeviceConfig{Unit: 1, Name: "wallbox", MaxBlock: 40})
+						err := dev.Write(t.Context(), w)
+						if deaf && verify {
+							var e *Error
+							if !errors.Is(err, drivers.ErrNotTaken) || !errors.As(err, &e) || e.Device != "wallbox" {
+								t.Errorf("a deaf device: %v", err)
+							}
+						} else if err != nil {
+							t.Fatal(err)
+						}
+						for _, req := range s.requests() {
+							k := keyOf(req[1:])
+							if k.read() {
+								continue
+							}
+							want := w.Function
+							if want == 0 && len(w.Values) == 1 {
+								want = drivers.WriteSingle
+							} else if want == 0 {
+								want = drivers.WriteMultiple
+							}
+							if drivers.Function(k.fn) != want {
+								t.Errorf("function %d, want %d", k.fn, want)
+							}
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestWritesThatAreNone(t *testing.T) {
+	l, _, stop := pipeLine(Config{}, func([]byte) []sending { panic("it was sent") })
+	defer stop()
+	dev := l.Device(DeviceConfig{Unit: 1})
+	for _, w := range []drivers.Write{
+		{},
+		{Function: drivers.HoldingRegisters, Values: []uint16{1}},
+		{Function: 15, Values: []uint16{1}},
+		{Function: drivers.WriteCoil, Values: []uint16{1}},
+		{Function: drivers.WriteCoil, Values: []uint16{drivers.CoilOn, drivers.CoilOn}},
+		{Function: drivers.WriteSingle, Values: []uint16{1, 2}},
+		{Function: drivers.WriteMultiple},
+		{Function: drivers.WriteMultiple, Values: make([]uint16, MaxWrite+1)},
+		{Address: 65535, Values: []uint16{1, 2}},
+	} {
+		if err := dev.Write(t.Context(), w); err == nil {
+			t.Errorf("%+v is accepted", w)
+		}
+	}
+}
+
+// A damaged confirmation decides nothing: what the device holds does.
+func TestDamagedConfirmation(t *testing.T) {
+	for name, damage := range map[string]func(good []byte) []byte{
+		"too long":  func(good []byte) []byte { return seal(append(slices.Clone(good[:6]), make([]byte, 14)...)...) },
+		"checksum":  func(good []byte) []byte { return append(slices.Clone(good[:6]), 1, 2) },
+		"too short": func(good []byte) []byte { return seal(append(slices.Clone(good[:4]), 0xFF, 0xFF, 0xFF)...) },
+	} {
+		for _, obeyed := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s obeyed %v", name, obeyed), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					table := map[key]uint16{}
+					l, _, stop := pipeLine(Config{}, writable(table, func(_ int, req, good []byte) []sending {
+						if keyOf(req[1:]).fn != fnWriteMany {
+							return nil
+						}
+						if obeyed {
+							table[key{fn: fnReadHolding, addr: 261}] = binary.BigEndian.Uint16(req[7:])
+						}
+						return []sending{{ms, damage(good)}}
+					}))
+					defer stop()
+					err := l.Device(DeviceConfig{Unit: 1}).Write(t.Context(), drivers.Write{Function: drivers.WriteMultiple, Address: 261, Values: []uint16{60}})
+					if obeyed && err != nil || !obeyed && !errors.Is(err, drivers.ErrNotTaken) {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A lost confirmation of a verified write is as good as a read of what the
+// device holds; of another one it stays a time-out.
+func TestLostConfirmation(t *testing.T) {
+	for _, verify := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			table := map[key]uint16{}
+			l, _, stop := pipeLine(Config{}, writable(table, func(_ int, req, _ []byte) []sending {
+				if k := keyOf(req[1:]); k.fn == fnWriteMany {
+					table[key{fn: fnReadHolding, addr: 261}] = 60
+					return []sending{}
+				}
+				return nil
+			}))
+			defer stop()
+			err := l.Device(DeviceConfig{Unit: 1}).Write(t.Context(), drivers.Write{Function: drivers.WriteMultiple, Address: 261, Values: []uint16{60}, Verify: verify})
+			if verify && err != nil || !verify && !errors.Is(err, ErrTimeout) {
+				t.Errorf("verified %v: %v", verify, err)
+			}
+		})
+	}
+}
+
+// A copy of what was read back before the last write must not confirm it.
+func TestReadBackIsNoCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var old []byte // the first answer to a read of the register
+		damaged := false
+		l, _, stop := pipeLine(Config{}, writable(map[key]uint16{}, func(_ int, req, good []byte) []sending {
+			switch k := keyOf(req[1:]); {
+			case k == key{fnWriteOne, 100, 1} && old != nil:
+				damaged = true
+				return []sending{{ms, append(slices.Clone(good[:6]), 1, 2)}} // and is not obeyed
+			case k == key{fnReadHolding, 100, 1} && old == nil:
+				old = good
+			case k == key{fnReadHolding, 100, 1} && damaged:
+				damaged = false
+				return []sending{{ms, old}, {2 * ms, good}}
+			}
+			return nil
+		}))
+		defer stop()
+		dev := l.Device(DeviceConfig{Unit: 1})
+		if _, err := dev.ReadRegisters(t.Context(), 3, 7, 2); err != nil { // is there an echo?
+			t.Fatal(err)
+		}
+		if err := dev.Write(t.Context(), drivers.Write{Address: 100, Values: []uint16{1}, Verify: true}); err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.Write(t.Context(), drivers.Write{Address: 100, Values: []uint16{0}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := dev.Write(t.Context(), drivers.Write{Address: 100, Values: []uint16{1}, Verify: true}); !errors.Is(err, drivers.ErrNotTaken) {
+			t.Errorf("a write that was ignored: %v", err)
+		}
+	})
+}

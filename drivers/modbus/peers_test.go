@@ -37,7 +37,37 @@ func startLibmodbus(t *testing.T, args ...string) (port int) {
 	return port
 }
 
-// The second independent slave, libmodbus: functions 3, 4, 6 and 16, to the
+// writePeer writes to unit 2 with every function, and reads it back.
+func writePeer(t *testing.T, dev drivers.Writer) {
+	t.Helper()
+	for _, w := range []drivers.Write{
+		{Values: []uint16{16}},
+		{Values: []uint16{1, 2, 0xFFFF}},
+		{Function: drivers.WriteSingle, Values: []uint16{60}},
+		{Function: drivers.WriteMultiple, Values: []uint16{160}},
+		{Function: drivers.WriteMultiple, Values: []uint16{0x4158, 0}}, // 13.5 as a float
+	} {
+		w.Address, w.Verify = 1000, true
+		if err := dev.Write(t.Context(), w); err != nil {
+			t.Fatalf("%+v: %v", w, err)
+		}
+		data, err := dev.ReadRegisters(t.Context(), 3, 1000, uint16(len(w.Values)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := registers(func(_, _ byte, addr uint16) uint16 { return w.Values[addr] }).data(2, key{3, 0, uint16(len(w.Values))})
+		if !slices.Equal(data, want) {
+			t.Errorf("wrote %v, read % x", w.Values, data)
+		}
+	}
+	for _, v := range []uint16{drivers.CoilOn, drivers.CoilOff, drivers.CoilOn} {
+		if err := dev.Write(t.Context(), drivers.Write{Function: drivers.WriteCoil, Address: 400, Values: []uint16{v}, Verify: true}); err != nil {
+			t.Errorf("coil %#x: %v", v, err)
+		}
+	}
+}
+
+// The second independent slave, libmodbus: functions 3 to 6 and 16, to the
 // digit. The first is in TestPymodbus.
 func TestLibmodbus(t *testing.T) {
 	t.Parallel()
@@ -70,19 +100,7 @@ func TestLibmodbus(t *testing.T) {
 					t.Errorf("%+v: % x", k, data)
 				}
 			}
-			for _, values := range [][]uint16{{16}, {1, 2, 0xFFFF}} {
-				if err := dev.WriteRegisters(t.Context(), 1000, values); err != nil {
-					t.Fatal(err)
-				}
-				data, err := dev.ReadRegisters(t.Context(), 3, 1000, uint16(len(values)))
-				if err != nil {
-					t.Fatal(err)
-				}
-				want := registers(func(_, _ byte, addr uint16) uint16 { return values[addr] }).data(2, key{3, 0, uint16(len(values))})
-				if !slices.Equal(data, want) {
-					t.Errorf("wrote %v, read % x", values, data)
-				}
-			}
+			writePeer(t, dev)
 			// Past its last register it refuses, and we say so.
 			if data, err := dev.ReadRegisters(t.Context(), 4, 1999, 2); err == nil {
 				t.Errorf("registers 1999 and 2000: % x", data)

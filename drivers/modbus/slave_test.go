@@ -39,7 +39,7 @@ func (r registers) reply(req []byte) []byte {
 	case fnReadHolding, fnReadInput:
 		data := r.data(req[0], k)
 		return seal(append([]byte{req[0], k.fn, byte(len(data))}, data...)...)
-	case fnWriteOne, fnWriteMany:
+	case fnWriteCoil, fnWriteOne, fnWriteMany:
 		return seal(slices.Clone(req[:6])...)
 	}
 	return seal(req[0], k.fn|exceptionBit, 1)

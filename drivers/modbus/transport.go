@@ -18,6 +18,8 @@ type exchange struct {
 	fence   bool
 	fenced  bool // the fence was answered
 	copied  bool // the answer may be a copy: to be verified
+	refused bool // by an exception that may be meant for an earlier request
+	short   int  // registers in an answer of this unit and function that has fewer than were asked for
 	strict  bool // it must not even be a copy of an earlier answer to the same
 }
 
@@ -78,7 +80,13 @@ func (l *Line) ask(p *pending, probing bool) ([]byte, error) {
 		}
 	}
 	data, err := l.exchange(u, p.key, p.values, exchange{timeout: timeout, scan: p.class == Scan, strict: p.strict})
-	if !l.x.copied {
+	switch {
+	case l.x.refused: // with a fence before it, the next refusal is its own
+		if p.waits++; p.waits <= maxWaits {
+			return nil, errLater
+		}
+		return nil, err
+	case !l.x.copied:
 		return data, err
 	}
 	// Something else had the same bytes a moment ago. A longer read of the
@@ -309,6 +317,9 @@ func (t rtuTransport) Send(req []byte) ([]byte, error) {
 			m, err := l.read(buf[have:], deadline)
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				l.muted()
+				if x.short > 0 {
+					return nil, t.failed(k, sent, &x.u.count.BadFrames, fmt.Errorf("%w: %d registers, expected %d", ErrShort, x.short, k.count))
+				}
 				return nil, t.failed(k, sent, &x.u.count.Timeouts, silence(k, buf[:have], time.Since(sent)))
 			} else if err != nil {
 				return nil, t.broken(k, sent, err)
@@ -319,6 +330,9 @@ func (t rtuTransport) Send(req []byte) ([]byte, error) {
 			l.echo.heard()
 			echoed = false
 		case stray:
+			if cut, short := k.cut(buf[1 : n-2]); short && buf[0] == req[0] && !x.fence && x.u.guard.expectsNothing(buf[:n]) {
+				x.short = cut
+			}
 			l.dismiss(buf[:n], x.u, time.Now())
 		case malformed:
 			return nil, t.failed(k, sent, &x.u.count.BadFrames,
@@ -359,6 +373,7 @@ func (t rtuTransport) accept(k key, sent time.Time, frame []byte, took time.Dura
 		// A request in doubt has had its answer; only a scan, which is
 		// refused time and again, may take the next refusal for its own.
 		g.note(k, frame, now)
+		x.refused = true
 		return nil, t.failed(k, sent, &x.u.count.Suspect, fmt.Errorf("%w: an exception, perhaps to an earlier request", ErrSuspect))
 	default:
 		t := g.judge(k, frame)
@@ -413,7 +428,7 @@ func silence(k key, got []byte, waited time.Duration) error {
 	if len(got) == 0 {
 		return fmt.Errorf("%w: silence for %v, expected %d bytes", ErrTimeout, waited, k.rtuReply())
 	}
-	return fmt.Errorf("%w: truncated after %v, expected %d bytes, got %d: % x", ErrTimeout, waited, k.rtuReply(), len(got), head(got))
+	return fmt.Errorf("%w: %w: truncated after %v, expected %d bytes, got %d: % x", ErrTimeout, ErrFrame, waited, k.rtuReply(), len(got), head(got))
 }
 
 // head is the part of a frame worth printing.
@@ -472,7 +487,11 @@ func (t tcpTransport) Send(adu []byte) ([]byte, error) {
 		}
 		if err := checkTCP(frame, req); err != nil {
 			x.u.count.BadFrames++
-			t.l.lost(err)
+			// Whoever answers short or confirms badly answers. Only what
+			// follows would say that the stream has lost its framing.
+			if badly := errors.Is(err, ErrShort) || frame[6] == req[6] && !k.read() && frame[mbap] == k.fn; !badly || len(l.rx) > 0 {
+				t.l.lost(err)
+			}
 			return nil, err
 		}
 		copy(frame, adu[:2]) // goburrow's own transaction id

@@ -3,7 +3,7 @@
  * usage: slave rtu DEVICE BAUD | tcp PORT
  *
  * Unit 2, registers 0 to 1999. Register a holds 7 a + 512 + f, where f is the
- * function that reads it, 3 or 4. "ready" and the TCP port are printed when it
+ * function that reads it, 3 or 4. Coils 0 to 1999 are off. "ready" and the TCP port are printed when it
  * serves.
  */
 #include <errno.h>
@@ -36,7 +36,7 @@ int main(int argc, char **argv) {
 		return 2;
 	int rtu = !strcmp(argv[1], "rtu");
 	modbus_t *m = rtu ? modbus_new_rtu(argv[2], atoi(argv[3]), 'N', 8, 1) : modbus_new_tcp("127.0.0.1", atoi(argv[2]));
-	modbus_mapping_t *map = modbus_mapping_new(0, 0, SIZE, SIZE);
+	modbus_mapping_t *map = modbus_mapping_new(SIZE, 0, SIZE, SIZE);
 	if (!m || !map || modbus_set_slave(m, UNIT))
 		return fail("new");
 	for (int a = 0; a < SIZE; a++) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -132,17 +133,19 @@ func TestFaultsAreSurvived(t *testing.T) {
 	}
 }
 
-// A write whose confirmation is malformed is never taken for confirmed, and
-// what is read afterwards is what was written.
+// Some inverters confirm a write with nonsense. Whether it was taken is read
+// back, on every kind of line; a device that ignored it is not believed.
 func TestMalformedConfirmation(t *testing.T) {
+	bits := math.Float32bits(13.5)
+	limit := drivers.Write{Function: drivers.WriteMultiple, Address: 1210, Values: []uint16{uint16(bits >> 16), uint16(bits)}}
 	for _, kind := range []string{"pty", "tcp", "rtutcp"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			b := bus(t, slave.Config{Faults: slave.Faults{slave.FC16: 1}, Baud: 19200}, map[uint8]*slave.Unit{1: unit(t, "alfen-eve", slave.UnitConfig{}, truth[0])})
+			u := unit(t, "alfen-eve", slave.UnitConfig{}, truth[0])
+			b := bus(t, slave.Config{Faults: slave.Faults{slave.FC16: 1}, Baud: 19200}, map[uint8]*slave.Unit{1: u})
 			dev := gateway(t, serveOn(t, b, kind)).Device(modbus.DeviceConfig{Unit: 1})
-			bits := math.Float32bits(13.5)
-			if err := dev.WriteRegisters(t.Context(), 1210, []uint16{uint16(bits >> 16), uint16(bits)}); err == nil {
-				t.Error("the write is confirmed")
+			if err := dev.Write(t.Context(), limit); err != nil {
+				t.Error(err)
 			}
 			for addr, want := range map[uint16]float32{1210: 13.5, 306: 230.1} {
 				if got := eventually(t, dev, addr); got != want {
@@ -153,6 +156,57 @@ func TestMalformedConfirmation(t *testing.T) {
 				t.Errorf("%+v", b.Stats())
 			}
 		})
+	}
+}
+
+// The commands of profiles reach the devices with the function, the words and
+// the scale that these want: a coil, one register with function 16, a number
+// of two registers.
+func TestCommandsOfProfiles(t *testing.T) {
+	for _, c := range []struct {
+		profile, name string
+		value         int64
+	}{
+		{"phoenix-em-cp-pp-eth", "enable", 1},
+		{"phoenix-em-cp-pp-eth", "enable", 0},
+		{"phoenix-em-cp-pp-eth", "current_limit", 13_000},
+		{"phoenix-charx", "current_limit", 16_000},
+		{"heidelberg-energy-control", "current_limit", 13_500},
+		{"abl-emh1", "current_limit", 16_020},
+		{"abl-emh1", "enable", 1},
+		{"alfen-eve", "current_limit", 13_500},
+		{"abb-terra-ac", "current_limit", 12_345},
+		{"peblar", "current_limit", 31_999},
+	} {
+		for _, kind := range []string{"pty", "tcp"} {
+			t.Run(fmt.Sprintf("%s %s %d %s", c.profile, c.name, c.value, kind), func(t *testing.T) {
+				t.Parallel()
+				var u *slave.Unit
+				got := make(chan int64, 8)
+				u = unit(t, c.profile, slave.UnitConfig{OnWrite: func(addr uint16, values []uint16) error {
+					if v, ok := u.Command(c.name, addr, values); ok {
+						got <- v
+					}
+					return nil
+				}})
+				b := bus(t, slave.Config{Baud: 19200}, map[uint8]*slave.Unit{1: u})
+				dev := gateway(t, serveOn(t, b, kind)).Device(modbus.DeviceConfig{Unit: 1})
+				w, ok := u.Profile().Write(c.name)
+				if !ok {
+					t.Fatal("the profile has no such command")
+				}
+				cmd, err := w.Encode(c.value, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := dev.Write(t.Context(), drivers.Write{Function: drivers.Function(cmd.Function), Address: cmd.Address, Values: cmd.Values, Verify: true}); err != nil {
+					t.Fatal(err)
+				}
+				if v := <-got; v != c.value || len(got) > 0 {
+					t.Errorf("the device was told %d and %d more, want %d", v, len(got), c.value)
+				}
+			})
+		}
 	}
 }
 
