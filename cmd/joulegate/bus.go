@@ -31,13 +31,20 @@ func newBusCmd() *cobra.Command {
 type scanFlags struct {
 	rtu, tcp, rtutcp      string
 	units, baud, framings string
+	full                  bool
 	timeout               time.Duration
 	profiles              profilesFlag
 }
 
-// patience is how much longer than for a probe an examined device is waited
-// for.
-const patience = 5
+// How long a device may think: one that is likely to be there, any other, and
+// one that is there. Over a network the way is longer, and most gateways ask
+// on behalf of others.
+const (
+	probeSerial  = 150 * time.Millisecond
+	sweepSerial  = 50 * time.Millisecond
+	probeNetwork = 500 * time.Millisecond
+	patience     = 5 // times the time for a probe
+)
 
 func newBusScanCmd() *cobra.Command {
 	var f scanFlags
@@ -69,7 +76,8 @@ to any device.`,
 	fl.StringVar(&f.baud, "baud", "", "`SPEEDS` to try, for example 9600,19200 (default: 1200 to 115200)")
 	fl.StringVar(&f.framings, "framing", "", "`FRAMINGS` to try (default: 8N1,8E1,8N2)")
 	f.profiles.add(cmd)
-	fl.DurationVar(&f.timeout, "timeout", 0, "how long an answer may take (default: 150ms, over a network 500ms)")
+	fl.BoolVar(&f.full, "full", false, "try every setting and unit, whatever has answered")
+	fl.DurationVar(&f.timeout, "timeout", 0, "how long a device may think (default: 150ms where it is likely, 50ms elsewhere, over a network 500ms)")
 	return cmd
 }
 
@@ -85,11 +93,16 @@ func (f *scanFlags) resolve(cmd *cobra.Command) (cfg scan.Config, err error) {
 	if f.rtu == "" && (f.baud != "" || f.framings != "") {
 		return cfg, errors.New("--baud and --framing need --rtu: a network line has neither")
 	}
-	if !cmd.Flags().Changed("timeout") {
-		f.timeout = 500 * time.Millisecond
+	given := cmd.Flags().Changed("timeout")
+	if !given {
+		f.timeout = probeNetwork
 		if f.rtu != "" {
-			f.timeout = 150 * time.Millisecond
+			f.timeout = probeSerial
 		}
+	}
+	cfg.Full, cfg.Probe, cfg.Sweep, cfg.Patient = f.full, f.timeout, f.timeout, patience*f.timeout
+	if f.rtu != "" && !given {
+		cfg.Sweep = sweepSerial
 	}
 	if f.timeout < 10*time.Millisecond || f.timeout > 10*time.Second {
 		return cfg, fmt.Errorf("--timeout %s: want 10ms..10s", f.timeout)
@@ -97,42 +110,54 @@ func (f *scanFlags) resolve(cmd *cobra.Command) (cfg scan.Config, err error) {
 	if cfg.Units, err = unitList(f.units, f.tcp != ""); err != nil {
 		return cfg, err
 	}
-	if f.rtu != "" {
-		if cfg.Settings, err = f.settings(); err != nil {
-			return cfg, err
-		}
-	}
 	library, err := f.profiles.load()
 	if err != nil {
 		return cfg, err
 	}
 	cfg.Profiles = library.All()
+	if f.rtu != "" {
+		if cfg.Settings, err = f.settings(cfg.Profiles); err != nil {
+			return cfg, err
+		}
+	}
 	cfg.Open = func(ctx context.Context, s scan.Setting) (scan.Bus, error) { return openScanned(ctx, *f.line(s)) }
 	return cfg, f.line(scan.Setting{}).Validate()
 }
 
-// settings returns what of all settings the flags leave.
-func (f *scanFlags) settings() (out []scan.Setting, err error) {
-	bauds, framings := scan.Bauds, scan.Framings
-	if f.baud != "" {
-		bauds = nil
-		for _, s := range strings.Split(f.baud, ",") {
-			b, err := strconv.Atoi(strings.TrimSpace(s))
-			if err != nil || b < 300 || b > 4_000_000 {
-				return nil, fmt.Errorf("--baud %q: want speeds of 300 or more, for example 9600,19200", f.baud)
-			}
-			bauds = append(bauds, b)
+// settings returns what of all settings the flags leave, the likeliest first.
+func (f *scanFlags) settings(profiles []*profile.Profile) (out []scan.Setting, err error) {
+	all := scan.Settings(profiles)
+	bauds, framings := map[int]bool{}, map[string]bool{}
+	for _, s := range all {
+		bauds[s.Baud], framings[s.Framing] = f.baud == "", f.framings == ""
+	}
+	for _, word := range strings.Split(f.baud, ",") {
+		if f.baud == "" {
+			break
 		}
-	}
-	if f.framings != "" {
-		framings = strings.Split(f.framings, ",")
-	}
-	for _, b := range bauds {
-		for _, fr := range framings {
-			s := scan.Setting{Baud: b, Framing: strings.ToUpper(strings.TrimSpace(fr))}
-			if err := f.line(s).Validate(); err != nil || s.Framing == "" {
-				return nil, fmt.Errorf("--framing %q: want of 8N1, 8E1 and 8N2", f.framings)
+		b, err := strconv.Atoi(strings.TrimSpace(word))
+		if err != nil || b < 300 || b > 4_000_000 {
+			return nil, fmt.Errorf("--baud %q: want speeds of 300 or more, for example 9600,19200", f.baud)
+		}
+		if _, usual := bauds[b]; !usual {
+			for _, fr := range scan.Framings {
+				all = append(all, scan.Setting{Baud: b, Framing: fr})
 			}
+		}
+		bauds[b] = true
+	}
+	for _, word := range strings.Split(f.framings, ",") {
+		if f.framings == "" {
+			break
+		}
+		fr := strings.ToUpper(strings.TrimSpace(word))
+		if _, ok := framings[fr]; !ok {
+			return nil, fmt.Errorf("--framing %q: want of 8N1, 8E1 and 8N2", f.framings)
+		}
+		framings[fr] = true
+	}
+	for _, s := range all {
+		if bauds[s.Baud] && framings[s.Framing] {
 			out = append(out, s)
 		}
 	}
@@ -167,10 +192,9 @@ func unitList(s string, tcp bool) (units []uint8, err error) {
 
 // scannedLine is an open line as the scanner wants it.
 type scannedLine struct {
-	line    *modbus.Line
-	timeout time.Duration
-	cancel  context.CancelFunc
-	done    chan struct{}
+	line   *modbus.Line
+	cancel context.CancelFunc
+	done   chan struct{}
 }
 
 func openScanned(ctx context.Context, cfg modbus.Config) (*scannedLine, error) {
@@ -179,7 +203,7 @@ func openScanned(ctx context.Context, cfg modbus.Config) (*scannedLine, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &scannedLine{line: line, timeout: cfg.Timeout, cancel: cancel, done: make(chan struct{})}
+	s := &scannedLine{line: line, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		_ = line.Run(ctx) // ends with ctx, and only then
@@ -188,11 +212,7 @@ func openScanned(ctx context.Context, cfg modbus.Config) (*scannedLine, error) {
 }
 
 // Register implements scan.Bus.
-func (s *scannedLine) Register(unit uint8, patient bool) drivers.Register {
-	timeout := s.timeout
-	if patient {
-		timeout *= patience
-	}
+func (s *scannedLine) Register(unit uint8, timeout time.Duration) drivers.Register {
 	return s.line.Device(modbus.DeviceConfig{Unit: unit, Name: fmt.Sprintf("unit %d", unit), Class: modbus.Scan, Timeout: timeout})
 }
 
@@ -243,10 +263,10 @@ func newProgress(w io.Writer) *scanProgress {
 }
 
 func (s *scanProgress) progress(p scan.Progress) {
-	text := fmt.Sprintf("%s unit %d: %d of %d, found %d", p.Setting, p.Unit, p.Done, p.Total, p.Found)
+	text := fmt.Sprintf("%s unit %d: %d of %d, found %d, at most %s more", p.Setting, p.Unit, p.Done, p.Total, p.Found, p.Remaining.Round(time.Second))
 	switch {
 	case s.tty:
-		fmt.Fprintf(s.w, "\r%-60s", text)
+		fmt.Fprintf(s.w, "\r%-76s", text)
 		s.line = true
 	case time.Since(s.last) >= progressEvery:
 		fmt.Fprintln(s.w, text)
@@ -306,8 +326,10 @@ const lookAtLabel = "several profiles fit what the registers say: look at the la
 type scanJSON struct {
 	Line     string       `json:"line"`
 	Complete bool         `json:"complete"` // false: interrupted
+	Full     bool         `json:"full"`     // every setting and unit was tried
 	Probes   int          `json:"probes"`
 	Total    int          `json:"total"`
+	Noisy    []string     `json:"noisy,omitempty"` // settings at which bytes came but never an answer
 	Found    []answerJSON `json:"found"`
 }
 
@@ -342,7 +364,10 @@ type identityJSON struct {
 }
 
 func newScanJSON(line string, r scan.Result) scanJSON {
-	out := scanJSON{line, r.Complete, r.Probes, r.Total, []answerJSON{}}
+	out := scanJSON{Line: line, Complete: r.Complete, Full: r.Full, Probes: r.Probes, Total: r.Total, Found: []answerJSON{}}
+	for _, s := range r.Noisy {
+		out.Noisy = append(out.Noisy, s.String())
+	}
 	for _, a := range r.Answers {
 		j := answerJSON{
 			Unit: a.Unit, AnyUnit: a.AnyUnit, Baud: a.Setting.Baud, Framing: a.Setting.Framing, Status: status(a),
@@ -395,9 +420,16 @@ func printScan(w io.Writer, line string, r scan.Result) error {
 		}
 	}
 	var err error
+	for _, s := range r.Noisy {
+		if _, err := fmt.Fprintf(w, "at %s bytes came but never an answer: does another master talk on %s, or a device with another speed?\n", s, line); err != nil {
+			return err
+		}
+	}
 	switch {
 	case !r.Complete:
 		_, err = fmt.Fprintf(w, "interrupted after %d of %d: what has not been tried may still be there\n", r.Probes, r.Total)
+	case !r.Full && len(r.Answers) > 0:
+		_, err = fmt.Fprintf(w, "a bus has one setting, so the others were not tried after this one: --full tries all\n")
 	case len(r.Answers) == 0:
 		_, err = fmt.Fprintf(w, "nothing answers on %s: is the bus powered, are A and B exchanged, is another master on it?\n", line)
 	}

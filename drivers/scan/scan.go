@@ -34,14 +34,21 @@ var (
 )
 
 // Settings returns all combinations of Bauds and Framings, the likeliest
-// first.
-func Settings() []Setting {
-	out := make([]Setting, 0, len(Bauds)*len(Framings))
-	for _, b := range Bauds {
-		for _, f := range Framings {
+// first: those with which devices of profiles leave the factory, the commonest
+// of them before the others, and then the rest. 8N2 comes last there, because
+// most devices set to 8N2 also understand 8N1.
+func Settings(profiles []*profile.Profile) []Setting {
+	var out []Setting
+	for _, f := range Framings {
+		for _, b := range Bauds {
 			out = append(out, Setting{b, f})
 		}
 	}
+	devices := map[Setting]int{}
+	for _, p := range profiles {
+		devices[Setting{p.Serial.Baud, p.Serial.Framing}]++
+	}
+	slices.SortStableFunc(out, func(a, b Setting) int { return cmp.Compare(devices[b], devices[a]) })
 	return out
 }
 
@@ -57,6 +64,18 @@ func factoryUnits(profiles []*profile.Profile) map[uint8]bool {
 	return units
 }
 
+// factory are the addresses at which devices of profiles leave the factory
+// with a setting.
+func factory(profiles []*profile.Profile, set Setting) map[uint8]bool {
+	units := map[uint8]bool{}
+	for _, p := range profiles {
+		if p.Serial.Baud == set.Baud && p.Serial.Framing == set.Framing {
+			units[p.Serial.Unit] = true
+		}
+	}
+	return units
+}
+
 // Bus is a line that is open at one setting. Answers to its registers' reads
 // carry errors with these methods, as far as they apply:
 //
@@ -66,9 +85,9 @@ func factoryUnits(profiles []*profile.Profile) map[uint8]bool {
 //	Down() bool                         the adapter is gone, or the host hung up
 //	Resting() bool                      not asked: the unit was silent too often
 type Bus interface {
-	// Register gives access to one unit. patient says to wait several times
-	// longer for an answer than for a probe's.
-	Register(unit uint8, patient bool) drivers.Register
+	// Register gives access to one unit, which may think for as long as
+	// timeout before it answers. What the frames take is not part of it.
+	Register(unit uint8, timeout time.Duration) drivers.Register
 	// Late reports whether answers of the unit came after their time.
 	Late(unit uint8) bool
 	// Close ends the use of the line. A serial port can be opened at
@@ -82,6 +101,13 @@ type Config struct {
 	Settings []Setting // nil: a network line
 	Units    []uint8
 	Profiles []*profile.Profile // in order of preference
+	// Full goes on where something has answered: a bus has one setting, so
+	// others are not tried otherwise.
+	Full bool
+	// Probe is how long a device may think at settings and units that are
+	// likely, Sweep at all others, and Patient one that is there. An answer
+	// that comes later than Sweep is heard while others are asked.
+	Probe, Sweep, Patient time.Duration
 	// Progress, if set, is told before every probe. It must not block.
 	Progress func(Progress)
 	// Found, if set, is told of every answer at once.
@@ -94,6 +120,8 @@ type Progress struct {
 	Unit        uint8
 	Done, Total int // probes
 	Found       int
+	// Remaining is how long the rest takes at most if nothing more answers.
+	Remaining time.Duration
 }
 
 // Answer is a device that has answered.
@@ -135,33 +163,26 @@ func (a *Answer) Best() (best profile.Finding, ok bool) {
 	return a.Findings[0], true
 }
 
-// telling drops what fits by chance if something else fits for a reason. A
-// voltage or a frequency in its place is a reason; a power between -100 and
-// 100 kW, which is all that some profiles can be recognised by, is found in
-// any other map now and then.
-func telling(all []profile.Finding) []profile.Finding {
-	sharp := func(f profile.Finding) bool {
-		return f.Profile.SunSpec != nil || slices.ContainsFunc(f.Profile.Detect, func(r profile.Rule) bool { return r.Min > 0 && r.Max/r.Min < 2 })
-	}
-	return slices.DeleteFunc(slices.Clone(all), func(f profile.Finding) bool {
-		return !sharp(f) && slices.ContainsFunc(all, func(o profile.Finding) bool { return sharp(o) && o.Profile.Vendor != f.Profile.Vendor }) &&
-			!slices.ContainsFunc(all, func(o profile.Finding) bool { return sharp(o) && o.Profile.Vendor == f.Profile.Vendor })
-	})
-}
-
 // Result is what a scan has seen.
 type Result struct {
 	Answers  []Answer
-	Probes   int // done
-	Total    int // planned
-	Complete bool
+	Probes   int  // done
+	Total    int  // of all settings and units
+	Complete bool // it came to its end
+	Full     bool // and everything was tried
+	// Noisy are settings at which bytes came but never an answer. They were
+	// left early: something with another speed talks there.
+	Noisy []Setting
 }
 
 // Run scans. When ctx ends it returns what was found so far, and no error.
 func Run(ctx context.Context, cfg Config) (Result, error) {
-	s := &scanner{cfg: cfg, found: map[place]bool{}}
+	s := &scanner{cfg: cfg, tried: map[Setting]map[uint8]bool{}, found: map[place]bool{}}
 	if len(cfg.Units) == 0 {
 		return s.result, errors.New("scan: no units to try")
+	}
+	if cfg.Probe <= 0 || cfg.Sweep <= 0 || cfg.Patient <= 0 {
+		return s.result, fmt.Errorf("scan: probe %s, sweep %s, patient %s: want times", cfg.Probe, cfg.Sweep, cfg.Patient)
 	}
 	err := s.run(ctx)
 	s.close()
@@ -169,6 +190,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		return s.result, nil
 	}
 	s.result.Complete = err == nil
+	s.result.Full = s.result.Complete && s.result.Probes == s.result.Total
 	return s.result, err
 }
 
@@ -181,47 +203,91 @@ type place struct {
 
 type scanner struct {
 	cfg    Config
+	tried  map[Setting]map[uint8]bool
 	found  map[place]bool
+	live   *Setting // the only one that is still tried
 	result Result
 
 	bus     Bus
 	setting Setting
-	hangups int // units in a row at which the line went down
+	hangups int  // units in a row at which the line went down
+	garbled bool // the unit asked last answered with bytes that are no answer
+	// reframing: a unit is being tried with other framings.
+	reframing bool
+
+	spent, planned time.Duration // of the probes so far
 }
 
 // maxHangups is at how many units in a row a line may go down before the scan
 // ends: a device that hangs up on strange units is not absent.
 const maxHangups = 3
 
-// run tries every unit at every setting.
+// maxGarbled is after how many units in a row with bytes that are no answer a
+// setting is left: no three neighbours are broken in the same way.
+const maxGarbled = 3
+
+// run tries every unit at every setting, the likeliest first.
 func (s *scanner) run(ctx context.Context) error {
 	settings := s.cfg.Settings
 	if len(settings) == 0 {
 		settings = []Setting{{}}
+		s.cfg.Full = true
 	}
+	s.cfg.Settings = settings
 	s.result.Total = len(settings) * len(s.cfg.Units)
-	if s.cfg.Settings == nil {
+	if settings[0] == (Setting{}) {
 		if over, err := s.everywhere(ctx); over || err != nil {
 			return err
 		}
 	}
-	factory := factoryUnits(s.cfg.Profiles)
-	first, rest := split(s.cfg.Units, func(u uint8) bool { return factory[u] })
-	for _, set := range settings {
-		if err := s.at(ctx, set, first); err != nil {
-			return err
+	common := factoryUnits(s.cfg.Profiles)
+	for _, likely := range []func(Setting) map[uint8]bool{
+		func(set Setting) map[uint8]bool { return factory(s.cfg.Profiles, set) },
+		func(Setting) map[uint8]bool { return common },
+	} {
+		for _, set := range settings {
+			units, _ := split(s.cfg.Units, func(u uint8) bool { return likely(set)[u] })
+			if err := s.at(ctx, set, units, s.cfg.Probe); err != nil {
+				return err
+			}
+			if over, err := s.settled(ctx); over || err != nil {
+				return err
+			}
 		}
 	}
 	// Where something answers there is probably more.
-	live, dead := split(settings, func(set Setting) bool {
-		return slices.ContainsFunc(s.result.Answers, func(a Answer) bool { return a.Setting == set })
-	})
+	live, dead := split(settings, s.answers)
 	for _, set := range append(live, dead...) {
-		if err := s.at(ctx, set, rest); err != nil {
+		if err := s.at(ctx, set, s.cfg.Units, s.cfg.Sweep); err != nil {
+			return err
+		}
+		if over, err := s.settled(ctx); over || err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// answers reports whether something has answered at a setting.
+func (s *scanner) answers(set Setting) bool {
+	return slices.ContainsFunc(s.result.Answers, func(a Answer) bool { return a.Setting == set && !a.Garbled })
+}
+
+// settled ends a scan that is not full once something has answered: with the
+// other units at the settings of what has.
+func (s *scanner) settled(ctx context.Context) (over bool, err error) {
+	if s.cfg.Full {
+		return false, nil
+	}
+	for _, other := range s.cfg.Settings {
+		if s.answers(other) {
+			s.live, over = &other, true
+			if err := s.at(ctx, other, s.cfg.Units, s.cfg.Sweep); err != nil {
+				return true, err
+			}
+		}
+	}
+	return over, nil
 }
 
 func split[T any](all []T, want func(T) bool) (yes, no []T) {
@@ -250,7 +316,7 @@ func (s *scanner) everywhere(ctx context.Context) (over bool, err error) {
 	}
 	var first []byte
 	for i, u := range strangers {
-		data, err := s.probe(ctx, u, false)
+		data, err := s.probe(ctx, u, s.cfg.Probe)
 		switch answered, _ := judge(err); {
 		case isDown(err):
 			return false, err // the first request of all: nobody is there
@@ -266,45 +332,101 @@ func (s *scanner) everywhere(ctx context.Context) (over bool, err error) {
 	return true, nil
 }
 
-// at tries units at one setting.
-func (s *scanner) at(ctx context.Context, set Setting, units []uint8) error {
-	var late []uint8
+// at tries the units at one setting that have not been tried there.
+func (s *scanner) at(ctx context.Context, set Setting, units []uint8, timeout time.Duration) error {
+	if s.tried[set] == nil {
+		s.tried[set] = map[uint8]bool{}
+	}
+	var asked []uint8
+	garbled := 0 // units in a row
 	for _, u := range units {
+		if s.tried[set][u] {
+			continue
+		}
+		s.tried[set][u] = true
 		s.result.Probes++
-		if s.found[place{set.Baud, u}] {
+		if s.found[place{set.Baud, u}] || slices.Contains(s.result.Noisy, set) {
 			continue
 		}
 		if err := s.open(ctx, set); err != nil {
 			return err
 		}
 		if s.cfg.Progress != nil {
-			s.cfg.Progress(Progress{set, u, s.result.Probes, s.result.Total, len(s.result.Answers)})
+			s.cfg.Progress(Progress{set, u, s.result.Probes, s.result.Total, len(s.result.Answers), s.remaining()})
 		}
-		if err := s.try(ctx, u, false); err != nil {
+		start := time.Now()
+		if err := s.try(ctx, u, timeout); err != nil {
 			return err
 		}
-		late = append(late, u)
+		asked = append(asked, u)
+		if !s.garbled {
+			garbled = 0
+			if !s.found[place{set.Baud, u}] {
+				s.spent += time.Since(start)
+				s.planned += s.cost(set, timeout)
+			}
+			continue
+		}
+		if garbled++; garbled >= maxGarbled {
+			s.leave(set)
+		} else if n := len(asked); n > 1 && !s.found[place{set.Baud, asked[n-2]}] {
+			// It may have been the answer of the unit before, come late.
+			if err := s.try(ctx, asked[n-2], s.cfg.Patient); err != nil {
+				return err
+			}
+		}
 	}
 	// What came too late was heard by those that were asked afterwards.
 	if s.bus == nil || s.setting != set {
 		return nil
 	}
-	late = slices.DeleteFunc(late, func(u uint8) bool { return s.found[place{set.Baud, u}] || !s.bus.Late(u) })
-	for _, u := range late {
-		if err := s.try(ctx, u, true); err != nil {
+	asked = slices.DeleteFunc(asked, func(u uint8) bool { return s.found[place{set.Baud, u}] || !s.bus.Late(u) })
+	for _, u := range asked {
+		if err := s.try(ctx, u, s.cfg.Patient); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// leave gives a setting up: what came there is of no device's own.
+func (s *scanner) leave(set Setting) {
+	s.result.Noisy = append(s.result.Noisy, set)
+	s.result.Answers = slices.DeleteFunc(s.result.Answers, func(a Answer) bool { return a.Garbled && a.Setting == set })
+}
+
+// cost is what a probe without an answer takes: the frames with their
+// silences, and the time in which a device may think.
+func (s *scanner) cost(set Setting, timeout time.Duration) time.Duration {
+	if set.Baud == 0 {
+		return timeout
+	}
+	const bits = 8*10 + 7*10 + 4*11 // request, shortest answer, silence
+	return timeout + bits*time.Second/time.Duration(set.Baud)
+}
+
+// remaining estimates how long the rest takes from what it took so far.
+func (s *scanner) remaining() time.Duration {
+	var plan time.Duration
+	for _, set := range s.cfg.Settings {
+		if s.live == nil || *s.live == set {
+			plan += time.Duration(len(s.cfg.Units)-len(s.tried[set])) * s.cost(set, s.cfg.Sweep)
+		}
+	}
+	if s.planned > 0 {
+		plan = time.Duration(float64(plan) * float64(s.spent) / float64(s.planned))
+	}
+	return plan
+}
+
 // try asks one unit and examines it if it answers.
-func (s *scanner) try(ctx context.Context, u uint8, patient bool) error {
-	_, err := s.probe(ctx, u, patient)
+func (s *scanner) try(ctx context.Context, u uint8, timeout time.Duration) error {
+	_, err := s.probe(ctx, u, timeout)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	answered, garbled := judge(err)
+	s.garbled = garbled
 	switch {
 	case isDown(err):
 		if s.hangups++; s.hangups >= maxHangups {
@@ -316,10 +438,10 @@ func (s *scanner) try(ctx context.Context, u uint8, patient bool) error {
 		return nil
 	}
 	s.hangups = 0
-	a := Answer{Unit: u, Setting: s.setting, Slow: patient}
+	a := Answer{Unit: u, Setting: s.setting, Slow: timeout == s.cfg.Patient}
 	if garbled {
 		// Once more: a disturbance is not a device.
-		if _, err = s.probe(ctx, u, true); err != nil {
+		if _, err = s.probe(ctx, u, s.cfg.Patient); err != nil {
 			if answered, garbled = judge(err); !answered && !garbled {
 				return ctx.Err()
 			}
@@ -329,7 +451,33 @@ func (s *scanner) try(ctx context.Context, u uint8, patient bool) error {
 		s.examine(ctx, &a)
 	}
 	s.add(a)
+	if garbled && ctx.Err() == nil {
+		return s.reframe(ctx, u)
+	}
 	return ctx.Err()
+}
+
+// reframe tries a unit whose answer could not be understood with the other
+// framings of that speed.
+func (s *scanner) reframe(ctx context.Context, u uint8) error {
+	if s.reframing {
+		return nil
+	}
+	here := s.setting
+	s.reframing = true
+	defer func() { s.reframing, s.garbled = false, true }()
+	for _, set := range s.cfg.Settings {
+		if set.Baud != here.Baud || set == here || s.found[place{set.Baud, u}] || slices.Contains(s.result.Noisy, set) {
+			continue
+		}
+		if err := s.open(ctx, set); err != nil {
+			return err
+		}
+		if err := s.try(ctx, u, s.cfg.Probe); err != nil {
+			return err
+		}
+	}
+	return s.open(ctx, here)
 }
 
 func (s *scanner) add(a Answer) {
@@ -355,7 +503,7 @@ const maxSilent = 6
 
 // examine finds out what a unit is.
 func (s *scanner) examine(ctx context.Context, a *Answer) {
-	d, r := profile.NewDetect(s.cfg.Profiles), s.bus.Register(a.Unit, true)
+	d, r := profile.NewDetect(s.cfg.Profiles), s.bus.Register(a.Unit, s.cfg.Patient)
 	walk := profile.NewWalk(sunspecBases) // reads along
 	silent := 0
 	for ctx.Err() == nil && silent < maxSilent {
@@ -379,7 +527,7 @@ func (s *scanner) examine(ctx context.Context, a *Answer) {
 		}
 		d.Feed(data)
 	}
-	a.Findings, a.Cut = telling(d.Findings()), ctx.Err() != nil || silent >= maxSilent
+	a.Findings, a.Cut = d.Findings(), ctx.Err() != nil || silent >= maxSilent
 	if chain, _ := walk.Chain(); len(chain.Models) > 0 {
 		a.Chain = &chain
 	}
@@ -393,8 +541,8 @@ var sunspecBases = []uint16{40000, 0, 50000}
 const reopenPause = 300 * time.Millisecond
 
 // probe is the shortest read there is.
-func (s *scanner) probe(ctx context.Context, u uint8, patient bool) ([]byte, error) {
-	return read(ctx, s.bus.Register(u, patient), drivers.HoldingRegisters, 0, 1)
+func (s *scanner) probe(ctx context.Context, u uint8, timeout time.Duration) ([]byte, error) {
+	return read(ctx, s.bus.Register(u, timeout), drivers.HoldingRegisters, 0, 1)
 }
 
 // read asks one unit, and again if the line was down or the unit resting.

@@ -37,6 +37,8 @@ type bus struct {
 	// fail, if set, may answer a read with an error before a device does.
 	fail func(s scan.Setting, unit uint8, nth int) error
 
+	thinks time.Duration // every device
+
 	asked  []string // "setting unit", each first probe
 	reads  map[string]int
 	at     scan.Setting
@@ -51,18 +53,18 @@ func (b *bus) open(_ context.Context, s scan.Setting) (scan.Bus, error) {
 
 func (b *bus) Close() error    { return nil }
 func (b *bus) Late(uint8) bool { return false }
-func (b *bus) Register(u uint8, _ bool) drivers.Register {
-	return register{b, b.at, u}
+func (b *bus) Register(u uint8, timeout time.Duration) drivers.Register {
+	return register{b, b.at, u, timeout}
 }
 
 type register struct {
-	b    *bus
-	at   scan.Setting
-	unit uint8
+	b       *bus
+	at      scan.Setting
+	unit    uint8
+	timeout time.Duration
 }
 
 func (r register) ReadRegisters(_ context.Context, fn drivers.Function, addr, count uint16) ([]byte, error) {
-	time.Sleep(20 * time.Millisecond)
 	if r.b.reads == nil {
 		r.b.reads = map[string]int{}
 	}
@@ -76,7 +78,8 @@ func (r register) ReadRegisters(_ context.Context, fn drivers.Function, addr, co
 		}
 	}
 	im, ok := r.b.devices[r.at][r.unit]
-	if !ok {
+	if !ok || r.timeout < r.b.thinks {
+		time.Sleep(r.timeout)
 		return nil, oops{timeout: true}
 	}
 	if data, ok := im.Read(fn, addr, count); ok {
@@ -120,6 +123,7 @@ func units(from, to int) (u []uint8) {
 func run(t *testing.T, b *bus, cfg scan.Config) (res scan.Result, err error) {
 	t.Helper()
 	cfg.Open, cfg.Profiles = b.open, profile.All()
+	cfg.Probe, cfg.Sweep, cfg.Patient = 150*time.Millisecond, 50*time.Millisecond, 750*time.Millisecond
 	synctest.Test(t, func(t *testing.T) { res, err = scan.Run(t.Context(), cfg) })
 	return res, err
 }
@@ -130,8 +134,8 @@ func TestLikelyFirst(t *testing.T) {
 	live := scan.Setting{Baud: 19200, Framing: "8E1"}
 	b := &bus{devices: map[scan.Setting]map[uint8]profile.Image{live: {1: sdm630(t), 222: sdm630(t)}}}
 	var progress []scan.Progress
-	res, err := run(t, b, scan.Config{Settings: scan.Settings(), Units: units(1, 247), Progress: func(p scan.Progress) { progress = append(progress, p) }})
-	if err != nil || !res.Complete || res.Total != 24*247 || res.Probes != res.Total {
+	res, err := run(t, b, scan.Config{Settings: settings(), Units: units(1, 247), Full: true, Progress: func(p scan.Progress) { progress = append(progress, p) }})
+	if err != nil || !res.Complete || !res.Full || res.Total != 24*247 || res.Probes != res.Total {
 		t.Fatalf("%v %+v", err, res)
 	}
 	if len(res.Answers) != 2 || res.Answers[0].Unit != 1 || res.Answers[1].Unit != 222 || res.Answers[1].Setting != live {
@@ -238,7 +242,7 @@ func TestInterrupted(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		b := &bus{devices: map[scan.Setting]map[uint8]profile.Image{{}: {1: sdm630(t)}}}
 		res, err := scan.Run(ctx, scan.Config{
-			Open: b.open, Profiles: profile.All(), Units: units(1, 247),
+			Open: b.open, Profiles: profile.All(), Units: units(1, 247), Probe: time.Second, Sweep: time.Second, Patient: time.Second,
 			Progress: func(p scan.Progress) {
 				if p.Unit == 100 {
 					cancel()
@@ -251,40 +255,107 @@ func TestInterrupted(t *testing.T) {
 	})
 }
 
-// What fits by chance does not stand against what fits for a reason, parts of
-// one device do not contend, and siblings do.
+// Parts of one device do not contend, and siblings do.
 func TestBest(t *testing.T) {
-	p := func(ids ...string) (profiles []*profile.Profile) {
-		for _, id := range ids {
-			x, err := profile.Get(id)
+	for name, c := range map[string]struct {
+		found []string
+		want  string // empty: nobody can tell
+	}{
+		"parts":    {[]string{"goodwe-et", "goodwe-et-meter"}, "goodwe-et"},
+		"siblings": {[]string{"deye-sg04lp3", "deye-sg01hp3"}, ""},
+		"traps":    {[]string{"carlogavazzi-em24", "carlogavazzi-em340"}, ""},
+		"vague":    {[]string{"solax-x3", "growatt-sph"}, ""},
+		"alone":    {[]string{"solax-x3"}, "solax-x3"},
+		"nobody":   {nil, ""},
+	} {
+		var a scan.Answer
+		for _, id := range c.found {
+			p, err := profile.Get(id)
 			if err != nil {
 				t.Fatal(err)
 			}
-			profiles = append(profiles, x)
+			a.Findings = append(a.Findings, profile.Finding{Profile: p})
 		}
-		return profiles
-	}
-	for name, c := range map[string]struct {
-		found []*profile.Profile
-		want  string // empty: nobody can tell
-	}{
-		"chance":   {p("eastron-sdm630", "solax-x3"), "eastron-sdm630"},
-		"order":    {p("solax-x3", "eastron-sdm630"), "eastron-sdm630"},
-		"parts":    {p("goodwe-et", "goodwe-et-meter"), "goodwe-et"},
-		"siblings": {p("deye-sg04lp3", "deye-sg01hp3"), ""},
-		"traps":    {p("carlogavazzi-em24", "carlogavazzi-em340"), ""},
-		"vague":    {p("solax-x3", "growatt-sph"), ""},
-		"alone":    {p("solax-x3"), "solax-x3"},
-		"nobody":   {nil, ""},
-	} {
-		var all []profile.Finding
-		for _, x := range c.found {
-			all = append(all, profile.Finding{Profile: x})
-		}
-		a := scan.Answer{Findings: scan.Telling(all)}
 		best, ok := a.Best()
 		if ok != (c.want != "") || ok && best.Profile.ID != c.want {
 			t.Errorf("%s: %v %+v", name, ok, best)
 		}
+	}
+}
+
+func settings() []scan.Setting { return scan.Settings(profile.All()) }
+
+// Once something has answered, a bus is asked at that setting only: the scan
+// ends soon, says that it did not try all, and knows how long it will take.
+func TestQuick(t *testing.T) {
+	live := scan.Setting{Baud: 19200, Framing: "8E1"}
+	b := &bus{devices: map[scan.Setting]map[uint8]profile.Image{live: {1: sdm630(t), 222: sdm630(t)}, {Baud: 9600, Framing: "8N1"}: {99: sdm630(t)}}}
+	var last scan.Progress
+	res, err := run(t, b, scan.Config{Settings: settings(), Units: units(1, 247), Progress: func(p scan.Progress) { last = p }})
+	if err != nil || !res.Complete || res.Full || len(res.Answers) != 2 || res.Answers[1].Unit != 222 {
+		t.Fatalf("%v %+v", err, res)
+	}
+	if res.Probes > 247+4*40 || last.Remaining > time.Second {
+		t.Errorf("%d probes, at last %s remaining", res.Probes, last.Remaining)
+	}
+}
+
+// A device at a setting and a unit that none leaves the factory with is found
+// in the end. A full scan of a silent bus takes what was said at its start.
+func TestUnlikely(t *testing.T) {
+	at := scan.Setting{Baud: 2400, Framing: "8N2"}
+	b := &bus{devices: map[scan.Setting]map[uint8]profile.Image{at: {211: sdm630(t)}}}
+	var first, last scan.Progress
+	res, err := run(t, b, scan.Config{Settings: settings(), Units: units(1, 247), Full: true, Progress: func(p scan.Progress) {
+		if first.Total == 0 {
+			first = p
+		}
+		last = p
+	}})
+	if err != nil || len(res.Answers) != 1 || res.Answers[0].Unit != 211 || res.Answers[0].Setting != at {
+		t.Fatalf("%v %+v", err, res)
+	}
+	if first.Remaining < 5*time.Minute || first.Remaining > 15*time.Minute || last.Remaining > time.Second {
+		t.Errorf("%s remaining at the start, %s at the end", first.Remaining, last.Remaining)
+	}
+}
+
+// The answer of a device that thinks long collides with the request to the
+// next one; what comes of that is not understood, and both are asked again.
+func TestCollision(t *testing.T) {
+	live := scan.Setting{Baud: 9600, Framing: "8N1"}
+	b := &bus{devices: map[scan.Setting]map[uint8]profile.Image{live: {41: sdm630(t)}}, thinks: 60 * time.Millisecond}
+	b.fail = func(s scan.Setting, unit uint8, nth int) error {
+		if s == live && unit == 42 && nth == 1 {
+			return oops{garbled: true}
+		}
+		return nil
+	}
+	res, err := run(t, b, scan.Config{Settings: []scan.Setting{live}, Units: units(40, 60)})
+	if err != nil || len(res.Answers) != 1 || res.Answers[0].Unit != 41 || !res.Answers[0].Slow || res.Answers[0].Garbled {
+		t.Fatalf("%v %+v", err, res)
+	}
+}
+
+// Bytes that are no answer, whomever one asks, are somebody else's: the setting
+// is left early and named. Those of one unit are a device with another framing.
+func TestGarbledSettings(t *testing.T) {
+	noisy, near, right := scan.Setting{Baud: 9600, Framing: "8N1"}, scan.Setting{Baud: 19200, Framing: "8N1"}, scan.Setting{Baud: 19200, Framing: "8E1"}
+	b := &bus{devices: map[scan.Setting]map[uint8]profile.Image{right: {77: sdm630(t)}}}
+	b.fail = func(s scan.Setting, unit uint8, _ int) error {
+		if s == noisy || s == near && unit == 77 {
+			return oops{garbled: true}
+		}
+		return nil
+	}
+	res, err := run(t, b, scan.Config{Settings: []scan.Setting{noisy, near, right}, Units: units(70, 140), Full: true})
+	if err != nil || len(res.Answers) != 1 || res.Answers[0].Setting != right || res.Answers[0].Unit != 77 {
+		t.Fatalf("%v %+v", err, res)
+	}
+	if len(res.Noisy) != 1 || res.Noisy[0] != noisy {
+		t.Errorf("noisy: %v", res.Noisy)
+	}
+	if n := slices.Index(b.asked, "19200 8E1 77"); n != slices.Index(b.asked, "19200 8N1 77")+1 {
+		t.Errorf("the other framing was tried as number %d", n)
 	}
 }

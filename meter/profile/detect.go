@@ -343,7 +343,8 @@ func abs(v int64) int64 { return max(v, -v) }
 //
 // Of two profiles that read the same of what is billed and controlled, the one
 // with more live points is the answer. Two that read different values are both
-// answers: which is right, registers cannot say.
+// answers: which is right, registers cannot say. What fits by chance does not
+// stand against what fits for a reason.
 func (d *Detect) Findings() []Finding {
 	var fit []*candidate
 	for _, c := range d.candidates {
@@ -362,7 +363,26 @@ func (d *Detect) Findings() []Finding {
 		}
 		out = append(out, c.found)
 	}
-	return out
+	return telling(out)
+}
+
+// telling drops what fits by chance if something else fits for a reason. Other
+// profiles of the vendor that has a reason stay: they are parts of one device.
+func telling(all []Finding) []Finding {
+	sharp := func(vendor string, other bool) bool {
+		return slices.ContainsFunc(all, func(f Finding) bool { return f.Profile.sharp() && (f.Profile.Vendor != vendor) == other })
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(f Finding) bool {
+		return sharp(f.Profile.Vendor, true) && !sharp(f.Profile.Vendor, false)
+	})
+}
+
+// sharp reports whether what p is recognised by is hardly found by chance. A
+// voltage or a frequency in its place is a reason, as SunSpec's marker is; a
+// power between -100 and 100 kW, which is all that some profiles can be
+// recognised by, is found in any other map now and then.
+func (p *Profile) sharp() bool {
+	return p.SunSpec != nil || slices.ContainsFunc(p.Detect, func(r Rule) bool { return r.Min > 0 && r.Max/r.Min < 2 })
 }
 
 // covers reports whether c says everything that o does, and more, or the same

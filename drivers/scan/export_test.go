@@ -1,4 +1,0 @@
-package scan
-
-// Telling is exported to tests.
-var Telling = telling
