@@ -4,6 +4,7 @@
 //	            ┌ off      0 A
 //	mode ───────┤ now      all that the limits allow
 //	            ├ market   all that the limits allow, while energy is authorised
+//	            │          and, for a car with a departure, when its plan says so
 //	            └ surplus  what would otherwise flow to the network
 //	                │
 //	                ▼  with delays, so that a cloud does not switch a contactor
@@ -14,6 +15,24 @@
 //
 // Import is positive. A house that exports 4.1 kW while the car takes 2 kW has
 // a surplus of 6.1 kW: on one phase 26 A, on three 8 A.
+//
+// # The house's battery
+//
+// What a battery takes can be the car's instead, and what it gives must not
+// be: otherwise the car empties the battery at night. Rules.BatteryFirst lets
+// the battery fill up to a state of charge before the car gets a share.
+//
+// # Several chargers
+//
+// Chargers in surplus mode see what is left after the minimum of those that
+// are on (Input.Others); package circuit shares what is above the minimum.
+//
+// # One phase or three
+//
+// Switch (StepSwitch) changes the number of phases where an installer has
+// allowed it: 1.4 kW of sun are nothing on three phases and 6 A on one. It
+// never switches under current: stop, see that nothing flows and the vehicle
+// is not charging, wait, switch, read back.
 package setpoint
 
 import (
@@ -59,8 +78,11 @@ type Rules struct {
 	MaxCurrent meter.MilliAmpere // per phase, of the charger
 	Fuse       meter.MilliAmpere // per phase, of the house; 0: not watched
 	Phases     int               // 1 or 3
-	OnDelay    time.Duration     // surplus must last so long
-	OffDelay   time.Duration     // and may be missing so long
+	// BatteryFirst is the state of charge in 1/1000 up to which the house's
+	// battery goes before the car; 0: the car goes first.
+	BatteryFirst int64
+	OnDelay      time.Duration // surplus must last so long
+	OffDelay     time.Duration // and may be missing so long
 }
 
 // Input is what is known at the moment of a step.
@@ -75,6 +97,42 @@ type Input struct {
 	Draw      meter.MilliAmpere // highest phase of this charger
 	// Limit is a person's own limit; 0: none.
 	Limit meter.MilliAmpere
+	// Phases in use, where they can be switched; 0: Rules.Phases.
+	Phases int
+	// Battery is the power of the house's battery, charging positive, and SoC
+	// its state of charge in 1/1000 (unknown: 0).
+	Battery meter.MilliWatt
+	SoC     int64
+	// Others is the least power of other chargers that are on by surplus.
+	Others meter.MilliWatt
+	// Planned tells that this session has a plan; then Plan is the current of
+	// this moment and PlanWhy its reason.
+	Planned bool
+	Plan    meter.MilliAmpere
+	PlanWhy string
+}
+
+// Spare is the power that would flow to the network, or into a battery that
+// goes after the car, if no charger were on: charger is what all chargers in
+// surplus mode draw.
+func Spare(r Rules, in Input, charger meter.MilliWatt) meter.MilliWatt {
+	spare := max(0, charger) - in.Site
+	if in.Battery < 0 || in.SoC >= r.BatteryFirst {
+		spare += in.Battery
+	}
+	return spare
+}
+
+// MinPower is what a charger takes at least on that many phases.
+func MinPower(phases int) meter.MilliWatt {
+	return meter.MilliWatt(int64(MinCurrent) * volt * int64(phases))
+}
+
+func (in *Input) phases(r Rules) int {
+	if in.Phases > 0 {
+		return in.Phases
+	}
+	return r.Phases
 }
 
 // State remembers since when surplus is there or missing.
@@ -95,6 +153,9 @@ func Step(r Rules, s State, in Input, now time.Duration) (State, string) {
 	case Market:
 		if !in.Authorised {
 			return State{}, "no energy is bought yet"
+		}
+		if in.Planned && in.Plan < want {
+			want, why = in.Plan, in.PlanWhy
 		}
 	case Surplus:
 		want, why = s.surplus(r, in, allowed, why, now)
@@ -138,8 +199,8 @@ func (s *State) surplus(r Rules, in Input, allowed meter.MilliAmpere, why string
 		}
 		return 0, "no reading from the site meter"
 	}
-	spare := max(0, in.Charger) - in.Site
-	want := meter.MilliAmpere(int64(spare) / int64(volt*r.Phases))
+	spare := Spare(r, in, in.Charger) - in.Others
+	want := meter.MilliAmpere(int64(spare) / int64(volt*in.phases(r)))
 	if want > allowed {
 		want = allowed
 	} else {
