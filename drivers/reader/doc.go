@@ -15,13 +15,17 @@
 // after 1, 2, 4 .. 60 s.
 //
 // A SunSpec device's model chain is walked at the start and again whenever the
-// device has been away or its map has moved. If it then names another serial
-// number, its readings are Suspect: somebody has put another device in its
-// place. The same holds for transformer ratios and, where the line tells it,
-// for the hardware address.
+// device has been away or its map has moved. Other devices are asked for their
+// serial number, where the profile knows it, at the same occasions and once in
+// 60 polls. If a device then names another serial number, or none any more, its
+// readings are Suspect: somebody has put another device in its place. The same
+// holds for transformer ratios and, where the line tells it, for the hardware
+// address.
 //
 // Points that change slowly are read every tenth time, at a class of their
-// own, and never hold up the others. A block that the device refuses, or twice
-// answers short, is read in halves; if a register is refused
-// by itself the device does not have it, and its points are left out.
+// own, and never hold up the others. A block that the device refuses, answers
+// short, or twice garbles, is read in halves; if a register is refused by itself
+// the device does not have it, and its points are left out. What explains all
+// refusals is the longest read that the device takes: that is learned for good,
+// until a person confirms that it is another device.
 package reader

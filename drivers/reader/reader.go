@@ -51,16 +51,25 @@ type Reader struct {
 	mu      sync.Mutex
 	state   poll.State
 	lastErr error // of the last poll
+	anew    bool  // a person has confirmed another device: what was learned is for the last one
 
 	// Owned by the poll that is under way.
-	polls   int
-	chain   *profile.Chain
-	plan    []profile.Block
-	lacking int           // since this poll the plan lacks what the device refused; 0: nothing
-	other   bool          // read with the profile's fallback function
-	longest uint16        // learned: registers per read that the device takes; 0: what the profile says
-	garbled profile.Block // the block whose last answer was none
-	owed    int           // polls since the slow points were due, 0: they are not
+	polls    int
+	chain    *profile.Chain
+	plan     []profile.Block
+	lacking  int             // since this poll the plan is less than the profile's; 0: it is not
+	other    bool            // read with the profile's fallback function
+	longest  uint16          // learned: registers per read that the device takes; 0: what the profile says
+	sure     bool            // longest is certain
+	guess    bool            // blocks were divided because of garbled answers: perhaps a disturbance
+	refusals []profile.Block // divided because the device did not take them; until a whole poll explains it
+	garbled  profile.Block   // the block whose last answer was none
+	owed     int             // polls since the slow points were due, 0: they are not
+
+	who     profile.Identity // as last told
+	known   bool             // who was asked since the device was away
+	whoAt   int              // the poll that asks it again
+	unheard int              // polls that failed because who it is was not heard
 }
 
 // slowPatience is how many polls the slow points may be put off before they are
@@ -71,9 +80,20 @@ const slowPatience = 10
 // another: its chain and its refusals are learned anew.
 const walkAgain = 3
 
-// retryLacking is after how many polls a refused register is tried again:
-// devices refuse some for a while after a restart.
+// retryLacking is after how many polls a refused register, or a longer read
+// after disturbances, is tried again: devices refuse some for a while after a
+// restart.
 const retryLacking = 300
+
+// How often it is asked who the device is: every identifyEvery polls, and how
+// many polls may fail for it before its readings are Suspect instead.
+const (
+	identifyEvery = 60
+	identifyTries = 3
+)
+
+// untold stands for the serial number of a device that had told one.
+const untold = "not told"
 
 // New returns a reader. It panics if profile, register or Deliver is missing.
 func New(cfg Config) *Reader {
@@ -134,7 +154,7 @@ func (r *Reader) Err() error {
 func (r *Reader) Rebase() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.state = poll.Rebase(r.state)
+	r.state, r.anew = poll.Rebase(r.state), true
 }
 
 func (r *Reader) now() time.Duration { return time.Since(r.cfg.Origin) }
@@ -224,8 +244,16 @@ func (r *Reader) finish(res result) {
 		if failures == 0 {
 			r.cfg.Logger.Warn("meter does not answer", "err", res.err)
 		}
-		if failures+1 >= walkAgain || errors.Is(res.err, errMap) {
-			r.chain, r.plan, r.longest = nil, nil, 0
+		away := failures+1 >= walkAgain
+		if !answered(res.err) {
+			r.whoAt, r.known = min(r.whoAt, r.polls), r.known && !away
+		}
+		if away && r.guess {
+			r.forget() // shorter reads are no better
+		}
+		// How much it takes at once is a habit that no silence ends.
+		if errors.Is(res.err, errMap) || away && (r.chain != nil || r.lacking > 0) {
+			r.chain, r.plan = nil, nil
 		}
 		return
 	case failures > 0:
@@ -261,11 +289,21 @@ func answered(err error) bool { return errors.Is(err, errMap) || exception(err) 
 func (r *Reader) poll(ctx context.Context) result {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
+	r.mu.Lock()
+	anew := r.anew
+	r.anew = false
+	r.mu.Unlock()
+	if anew {
+		r.chain, r.plan, r.longest, r.sure, r.known = nil, nil, 0, false, false
+	}
 	if r.lacking > 0 && r.polls-r.lacking >= retryLacking {
-		r.plan = nil
+		r.forget()
 	}
 	if r.plan == nil {
-		r.lacking = 0
+		r.lacking, r.refusals = 0, nil
+		if r.longest > 0 && !r.sure {
+			r.lacking = max(r.polls, 1)
+		}
 		if err := r.learn(ctx); err != nil {
 			return result{err: err}
 		}
@@ -299,13 +337,19 @@ func (r *Reader) poll(ctx context.Context) result {
 			return result{err: fmt.Errorf("%w: %w", errMap, err)}
 		}
 		refuses := code == illegalAddress || code == illegalValue
-		if short := r.cutShort(b, err); refuses || short {
+		short := short(err)
+		if garbled := r.garbledTwice(b, err); refuses || short || garbled {
 			refusal = err
 			if n, ok := poll.Shrink(b.Count); ok {
 				if parts := r.split(b, n); parts != nil {
 					r.plan = slices.Replace(r.plan, i, i+1, parts...)
+					if refuses || short {
+						r.refusals = append(r.refusals, b)
+					} else {
+						r.guess = true
+					}
 					if code != illegalAddress { // it is about the length, not about these registers
-						r.longest = n
+						r.longest, r.sure, r.lacking = n, false, max(r.polls, 1)
 					}
 					continue
 				}
@@ -330,7 +374,7 @@ func (r *Reader) poll(ctx context.Context) result {
 	}
 	if len(raw) == 0 {
 		// A device that refuses everything is starting up, or another one.
-		r.plan = nil
+		r.forget()
 		r.turn()
 		return result{err: fmt.Errorf("%w: every register is refused: %w", errMap, refusal)}
 	}
@@ -343,8 +387,12 @@ func (r *Reader) poll(ctx context.Context) result {
 		return result{err: fmt.Errorf("%w: %w", errMap, err)}
 	}
 	r.polls++
+	r.conclude(raw, refused)
 	if len(refused) > 0 {
 		r.lacking = r.polls
+	}
+	if err := r.identify(ctx, next, raw); err != nil {
+		return result{err: err}
 	}
 	o := poll.Outcome{Now: r.now(), Wall: time.Now().UnixMilli(), Raw: raw, Identity: r.identity(raw)}
 	for _, v := range values {
@@ -361,6 +409,50 @@ const (
 
 // illegalFunction may be cured by the profile's fallback.
 const illegalFunction = 1
+
+// forget makes the next poll start with the profile's plan, or with what is
+// certain about how much the device takes at once.
+func (r *Reader) forget() {
+	r.plan, r.guess = nil, false
+	if !r.sure {
+		r.longest = 0
+	}
+}
+
+// conclude tells from a poll without errors whether the refusals before it were
+// about the length: then none of those blocks has a register that the device
+// lacks, and everything was read in shorter ones.
+func (r *Reader) conclude(raw []meter.RawBlock, lacking []profile.Block) {
+	if len(r.refusals) == 0 {
+		return
+	}
+	least, took := uint16(profile.MaxBlock+1), uint16(0)
+	for _, b := range r.refusals {
+		if !slices.ContainsFunc(lacking, func(l profile.Block) bool { return within(l, b) }) {
+			least = min(least, b.Count)
+		}
+	}
+	for _, b := range raw {
+		took = max(took, uint16(len(b.Data)/2)) //nolint:gosec // at most 125 registers
+	}
+	r.refusals = nil
+	if least > profile.MaxBlock || took >= least || r.guess {
+		return
+	}
+	n, _ := poll.Shrink(least)
+	if n = max(n, took); r.longest == 0 || n < r.longest {
+		r.longest = n
+	}
+	if !r.sure {
+		r.sure, r.lacking = true, 0
+		r.cfg.Logger.Info("device takes short reads only", "registers", r.longest)
+	}
+}
+
+// within reports whether block a is part of b.
+func within(a, b profile.Block) bool {
+	return a.Function == b.Function && a.Address >= b.Address && int(a.Address)+int(a.Count) <= int(b.Address)+int(b.Count)
+}
 
 // turn takes the other function for the next poll, if the profile has one.
 func (r *Reader) turn() bool {
@@ -416,6 +508,11 @@ func (r *Reader) read(ctx context.Context, b profile.Block, next time.Duration) 
 	if !b.Slow || r.owed > slowPatience || r.polls == 0 || r.cfg.SlowEvery == 1 {
 		return r.cfg.Register.ReadRegisters(ctx, b.Function, b.Address, b.Count)
 	}
+	return r.readSlow(ctx, b, next)
+}
+
+// readSlow reads one block if the line has time for it before next.
+func (r *Reader) readSlow(ctx context.Context, b profile.Block, next time.Duration) ([]byte, error) {
 	until, cancel := context.WithTimeout(ctx, next-r.now())
 	defer cancel()
 	data, err := r.cfg.Slow.ReadRegisters(until, b.Function, b.Address, b.Count)
@@ -425,10 +522,17 @@ func (r *Reader) read(ctx context.Context, b profile.Block, next time.Duration) 
 	return data, err
 }
 
-// cutShort reports whether b was answered with something that is no answer
-// twice in a row: that is no disturbance, but a device that cannot answer so
-// much.
-func (r *Reader) cutShort(b profile.Block, err error) bool {
+// short reports whether the device answered with fewer registers than it was
+// asked for.
+func short(err error) bool {
+	var x interface{ Short() bool }
+	return errors.As(err, &x) && x.Short()
+}
+
+// garbledTwice reports whether b was answered with something that is no answer
+// twice in a row: that is hardly a disturbance, but a device that cannot answer
+// so much.
+func (r *Reader) garbledTwice(b profile.Block, err error) bool {
 	var x interface{ Garbled() bool }
 	if !errors.As(err, &x) || !x.Garbled() {
 		r.garbled = profile.Block{}
@@ -439,6 +543,77 @@ func (r *Reader) cutShort(b profile.Block, err error) bool {
 	return again
 }
 
+// identify asks who the device is, if its profile knows where that can be read
+// and it is time: at once when it has been away, so that no reading of another
+// device is taken for its own; else when the line has time. Its error fails
+// the poll.
+func (r *Reader) identify(ctx context.Context, next time.Duration, raw []meter.RawBlock) error {
+	back := !r.known
+	if len(r.cfg.Profile.Identity) == 0 || !back && r.polls < r.whoAt {
+		return nil
+	}
+	pinned := r.State().Pinned
+	for _, b := range r.identityBlocks() {
+		read := r.readSlow
+		if back || r.polls > r.whoAt+slowPatience {
+			read = func(ctx context.Context, b profile.Block, _ time.Duration) ([]byte, error) {
+				return r.cfg.Register.ReadRegisters(ctx, b.Function, b.Address, b.Count)
+			}
+		}
+		data, err := read(ctx, b, next)
+		switch {
+		case err == nil:
+			raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: data})
+		case exception(err) != 0: // it does not tell
+		case !back:
+			switch {
+			case errors.Is(err, errLater): // the next poll asks again
+			case pinned.Serial == "":
+				r.whoAt = r.polls + identifyEvery
+			default:
+				r.whoAt = r.polls + r.cfg.SlowEvery
+			}
+			return nil
+		case pinned.Serial != "":
+			if r.unheard++; r.unheard < identifyTries {
+				return fmt.Errorf("who the device is: %w", err)
+			}
+		}
+	}
+	r.who, _ = r.cfg.Profile.Identify(raw)
+	r.known, r.whoAt, r.unheard = true, r.polls+identifyEvery, 0
+	if pinned.Serial != "" && r.who.Serial == "" {
+		r.who.Serial, r.whoAt = untold, r.polls+r.cfg.SlowEvery
+	}
+	return nil
+}
+
+// identityBlocks returns the reads that tell who a device is, none longer than
+// it takes.
+func (r *Reader) identityBlocks() (out []profile.Block) {
+	p := r.cfg.Profile
+	most := uint16(profile.MaxBlock)
+	for _, n := range []uint16{p.Timing.MaxBlock, r.longest} {
+		if n > 0 {
+			most = min(most, n)
+		}
+	}
+	for _, b := range p.IdentityBlocks() {
+		if !slices.ContainsFunc(p.Identity, func(f profile.IdentityPoint) bool { return f.Function == b.Function && f.Address == b.Address }) {
+			continue // a ratio: the poll reads it
+		}
+		if r.other && b.Function == p.Function {
+			b.Function = p.Fallback
+		}
+		for ; b.Count > most; b.Count -= most {
+			out = append(out, profile.Block{Function: b.Function, Address: b.Address, Count: most})
+			b.Address += most
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
 // identity returns who the device is, as far as chain, registers and line
 // tell.
 func (r *Reader) identity(raw []meter.RawBlock) (id poll.Identity) {
@@ -446,6 +621,7 @@ func (r *Reader) identity(raw []meter.RawBlock) (id poll.Identity) {
 		where := r.cfg.Where()
 		id.Address, id.Hardware = where.Address, where.Hardware
 	}
+	id.Manufacturer, id.Model, id.Serial = r.who.Manufacturer, r.who.Model, r.who.Serial
 	if c := r.chain; c != nil {
 		id.Manufacturer, id.Model, id.Serial = c.Manufacturer, c.Model, c.Serial
 	}
@@ -496,7 +672,7 @@ func (r *Reader) split(b profile.Block, n uint16) []profile.Block {
 		}
 	}
 	blocks = slices.DeleteFunc(blocks, func(x profile.Block) bool {
-		return x.Function != b.Function || x.Slow != b.Slow || x.Address < b.Address || int(x.Address)+int(x.Count) > int(b.Address)+int(b.Count)
+		return x.Slow != b.Slow || !within(x, b)
 	})
 	if len(blocks) == 0 || len(blocks) == 1 && blocks[0] == b {
 		return nil

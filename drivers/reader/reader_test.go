@@ -36,6 +36,9 @@ type device struct {
 	latency time.Duration
 	reads   []profile.Block
 	refuses drivers.Function // with exception 1
+	code    refusal          // for what is too long, default 3
+	short   uint16           // longer reads are answered with so many; 0: none
+	mute    drivers.Function // with which it is silent
 }
 
 func newDevice(t *testing.T, id string, points ...meter.Point) *device {
@@ -80,14 +83,20 @@ func (d *device) ReadRegisters(ctx context.Context, fn drivers.Function, addr, c
 	if d.silent {
 		return nil, errors.New("no answer")
 	}
+	if fn == d.mute {
+		return nil, errors.New("no answer")
+	}
 	if fn == d.refuses {
 		return nil, refusal(1)
 	}
 	if d.cut > 0 && count > d.cut {
 		return nil, garbled{}
 	}
+	if d.short > 0 && count > d.short {
+		return nil, shortAnswer{}
+	}
 	if count > d.longest {
-		return nil, refusal(3)
+		return nil, max(d.code, 2)
 	}
 	data, ok := d.image.Read(fn, addr, count)
 	if !ok {
@@ -325,6 +334,202 @@ type garbled struct{}
 
 func (garbled) Error() string { return "bad frame" }
 func (garbled) Garbled() bool { return true }
+
+// shortAnswer is what the line reports of one with too few registers.
+type shortAnswer struct{}
+
+func (shortAnswer) Error() string { return "short answer" }
+func (shortAnswer) Short() bool   { return true }
+
+// What a device takes at once is learned in one poll, however it says so, and
+// no silence makes the reader ask for more again; another device does.
+func TestLearnedLimitIsKept(t *testing.T) {
+	for name, limit := range map[string]func(d *device){
+		"exception 2":  func(d *device) { d.longest, d.code = 10, 2 },
+		"exception 3":  func(d *device) { d.longest, d.code = 10, 3 },
+		"short answer": func(d *device) { d.short = 10 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+				limit(d)
+				rec := start(t, d, reader.Config{})
+				if got := rec.after(5 * time.Second); len(got) == 0 || got[0].Quality != meter.Good {
+					t.Fatalf("%d readings, %v", len(got), rec.r.Err())
+				}
+				longer := func() (n int) {
+					d.do(func() {
+						for _, b := range d.reads {
+							if b.Count > 10 {
+								n++
+							}
+						}
+						d.reads = nil
+					})
+					return n
+				}
+				if longer() == 0 {
+					t.Fatal("it never asked for more")
+				}
+				d.do(func() { d.silent = true })
+				rec.after(time.Minute)
+				d.do(func() { d.silent = false })
+				if got := rec.after(15 * time.Minute); len(got) < 800 || got[len(got)-1].Quality != meter.Good {
+					t.Fatalf("%d readings", len(got))
+				}
+				if n := longer(); n > 0 {
+					t.Errorf("asked %d times for more", n)
+				}
+				rec.r.Rebase()
+				rec.after(5 * time.Second)
+				if longer() == 0 {
+					t.Error("of another device it expects no more")
+				}
+			})
+		})
+	}
+}
+
+// A register that the device lacks says nothing about how much it takes.
+func TestLackingRegisterIsNoLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+		longest := slices.MaxFunc(d.profile.Blocks(0), func(a, b profile.Block) int { return int(a.Count) - int(b.Count) })
+		delete(d.image, profile.Register{Function: drivers.InputRegisters, Address: 0x0156})
+		rec := start(t, d, reader.Config{})
+		rec.after(12 * time.Second)
+		d.do(func() { d.reads = nil })
+		rec.after(12 * time.Second)
+		d.do(func() {
+			if !slices.ContainsFunc(d.reads, func(b profile.Block) bool { return b.Count == longest.Count }) {
+				t.Errorf("reads no %d registers any more: %v", longest.Count, d.reads)
+			}
+		})
+	})
+}
+
+// serial gives the device another serial number.
+func (d *device) serial(t *testing.T, s string) {
+	t.Helper()
+	im, err := d.profile.NewImage(0, profile.Identity{Serial: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.do(func() {
+		for r, v := range im {
+			if r.Function == drivers.HoldingRegisters {
+				d.image[r] = v
+			}
+		}
+	})
+}
+
+// A meter that somebody has put in the place of another is noticed by its
+// serial number: at its first reading if it was away, within a minute if not,
+// and after a restart.
+func TestSerialNumberIsPinned(t *testing.T) {
+	suspect := func(t *testing.T, r meter.Reading) {
+		t.Helper()
+		if r.Quality != meter.Suspect || !strings.Contains(r.Reason, `serial number is "77", was "1"`) {
+			t.Fatalf("%s %q", r.Quality, r.Reason)
+		}
+	}
+	first := func(got []meter.Reading, n int) meter.Reading {
+		got = slices.DeleteFunc(slices.Clone(got), func(r meter.Reading) bool { return r.Quality == meter.Stale })
+		if n < 0 {
+			n += len(got)
+		}
+		return got[n]
+	}
+	run := func(name string, f func(t *testing.T, d *device, rec *recorder)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+				rec := start(t, d, reader.Config{})
+				if got := rec.after(3 * time.Second); first(got, 0).Quality != meter.Good {
+					t.Fatal(got[0].Reason)
+				}
+				if s := rec.r.State().Pinned.Serial; s != "1" {
+					t.Fatalf("pinned to %q", s)
+				}
+				f(t, d, rec)
+			})
+		})
+	}
+	run("away", func(t *testing.T, d *device, rec *recorder) {
+		d.do(func() { d.silent = true })
+		rec.after(20 * time.Second)
+		d.serial(t, "77")
+		d.do(func() { d.silent = false })
+		got := rec.after(20 * time.Second)
+		suspect(t, first(got, 0))
+		suspect(t, first(got, -1))
+		rec.r.Rebase()
+		if got := rec.after(3 * time.Second); first(got, -1).Quality != meter.Good {
+			t.Errorf("after the exchange was confirmed: %q", first(got, -1).Reason)
+		}
+		if s := rec.r.State().Pinned.Serial; s != "77" {
+			t.Errorf("pinned to %q", s)
+		}
+	})
+	run("unnoticed", func(t *testing.T, d *device, rec *recorder) {
+		d.serial(t, "77")
+		suspect(t, first(rec.after(70*time.Second), -1))
+	})
+	run("restart", func(t *testing.T, d *device, rec *recorder) {
+		stored := rec.r.State()
+		d.serial(t, "77")
+		again := start(t, d, reader.Config{State: poll.Resume(stored.Page, stored.Registers, stored.Pinned, time.Minute)})
+		suspect(t, first(again.after(time.Second), 0))
+	})
+	run("not told any more", func(t *testing.T, d *device, rec *recorder) {
+		for _, how := range []func(){func() { d.refuses = drivers.HoldingRegisters }, func() { d.mute = drivers.HoldingRegisters }} {
+			d.do(func() { d.silent = true })
+			rec.after(20 * time.Second)
+			d.do(func() { d.silent = false; how() })
+			got := rec.after(20 * time.Second)
+			if r := first(got, 0); r.Quality != meter.Suspect || !strings.Contains(r.Reason, "not told") {
+				t.Fatalf("%s %q", r.Quality, r.Reason)
+			}
+			d.do(func() { d.refuses, d.mute = 0, 0 })
+			if got := rec.after(30 * time.Second); first(got, -1).Quality != meter.Good { // it was starting up
+				t.Errorf("%q", first(got, -1).Reason)
+			}
+		}
+	})
+}
+
+// A device that has never told a serial number is read all the same.
+func TestWithoutSerialNumber(t *testing.T) {
+	for name, how := range map[string]func(d *device){
+		"refused": func(d *device) { d.refuses = drivers.HoldingRegisters },
+		"silent":  func(d *device) { d.mute = drivers.HoldingRegisters },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+				how(d)
+				rec := start(t, d, reader.Config{})
+				for _, r := range rec.after(2 * time.Minute) {
+					if r.Quality != meter.Good {
+						t.Fatalf("%s %q", r.Quality, r.Reason)
+					}
+				}
+				asked := 0
+				d.do(func() {
+					for _, b := range d.reads {
+						if b.Function == drivers.HoldingRegisters {
+							asked++
+						}
+					}
+				})
+				if asked < 2 || asked > 4 {
+					t.Errorf("asked %d times in two minutes", asked)
+				}
+			})
+		})
+	}
+}
 
 // Some adapters cut long answers short. One bad frame is a disturbance and
 // costs a poll; two for the same block are a limit, and it is learned for all.

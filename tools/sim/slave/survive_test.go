@@ -16,6 +16,7 @@ import (
 	"github.com/joulegate/joulegate/drivers/modbus"
 	"github.com/joulegate/joulegate/drivers/reader"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/profile"
 	"github.com/joulegate/joulegate/tools/sim/slave"
 )
 
@@ -79,11 +80,10 @@ func TestFaultsAreSurvived(t *testing.T) {
 		{slave.Echo, 0.3, 0, 8, all},
 		{slave.WrongUnit, 0.15, 0, 8, all},
 		{slave.Unplug, 0.1, 0, 8, all},
-		{slave.BlockLimit, 10, 0, 8, []string{"tcp"}}, // learned
 		{slave.BlockLimit, 10, 10, 8, all},
 		{slave.BlockCut, 10, 10, 8, all},
-		{slave.BlockLimit, 10, 0, 0, all}, // learned or not: nothing is wrong
-		{slave.BlockCut, 10, 0, 0, all},
+		{slave.BlockLimit, 10, 0, 8, all}, // learned
+		{slave.BlockCut, 10, 0, 8, all},
 	} {
 		fault, want := c.fault, 2
 		if c.told > 0 {
@@ -207,6 +207,60 @@ func TestCommandsOfProfiles(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A meter that takes the place of another one on a real line, with the same
+// address and the same counts, is not believed until a person says so.
+func TestExchangedMeter(t *testing.T) {
+	for _, kind := range []string{"pty", "tcp", "rtutcp"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			meterOf := func(serial string) *slave.Unit {
+				return unit(t, "eastron-sdm630", slave.UnitConfig{Identity: profile.Identity{Serial: serial}}, truth...)
+			}
+			b := bus(t, slave.Config{Baud: 19200}, map[uint8]*slave.Unit{7: meterOf("1001")})
+			l := gateway(t, serveOn(t, b, kind))
+			readings := make(chan meter.Reading, 256)
+			r := reader.New(reader.Config{
+				Device: "grid", Profile: meterOf("").Profile(), Unit: 7, Interval: 30 * time.Millisecond,
+				Register: l.Device(modbus.DeviceConfig{Unit: 7, Class: modbus.Fast}),
+				Slow:     l.Device(modbus.DeviceConfig{Unit: 7, Class: modbus.Slow}),
+				Deliver: func(r meter.Reading) {
+					select {
+					case readings <- r:
+					default:
+					}
+				},
+			})
+			background(t, r.Run)
+			wait := func(want meter.Quality) meter.Reading {
+				t.Helper()
+				for limit := time.After(60 * time.Second); ; {
+					select {
+					case got := <-readings:
+						if got.Quality == want {
+							return got
+						}
+					case <-limit:
+						t.Fatalf("no %s reading, last error %v", want, r.Err())
+					}
+				}
+			}
+			wait(meter.Good)
+			b.Remove(7)
+			if err := b.Add(7, meterOf("1002")); err != nil {
+				t.Fatal(err)
+			}
+			if got := wait(meter.Suspect); !strings.Contains(got.Reason, `serial number is "1002", was "1001"`) {
+				t.Fatal(got.Reason)
+			}
+			r.Rebase()
+			wait(meter.Good)
+			if id := r.State().Pinned; id.Serial != "1002" {
+				t.Errorf("pinned to %+v", id)
+			}
+		})
 	}
 }
 
