@@ -633,7 +633,7 @@ func (p *Profile) checkWrite(here string, i int) error {
 	if err := w.checkRange(here); err != nil {
 		return err
 	}
-	if w.Setup != nil && !w.takes(*w.Setup) {
+	if w.Setup != nil && !w.Takes(*w.Setup) {
 		return at(here+".setup", "%d is not a value of the command", *w.Setup)
 	}
 	return nil

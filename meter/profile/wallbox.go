@@ -183,7 +183,7 @@ func (p *Profile) checkOrders() error {
 				return at(fmt.Sprintf("%s[%d].value", here, i), "missing")
 			case s.Value == nil:
 				powers++
-			case w.Alt != nil || !w.takes(*s.Value):
+			case w.Alt != nil || !w.Takes(*s.Value):
 				return at(fmt.Sprintf("%s[%d].value", here, i), "%d is not a value of %s", *s.Value, s.Write)
 			}
 		}

@@ -72,7 +72,7 @@ func (w *Write) Encode(value int64, raw []meter.RawBlock) (Command, error) {
 	} else if value == 0 && w.Zero != nil {
 		bits = uint64(*w.Zero)
 	} else {
-		if !w.takes(value) {
+		if !w.Takes(value) {
 			return Command{}, fmt.Errorf("%s: %d %s: want %s%d..%d", w.Name, value, w.Unit(), map[bool]string{false: "0 or "}[w.Nonzero], w.Min, w.Max)
 		}
 		if w.Sign == SignExport {
@@ -96,8 +96,8 @@ func (w *Write) Encode(value int64, raw []meter.RawBlock) (Command, error) {
 	return c, nil
 }
 
-// takes reports whether value is one of the command.
-func (w *Write) takes(value int64) bool {
+// Takes reports whether value is one of the command.
+func (w *Write) Takes(value int64) bool {
 	if w.Values != nil {
 		_, ok := w.listed(value)
 		return ok

@@ -16,6 +16,10 @@
 // master has set, and answers only if they are its own, as a real device does.
 // Parity cannot be seen there: the kernel drops it.
 //
+// A wallbox of Physics does what its profile says: currents, pauses, phases and
+// the failsafe current when nothing feeds its watchdog any more. It refuses
+// currents that IEC 61851-1 does not know.
+//
 // What goes wrong with real devices goes wrong on demand: single answers are
 // late, broken, refused or missing at a rate, the device is unplugged for a
 // while, and it has habits (takes short reads only, admits one client). See

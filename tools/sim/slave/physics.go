@@ -63,6 +63,8 @@ type Physics struct {
 	ordered  bool             // command is in force
 	until    time.Duration
 	lasts    time.Duration // a command, 0: for ever
+	fed      time.Duration // when the watchdog was
+	fallen   bool          // the master is gone: the failsafe current is offered
 	imported int64         // mW·µs
 	exported int64
 	session  int64
@@ -87,14 +89,86 @@ func NewPhysics(cfg PhysicsConfig) (*Physics, error) {
 		}
 	}
 	var err error
-	if p.unit, err = NewUnit(cfg.Profile, UnitConfig{Model: cfg.Model, OnWrite: p.written}); err != nil {
+	if p.unit, err = NewUnit(cfg.Profile, UnitConfig{Model: cfg.Model, OnWrite: p.written, OnRequest: p.requested}); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return p, p.preset()
+}
+
+// preset gives commands the values with which the device has been switched on.
+func (p *Physics) preset() error {
+	values := map[string]int64{"enable": boolInt(p.enabled), "lock": boolInt(p.locked), "standby": 1, "phases": p.lines}
+	if w := p.cfg.Profile.Watchdog; w != nil && w.Timeout > 0 {
+		values["failsafe_timeout"] = w.Timeout.Milliseconds()
+	}
+	if w := p.cfg.Profile.Watchdog; w != nil && w.Current > 0 {
+		values["failsafe_current"] = w.Current
+	}
+	for name, v := range values {
+		if err := p.unit.Preset(name, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func boolInt(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // Unit returns the device.
 func (p *Physics) Unit() *Unit { return p.unit }
+
+// requested feeds the watchdog.
+func (p *Physics) requested(fn uint8, addr uint16, values []uint16) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w := p.cfg.Profile.Watchdog; w != nil && w.Feeds(p.cfg.Profile, fn, addr, values) {
+		p.fed, p.fallen = p.elapsed, false
+	}
+}
+
+// unknownFactory is how many times longer than the interval of a command a
+// watchdog waits for it of which neither the factory setting is known nor how
+// to change it.
+const unknownFactory = 3
+
+// patience is how long the watchdog waits; 0: it is off.
+func (p *Physics) patience() time.Duration {
+	w := p.cfg.Profile.Watchdog
+	if w == nil {
+		return 0
+	}
+	if ms, set := p.values["failsafe_timeout"]; set {
+		return time.Duration(ms) * time.Millisecond
+	}
+	_, adjustable := p.cfg.Profile.Write("failsafe_timeout")
+	if c, ok := p.cfg.Profile.Write(w.FedBy); ok && w.Timeout == 0 && !adjustable {
+		return unknownFactory * c.Every
+	}
+	return w.Timeout
+}
+
+// offered is the current that the vehicle is offered now.
+func (p *Physics) offered() int64 {
+	if !p.fallen {
+		return p.offer
+	}
+	if v, set := p.values["failsafe_current"]; set {
+		return v
+	}
+	return p.cfg.Profile.Watchdog.Current
+}
+
+// watch lets the device fall back if its master is gone.
+func (p *Physics) watch() {
+	if wait := p.patience(); wait > 0 && p.elapsed-p.fed > wait {
+		p.fallen = true
+	}
+}
 
 // written obeys commands.
 func (p *Physics) written(addr uint16, values []uint16) error {
@@ -116,7 +190,10 @@ func (p *Physics) written(addr uint16, values []uint16) error {
 		case "lock":
 			p.locked = v != 0
 		case "phases":
-			p.lines = v
+			// Somebody else may be in charge of them.
+			if _, ok := p.cfg.Profile.Write("phase_control"); !ok || p.values["phase_control"] == 1 {
+				p.lines = v
+			}
 		case "command_timeout":
 			p.lasts = time.Duration(v) * time.Millisecond
 		}
@@ -133,7 +210,7 @@ func (p *Physics) written(addr uint16, values []uint16) error {
 
 // state is the state of the pilot.
 func (p *Physics) state() byte {
-	charges := p.enabled && !p.locked && p.offer >= leastOffer
+	charges := p.enabled && !p.locked && p.offered() >= leastOffer
 	if (p.cfg.Car == 'C' || p.cfg.Car == 'D') && !charges {
 		return 'B'
 	}
@@ -189,6 +266,7 @@ func (p *Physics) Step(now time.Time, dt time.Duration) error {
 	case profile.Inverter:
 		power = -sun
 	case profile.Wallbox:
+		p.watch()
 		p.drive(dt)
 	case profile.Battery:
 		power = battery
@@ -254,12 +332,25 @@ func (p *Physics) Step(now time.Time, dt time.Duration) error {
 	switch kind {
 	case profile.Wallbox:
 		set(meter.Status, 0, p.status())
+		code, _ := p.cfg.Profile.CableCode(p.cfg.Car != 'A')
+		set(meter.Cable, 0, code)
+		if p.limitInUse() {
+			set(meter.CurrentLimit, 0, p.offered())
+		}
 	case profile.Inverter:
 		set(meter.Status, 0, sunspecInverter(sun))
 	case profile.Battery:
 		set(meter.Status, 0, sunspecBattery(p.cfg.Model, battery, p.charge()))
 	}
 	return p.unit.Set(append(points, p.cfg.Fixed...)...)
+}
+
+// limitInUse reports whether the device shows the current that it offers and
+// not only the one that was written.
+func (p *Physics) limitInUse() bool {
+	w, ok := p.cfg.Profile.Write("current_limit")
+	i := slices.IndexFunc(p.cfg.Profile.Points, func(pt profile.Point) bool { return pt.Quantity == meter.CurrentLimit })
+	return ok && i >= 0 && !slices.Contains(w.Registers(), profile.Register{Function: p.cfg.Profile.Points[i].Function, Address: p.cfg.Profile.Points[i].Address})
 }
 
 // flow sets what a power at a voltage shows.
@@ -277,7 +368,7 @@ func (p *Physics) drive(dt time.Duration) {
 		p.current = 0
 		return
 	}
-	p.current = min(p.current+int64(carRamp*dt/time.Second), p.offer, carMax)
+	p.current = min(p.current+int64(carRamp*dt/time.Second), p.offered(), carMax)
 }
 
 // battery lets surplus (mW) flow for us microseconds, or what is ordered, as

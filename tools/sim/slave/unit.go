@@ -20,13 +20,17 @@ type UnitConfig struct {
 	// change, without locks: it may call Set. An error is answered with
 	// exception 4 and nothing changes.
 	OnWrite func(addr uint16, values []uint16) error
+	// OnRequest is called with every request that can be understood, before
+	// it is answered, without locks; values are what it writes from addr on.
+	OnRequest func(function uint8, addr uint16, values []uint16)
 }
 
 // Unit is one simulated device. It is safe for concurrent use.
 type Unit struct {
-	profile  *profile.Profile
-	onWrite  func(uint16, []uint16) error
-	maxBlock uint16
+	profile   *profile.Profile
+	onWrite   func(uint16, []uint16) error
+	onRequest func(uint8, uint16, []uint16)
+	maxBlock  uint16
 
 	mu       sync.Mutex
 	image    profile.Image
@@ -58,7 +62,7 @@ func NewUnit(p *profile.Profile, cfg UnitConfig) (*Unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Unit{profile: p, onWrite: cfg.OnWrite, maxBlock: p.Timing.MaxBlock, image: im}
+	u := &Unit{profile: p, onWrite: cfg.OnWrite, onRequest: cfg.OnRequest, maxBlock: p.Timing.MaxBlock, image: im}
 	if u.maxBlock == 0 {
 		u.maxBlock = profile.MaxBlock
 	}
@@ -164,6 +168,7 @@ func (u *Unit) read(pdu []byte) []byte {
 	if count == 0 || count > u.maxBlock {
 		return refuse(pdu[0], illegalValue)
 	}
+	u.requested(pdu[0], addr, nil)
 	u.mu.Lock()
 	data, ok := u.image.Read(drivers.Function(pdu[0]), addr, count)
 	u.mu.Unlock()
@@ -226,6 +231,13 @@ func (u *Unit) write(pdu []byte) []byte {
 			return refuse(fn, illegalValue)
 		}
 	}
+	if w, ok := u.profile.Write("current_limit"); ok && into == drivers.HoldingRegisters {
+		// Nobody offers what IEC 61851-1 has no duty cycle for.
+		if v, ok := u.Command(w.Name, addr, values); ok && !w.Takes(v) {
+			return refuse(fn, illegalValue)
+		}
+	}
+	u.requested(fn, addr, values)
 	if u.onWrite != nil {
 		if err := u.onWrite(addr, slices.Clone(values)); err != nil {
 			return refuse(fn, deviceFailure)
@@ -243,6 +255,38 @@ func (u *Unit) write(pdu []byte) []byte {
 		}
 	}
 	return slices.Clone(pdu[:5])
+}
+
+func (u *Unit) requested(fn byte, addr uint16, values []uint16) {
+	if u.onRequest != nil {
+		u.onRequest(fn, addr, slices.Clone(values))
+	}
+}
+
+// Preset gives a command of the profile a value, as if it had been written
+// long ago: the registers say so. It does nothing if there is no such command.
+func (u *Unit) Preset(name string, value int64) error {
+	w, ok := u.profile.Write(name)
+	if !ok {
+		return nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var raw []meter.RawBlock
+	if b, ok := w.Condition(); ok {
+		if data, ok := u.image.Read(b.Function, b.Address, b.Count); ok {
+			raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: data})
+		}
+	}
+	c, err := w.Encode(value, raw)
+	if err != nil {
+		return err
+	}
+	for i, r := range w.Registers() {
+		u.image[r] = c.Values[i]
+	}
+	w.Reflect(u.image, value)
+	return nil
 }
 
 // Command decodes a write: it returns the value in the unit of the command
