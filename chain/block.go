@@ -120,6 +120,7 @@ const (
 
 	KindEvidence RecordKind = 0x8000
 	KindEvent    RecordKind = 0x8001 // Event
+	KindGuard    RecordKind = 0x8010 // guard.Record
 )
 
 // Record is one statement in a gateway block.
