@@ -15,9 +15,11 @@ import (
 	"cmp"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/poll"
@@ -90,6 +92,7 @@ func lint(p *profile.Profile) []string {
 	lintDetection(p, complain)
 	lintBlocks(p, complain)
 	lintWallbox(p, complain)
+	lintCommands(p, complain)
 	if !strings.HasPrefix(p.ID, strings.ToLower(string([]rune(p.Vendor)[:1]))) {
 		complain("the id does not start as the vendor %s", p.Vendor)
 	}
@@ -211,23 +214,112 @@ func lintWallbox(p *profile.Profile, complain func(string, ...any)) {
 		}
 		return
 	}
-	if _, ok := p.Write("current_limit"); !ok {
+	limit, ok := p.Write("current_limit")
+	switch {
+	case !ok:
 		complain("a wallbox takes a current_limit")
+	case limit.Values == nil && limit.Min < 6000:
+		complain("current_limit from %d mA on: IEC 61851-1 has nothing below 6 A", limit.Min)
 	}
-	if timeout, ok := p.Write("failsafe_timeout"); ok {
-		for _, w := range p.Writes {
-			if ms := w.Every.Milliseconds(); timeout.Min > 1 && 2*ms > timeout.Min {
-				complain("%s every %s is too rare for a failsafe_timeout of %d ms", w.Name, w.Every, timeout.Min)
-			}
+	if !slices.ContainsFunc(p.Pause(), func(s profile.Setting) bool { return !s.Write.Optional }) {
+		complain("nothing pauses it for sure: a current_limit of 0, or enable")
+	}
+	lintWatchdog(p, complain)
+	lintPilot(p, complain)
+}
+
+// lintWatchdog checks that a master can keep a wallbox alive, and knows what
+// happens otherwise.
+func lintWatchdog(p *profile.Profile, complain func(string, ...any)) {
+	w := p.Watchdog
+	for _, name := range []string{"heartbeat", "failsafe_timeout", "failsafe_current"} {
+		if _, ok := p.Write(name); ok && w == nil {
+			complain("a %s without a watchdog", name)
 		}
 	}
-	for _, letter := range []string{"B", "C"} {
+	if w == nil {
+		return
+	}
+	least := w.Timeout
+	if timeout, ok := p.Write("failsafe_timeout"); ok {
+		if _, ok := timeout.ReadBlock(); !ok {
+			complain("nobody can check the failsafe_timeout: it has no read")
+		}
+		// A millisecond is what a register says, not what anybody sets.
+		if ms := time.Duration(timeout.Min) * time.Millisecond; timeout.Min > 1 && (least == 0 || ms < least) {
+			least = ms
+		}
+	}
+	feeder, ok := p.Write(w.FedBy)
+	if !ok {
+		return // any request or write does
+	}
+	if feeder.Every == 0 {
+		complain("%s feeds the watchdog, but nothing says how often: every", feeder.Name)
+	}
+	if least > 0 && 2*feeder.Every > least {
+		complain("%s every %s is too rare for a watchdog of %s", feeder.Name, feeder.Every, least)
+	}
+}
+
+// lintPilot checks that the state of the control pilot can be told.
+func lintPilot(p *profile.Profile, complain func(string, ...any)) {
+	for _, letter := range []string{"A", "B", "C"} {
 		if _, ok := p.StateCode(letter); !ok {
 			complain("no status means %s", letter)
 		}
 	}
 	if i := slices.IndexFunc(p.Points, func(pt profile.Point) bool { return pt.Quantity == meter.Status }); i < 0 || p.Points[i].Slow {
 		complain("a wallbox has a status, read every time")
+	}
+	if len(p.Cables) == 0 {
+		return
+	}
+	if i := slices.IndexFunc(p.Points, func(pt profile.Point) bool { return pt.Quantity == meter.Cable }); i < 0 || p.Points[i].Slow {
+		complain("cables without a cable that is read every time")
+	}
+	if _, ok := p.CableCode(true); !ok {
+		complain("no cable means that a vehicle hangs on it")
+	}
+}
+
+// lintCommands checks commands of all devices.
+func lintCommands(p *profile.Profile, complain func(string, ...any)) {
+	for i := range p.Writes {
+		if w := &p.Writes[i]; w.Name == "phases" && !(w.Takes(1) && w.Takes(3)) {
+			complain("phases takes 1 and 3")
+		}
+	}
+	if len(p.Cables) > 0 && p.Kind != profile.Wallbox {
+		complain("cables on a %s", p.Kind)
+	}
+	if len(p.Orders) == 0 {
+		return
+	}
+	if p.Kind != profile.Inverter && p.Kind != profile.Battery {
+		complain("orders to a battery on a %s", p.Kind)
+	}
+	if !p.Has(meter.BatteryPower, 0) {
+		complain("orders, and no battery_power to see whether they are obeyed")
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Orders)) {
+		w, _ := p.Write("power_command")
+		writes, err := p.Order(name, w.Max)
+		if err != nil {
+			complain("order %s of %d mW: %v", name, w.Max, err)
+			continue
+		}
+		values := map[string]int64{}
+		for _, c := range writes {
+			for i := range p.Writes {
+				if v, ok := p.Writes[i].Decode(c.Address, c.Values, nil); ok {
+					values[p.Writes[i].Name] = v
+				}
+			}
+		}
+		if got, _ := p.Ordered(values); (got == profile.OrderRelease) != (name == profile.OrderRelease) {
+			complain("order %s cannot be told from %s", name, got)
+		}
 	}
 }
 
@@ -298,6 +390,7 @@ func table(profiles []*profile.Profile) string {
 			fmt.Fprintf(&b, "| %s %s | `%s` | %s | %s | %s |\n", p.Vendor, strings.ReplaceAll(p.Model, "|", "\\|"), p.ID, setting(p.Serial), measures(p), confidence(p))
 		}
 	}
+	b.WriteString(led(profiles))
 	b.WriteString("\n## Notes\n\n")
 	for _, p := range profiles {
 		if p.Note != "" {
@@ -305,6 +398,89 @@ func table(profiles []*profile.Profile) string {
 		}
 	}
 	return b.String()
+}
+
+const ledHead = `
+## How wallboxes and batteries are led
+
+A wallbox is offered 0 or 6 A and more. It falls back by itself when nothing feeds its watchdog for the time that it has from the factory or was set to; "set" means that the time can be set. A command in brackets is not there on all models.
+
+| Profile | Current | Paused by | Set up once | Watchdog fed by | Falls back after | Phases |
+|---|---|---|---|---|---|---|
+`
+
+// led says how wallboxes and batteries are led.
+func led(profiles []*profile.Profile) string {
+	var b strings.Builder
+	b.WriteString(ledHead)
+	for _, p := range ofKind(profiles, profile.Wallbox) {
+		var pause, setup []string
+		for _, s := range p.Pause() {
+			pause = append(pause, command(s.Write, s.Value))
+		}
+		for _, s := range p.Setup() {
+			setup = append(setup, command(s.Write, s.Value))
+		}
+		feed, after := "-", "-"
+		if w := p.Watchdog; w != nil {
+			feed, after = strings.ReplaceAll(w.FedBy, "_", " "), ""
+			if c, ok := p.Write(w.FedBy); ok && c.Every > 0 {
+				feed += fmt.Sprintf(" every %s", c.Every)
+			}
+			if w.Timeout > 0 {
+				after = w.Timeout.String()
+			}
+			if _, ok := p.Write("failsafe_timeout"); ok {
+				after = strings.TrimPrefix(after+", set", ", ")
+			}
+			if after == "" {
+				after = "not known"
+			}
+			if c, ok := p.Write("failsafe_current"); ok {
+				after += fmt.Sprintf("; to 0, %s A", amperes(c))
+			}
+		}
+		phases := "-"
+		if w, ok := p.Write("phases"); ok {
+			phases = "1, 3"
+			if w.Optional {
+				phases = "(1, 3)"
+			}
+		}
+		current := "-"
+		if w, ok := p.Write("current_limit"); ok {
+			current = amperes(w) + " A"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %s |\n", p.ID, current, strings.Join(pause, ", "), cmp.Or(strings.Join(setup, ", "), "-"), feed, after, phases)
+	}
+	b.WriteString("\n| Profile | Orders to its battery | Power |\n|---|---|---|\n")
+	for _, p := range profiles {
+		if w, ok := p.Write("power_command"); ok && len(p.Orders) > 0 {
+			fmt.Fprintf(&b, "| `%s` | %s | up to %d W |\n", p.ID, strings.Join(slices.Sorted(maps.Keys(p.Orders)), ", "), w.Max/1000)
+		}
+	}
+	return b.String()
+}
+
+// command is a command with its value, for people.
+func command(w *profile.Write, v int64) string {
+	text := fmt.Sprintf("%s %d", strings.ReplaceAll(w.Name, "_", " "), v)
+	if w.Optional {
+		return "(" + text + ")"
+	}
+	return text
+}
+
+// amperes is the range of a current.
+func amperes(w *profile.Write) string {
+	lo, hi := w.Min, w.Max
+	for v := range w.Values {
+		if v > 0 && (lo == 0 || v < lo) {
+			lo = v
+		}
+		hi = max(hi, v)
+	}
+	return fmt.Sprintf("%d..%d", lo/1000, hi/1000)
 }
 
 func setting(s profile.Serial) string {
