@@ -251,3 +251,63 @@ func TestCarStates(t *testing.T) {
 		}
 	}
 }
+
+// A hybrid inverter's battery does what it is ordered in the words of its
+// profile, until it is released or the order runs out.
+func TestBatteryOrders(t *testing.T) {
+	for id, discharges := range map[string]bool{"sungrow-sh": false, "goodwe-et": false, "foxess-h3": true} {
+		ph := physics(t, id, slave.PhysicsConfig{Seed: 1})
+		p := ph.Unit().Profile()
+		b := bus(t, slave.Config{}, map[uint8]*slave.Unit{1: ph.Unit()})
+		now := midnight
+		send := func(c profile.Command) {
+			t.Helper()
+			pdu := []byte{c.Function, byte(c.Address >> 8), byte(c.Address)}
+			if c.Function == 16 {
+				pdu = append(pdu, 0, byte(len(c.Values)), byte(2*len(c.Values)))
+			}
+			for _, v := range c.Values {
+				pdu = append(pdu, byte(v>>8), byte(v))
+			}
+			if r := b.Handle(1, pdu); r[0] != c.Function {
+				t.Fatalf("%s: % x is answered % x", id, pdu, r)
+			}
+		}
+		order := func(name string, mw int64) int64 {
+			t.Helper()
+			writes, err := p.Order(name, mw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range writes {
+				send(c)
+			}
+			now = now.Add(time.Minute)
+			if err := ph.Step(now, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			return shown(t, ph.Unit())["battery_power_mw"]
+		}
+		if got := order("charge", 2_000_000); got != 2_000_000 {
+			t.Errorf("%s: charges with %d mW", id, got)
+		}
+		if got := order("release", 0); got >= 0 {
+			t.Errorf("%s: at night, released, %d mW", id, got)
+		}
+		if !discharges {
+			continue
+		}
+		if got := order("discharge", 3_000_000); got != -3_000_000 {
+			t.Errorf("%s: discharges with %d mW", id, got)
+		}
+		w, _ := p.Write("command_timeout")
+		c, err := w.Encode(30_000, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(c)
+		if got := order("discharge", 3_000_000); got == -3_000_000 {
+			t.Errorf("%s: goes on after the order has run out", id)
+		}
+	}
+}
