@@ -15,6 +15,8 @@ type Board struct {
 	Pins   []Pin    `yaml:"pins,omitempty"`
 	Buses  []Bus    `yaml:"buses,omitempty"`
 	Rating Rating   `yaml:"rating"`
+	// OwnPins allows configuration to add lines that the installer has wired.
+	OwnPins bool `yaml:"own_pins,omitempty"`
 	Notes  []string `yaml:"notes,omitempty"` // what an installer must do so that the safe states hold
 }
 
@@ -69,6 +71,9 @@ type Pin struct {
 	// SafeHigh is the level an undriven output is pulled to. With the
 	// polarity it must mean "open": Check refuses a board where it does not.
 	SafeHigh bool `yaml:"safe_high,omitempty"`
+	// Debounce is how long an input has to be steady, in microseconds, where
+	// the chip can tell; 0: every change counts.
+	Debounce uint32 `yaml:"debounce_us,omitempty"`
 	// MaxCurrent is what the contact behind an output carries per phase;
 	// 0 means that only the board's rating limits it.
 	MaxCurrent meter.MilliAmpere `yaml:"max_current_ma,omitempty"`
@@ -125,6 +130,9 @@ func (b *Board) Check() error {
 		case Output:
 			if p.SafeHigh == (p.Polarity == ActiveHigh) {
 				return fmt.Errorf("board %s: pin %s: an undriven output must leave the relay open, safe level high=%t with %s closes it", b.ID, p.Name, p.SafeHigh, p.Polarity)
+			}
+			if p.Pull == PullUp && !p.SafeHigh || p.Pull == PullDown && p.SafeHigh {
+				return fmt.Errorf("board %s: pin %s: pull %s closes the relay when nobody drives it", b.ID, p.Name, p.Pull)
 			}
 		default:
 			return fmt.Errorf("board %s: pin %s: unknown direction %q", b.ID, p.Name, p.Direction)

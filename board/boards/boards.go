@@ -67,3 +67,19 @@ func IDs() []string {
 	}
 	return ids
 }
+
+// Detect returns the id of the board whose device tree says it is compatible
+// with one of these strings, the most specific first (as in
+// /proc/device-tree/compatible).
+// The device tree lists the whole before its parts, so that a Revolution Pi is
+// not taken for the Raspberry Pi inside it.
+func Detect(compatible []string) (id string, ok bool) {
+	for _, c := range compatible {
+		for i := range all {
+			if slices.Contains(all[i].Detect, c) {
+				return all[i].ID, true
+			}
+		}
+	}
+	return "", false
+}

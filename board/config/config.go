@@ -2,11 +2,14 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/boards"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
 )
@@ -20,6 +23,7 @@ const (
 	MaxLines    = 8
 	MaxMeters   = 64
 	MaxChargers = 8
+	MaxPins     = 32
 	MaxListen   = 4 // as a member's record in the ledger
 	maxNesting  = 16
 	maxTokens   = 20_000 // several times what the fullest configuration has
@@ -30,7 +34,7 @@ const (
 type Config struct {
 	Version  int       `yaml:"version" doc:"format of this file"`
 	Name     string    `yaml:"name" doc:"this gateway's name in the microgrid: a-z, 0-9 and -, no person's name"`
-	Board    string    `yaml:"board" doc:"the hardware it runs on: generic, or simulated with pins.socket"`
+	Board    string    `yaml:"board" doc:"the hardware it runs on; 'joulegate board ls' lists them"`
 	Lines    []Line    `yaml:"lines" doc:"Modbus lines; each has exactly one of device, tcp, rtutcp"`
 	Profiles string    `yaml:"profiles,omitempty" doc:"folder with device profiles of your own; they go before the built-in ones"`
 	Meters   []Meter   `yaml:"meters" doc:"smart meters and inverters; exactly one has the role site"`
@@ -41,7 +45,8 @@ type Config struct {
 	MQTT     MQTT      `yaml:"mqtt" doc:"the installer's line"`
 	Panel    Panel     `yaml:"panel" doc:"web pages"`
 	Ledger   Ledger    `yaml:"ledger" doc:"agreement with the neighbours"`
-	Pins     Pins      `yaml:"pins,omitempty" doc:"simulated pins; only for board simulated"`
+	Pins     Pins      `yaml:"pins,omitempty" doc:"pins that are not the board's own"`
+	Watchdog Watchdog  `yaml:"watchdog" doc:"what ends charging when this program hangs; systemd's own watchdog needs nothing here"`
 	Timing   Timing    `yaml:"timing" doc:"times of the control loop; safety times may be shortened, not stretched"`
 }
 
@@ -126,9 +131,30 @@ type Ledger struct {
 	TimeoutCommit Duration `yaml:"timeout_commit" doc:"pause after a block, to collect transactions"`
 }
 
-// Pins says where simulated pins are.
+// Pins are those that a board's description cannot know.
 type Pins struct {
-	Socket string `yaml:"socket" doc:"Unix socket of the simulated pins"`
+	Socket string `yaml:"socket,omitempty" doc:"Unix socket of the simulated pins; only for board simulated"`
+	Lines  []Pin  `yaml:"lines,omitempty" doc:"lines of GPIO chips that the installer has wired; 'joulegate board lines' shows what there is"`
+}
+
+// Pin is a line that the installer has wired. What an output does when nobody
+// drives it follows from its polarity: it leaves the relay open.
+type Pin struct {
+	ID        string          `yaml:"name" doc:"what chargers call it, for example RELAY3"`
+	Chip      string          `yaml:"chip" doc:"label of the chip, for example pinctrl-bcm2835"`
+	Line      int             `yaml:"line" doc:"offset on the chip; counts where the kernel has no line of that label"`
+	Label     string          `yaml:"label,omitempty" doc:"the kernel's name of the line, for example GPIO22"`
+	Direction board.Direction `yaml:"direction" doc:"output or input"`
+	Polarity  board.Polarity  `yaml:"polarity" doc:"active_high or active_low"`
+	Pull      board.Pull      `yaml:"pull,omitempty" doc:"bias of an input: none, up or down"`
+	Debounce  uint32          `yaml:"debounce_us,omitempty" doc:"an input must be steady this long, in microseconds"`
+}
+
+// Watchdog says who looks after the control loop from outside.
+type Watchdog struct {
+	Device    string   `yaml:"device,omitempty" doc:"hardware watchdog, for example /dev/watchdog0; empty: none"`
+	Timeout   Duration `yaml:"timeout" doc:"the hardware resets the board when it was not fed for this long"`
+	Heartbeat string   `yaml:"heartbeat,omitempty" doc:"output pin that is toggled ten times a second while the control loop is verified, for a retriggerable relay driver"`
 }
 
 // Timing holds the times of the control loop.
@@ -183,11 +209,12 @@ func (d *Duration) UnmarshalYAML(n ast.Node) error {
 // Default returns the configuration that every field starts from.
 func Default() Config {
 	return Config{
-		Version: Version,
-		P2P:     P2P{Listen: []string{"/ip4/0.0.0.0/tcp/4470"}},
-		MQTT:    MQTT{Listen: "127.0.0.1:1883"},
-		Panel:   Panel{Listen: "127.0.0.1:8080"},
-		Ledger:  Ledger{TimeoutCommit: ms(500)},
+		Version:  Version,
+		P2P:      P2P{Listen: []string{"/ip4/0.0.0.0/tcp/4470"}},
+		MQTT:     MQTT{Listen: "127.0.0.1:1883"},
+		Panel:    Panel{Listen: "127.0.0.1:8080"},
+		Ledger:   Ledger{TimeoutCommit: ms(500)},
+		Watchdog: Watchdog{Timeout: sec(15)},
 		Timing: Timing{
 			Tick: ms(25), Watchdog: ms(1000),
 			StaleAfter: sec(10), StaleOff: sec(20), StopWait: sec(3), MinOff: sec(10),
@@ -208,6 +235,38 @@ func Sample(name string) Config {
 	return c
 }
 
+// Hardware returns the board with the installer's own pins added. An error
+// names what is wrong with them.
+func (c *Config) Hardware() (board.Board, error) {
+	b, err := boards.Get(c.Board)
+	if err != nil || len(c.Pins.Lines) == 0 {
+		return b, err
+	}
+	if !b.OwnPins {
+		return b, fmt.Errorf("board %s takes no pins of your own", b.ID)
+	}
+	b.Pins = slices.Clone(b.Pins)
+	for _, p := range c.Pins.Lines {
+		d := board.Pin{
+			Name: p.ID, Backend: board.BackendChip, Chip: p.Chip, Line: p.Line, Label: p.Label,
+			Direction: p.Direction, Polarity: p.Polarity, Pull: p.Pull, Debounce: p.Debounce,
+		}
+		if p.Direction == board.Output {
+			d.Pull, d.SafeHigh = board.PullDown, p.Polarity == board.ActiveLow
+			if d.SafeHigh {
+				d.Pull = board.PullUp
+			}
+		}
+		for _, o := range b.Pins {
+			if o.Chip == d.Chip && (o.Line == d.Line || o.Label != "" && o.Label == d.Label) {
+				return b, fmt.Errorf("%s is line %d (%s) of %s, which is %s already", d.Name, d.Line, d.Label, d.Chip, o.Name)
+			}
+		}
+		b.Pins = append(b.Pins, d)
+	}
+	return b, b.Check()
+}
+
 // fill sets the defaults of list entries, which Default cannot know.
 func (c *Config) fill() {
 	for i := range c.Lines {
@@ -222,6 +281,10 @@ func (c *Config) fill() {
 		m := &c.Meters[i]
 		m.Interval = or(m.Interval, sec(1))
 		m.MaxPower = or(m.MaxPower, 22_000)
+	}
+	for i := range c.Pins.Lines {
+		p := &c.Pins.Lines[i]
+		p.Pull = or(p.Pull, board.PullNone)
 	}
 	for i := range c.Chargers {
 		h := &c.Chargers[i]

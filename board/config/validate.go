@@ -49,11 +49,16 @@ func (c *Config) Validate() Errors {
 	b, err := boards.Get(c.Board)
 	if err != nil {
 		k.add("board", "%v", err)
+	} else if b, err = c.Hardware(); err != nil {
+		k.add("pins.lines", "%v", err)
+	}
+	if b.ID == "" {
 		b.Rating = board.Rating{MaxCurrent: 32_000, Phases: 3, MaxChargers: MaxChargers} // keep the other messages meaningful
 	}
 	c.lines(k)
 	c.meters(k)
 	c.chargers(k, b)
+	c.watchdog(k, b)
 	c.services(k)
 	c.timing(k)
 	return k.errs
@@ -215,6 +220,32 @@ func (k *checker) pin(b board.Board, path, name string, dir board.Direction) (bo
 	}
 	k.pins[name] = path
 	return pin, true
+}
+
+func (c *Config) watchdog(k *checker, b board.Board) {
+	w := c.Watchdog
+	if w.Device != "" && !strings.HasPrefix(w.Device, "/dev/") {
+		k.add("watchdog.device", "%q is not a device such as /dev/watchdog0", w.Device)
+	}
+	k.between("watchdog.timeout", w.Timeout, sec(5), sec(60))
+	if w.Heartbeat != "" {
+		k.pin(b, "watchdog.heartbeat", w.Heartbeat, board.Output)
+	}
+	if n := len(c.Pins.Lines); n > MaxPins {
+		k.add("pins.lines", "%d, at most %d", n, MaxPins)
+	}
+	for i, p := range c.Pins.Lines[:min(len(c.Pins.Lines), MaxPins)] {
+		at := fmt.Sprintf("pins.lines[%d]", i)
+		if p.Chip == "" && p.Label == "" {
+			k.add(at+".chip", "neither chip nor label says which line it is")
+		}
+		if p.Line < 0 || p.Line > 4095 {
+			k.add(at+".line", "%d is outside 0..4095", p.Line)
+		}
+		if p.Debounce > 100_000 {
+			k.add(at+".debounce_us", "%d is outside 0..100000: a stop button may not wait longer", p.Debounce)
+		}
+	}
 }
 
 func (c *Config) services(k *checker) {
