@@ -16,8 +16,8 @@ type Board struct {
 	Buses  []Bus    `yaml:"buses,omitempty"`
 	Rating Rating   `yaml:"rating"`
 	// OwnPins allows configuration to add lines that the installer has wired.
-	OwnPins bool `yaml:"own_pins,omitempty"`
-	Notes  []string `yaml:"notes,omitempty"` // what an installer must do so that the safe states hold
+	OwnPins bool     `yaml:"own_pins,omitempty"`
+	Notes   []string `yaml:"notes,omitempty"` // what an installer must do so that the safe states hold
 }
 
 // Backend says how a pin is reached.

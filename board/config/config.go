@@ -267,6 +267,18 @@ func (c *Config) Hardware() (board.Board, error) {
 	return b, b.Check()
 }
 
+// Outputs names the output pins that this configuration uses.
+func (c *Config) Outputs() []string {
+	var out []string
+	for _, h := range c.Chargers {
+		out = append(out, h.Relay)
+	}
+	if c.Watchdog.Heartbeat != "" {
+		out = append(out, c.Watchdog.Heartbeat)
+	}
+	return out
+}
+
 // fill sets the defaults of list entries, which Default cannot know.
 func (c *Config) fill() {
 	for i := range c.Lines {

@@ -3,9 +3,11 @@ package config
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
 )
 
@@ -239,5 +241,61 @@ func TestSampleListensOnAFixedPort(t *testing.T) {
 	c := Sample("north")
 	if len(c.P2P.Listen) != 1 || !strings.HasSuffix(c.P2P.Listen[0], "/tcp/4470") {
 		t.Errorf("listens on %v", c.P2P.Listen)
+	}
+}
+
+// TestPinsOfYourOwn: lines that the installer has wired become pins of the
+// board, and what an output does when nobody drives it is not the installer's
+// to get wrong.
+func TestPinsOfYourOwn(t *testing.T) {
+	const head = "version: 1\nname: a\nboard: gpiochip\nlines: [{id: bus, tcp: 127.0.0.1:502}]\nmeters:\n- {id: house, line: bus, unit: 1, profile: eastron-sdm630, role: site}\n- {id: car, line: bus, unit: 2, profile: eastron-sdm630, role: charger}\n" +
+		"chargers: [{id: 1, meter: car, relay: K1, estop: STOP}]\nwatchdog: {device: /dev/watchdog0, heartbeat: BEAT}\npins:\n  lines:\n"
+	const good = "  - {name: K1, chip: c, line: 3, label: X3, direction: output, polarity: active_low}\n" +
+		"  - {name: BEAT, chip: c, line: 4, direction: output, polarity: active_high}\n" +
+		"  - {name: STOP, chip: c, line: 5, direction: input, polarity: active_high, pull: up, debounce_us: 500}\n"
+	c, err := Parse([]byte(head + good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := c.Hardware()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k1, _ := b.Pin("K1")
+	beat, _ := b.Pin("BEAT")
+	stop, _ := b.Pin("STOP")
+	if !k1.SafeHigh || k1.Pull != board.PullUp || beat.SafeHigh || beat.Pull != board.PullDown || stop.Debounce != 500 || stop.Pull != board.PullUp {
+		t.Errorf("%+v %+v %+v", k1, beat, stop)
+	}
+	if got := c.Outputs(); !slices.Equal(got, []string{"K1", "BEAT"}) {
+		t.Errorf("outputs %s", got)
+	}
+	if again, err := Parse(Render(c)); err != nil || len(Diff(c, again)) > 0 {
+		t.Errorf("%v %v", err, Diff(c, again))
+	}
+	for _, e := range []struct{ name, old, now, want string }{
+		{"no such pin", "relay: K1", "relay: K2", `board gpiochip has no output "K2"`},
+		{"an input as heartbeat", "heartbeat: BEAT", "heartbeat: STOP", `watchdog.heartbeat: board gpiochip has no output "STOP"`},
+		{"a relay as heartbeat", "heartbeat: BEAT", "heartbeat: K1", "K1 is already used by chargers[0].relay"},
+		{"one line twice", "line: 4", "line: 3", "BEAT is line 3"},
+		{"one name twice", "name: BEAT", "name: K1", `pin name "K1" is missing or used twice`},
+		{"polarity", "active_low", "low", `unknown polarity "low"`},
+		{"slow", "debounce_us: 500", "debounce_us: 500000", "line 14: pins.lines[2].debounce_us: 500000 is outside"},
+		{"not a device", "/dev/watchdog0", "watchdog", "watchdog.device: \"watchdog\" is not a device"},
+		{"board without", "board: gpiochip", "board: generic", "takes no pins of your own"},
+		{"no line", "{name: BEAT, chip: c, line: 4,", "{name: BEAT, chip: \"\",", "neither chip nor label"},
+	} {
+		_, err := Parse([]byte(strings.Replace(head+good, e.old, e.now, 1)))
+		if err == nil || !strings.Contains(err.Error(), e.want) {
+			t.Errorf("%s: %v, want %s", e.name, err, e.want)
+		}
+	}
+	// A board's own pins and the installer's live side by side.
+	c, err = Parse([]byte(strings.Replace(head+good, "board: gpiochip", "board: raspberrypi-4", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err = c.Hardware(); err != nil || len(b.Pins) != 8+3 {
+		t.Errorf("%d pins, %v", len(b.Pins), err)
 	}
 }

@@ -21,7 +21,11 @@ func newInitCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, _ := cmd.Flags().GetString("config")
 			name, _ := cmd.Flags().GetString("name")
-			b := config.Render(config.Sample(name))
+			c := config.Sample(name)
+			if id, ok := detectedBoard(); ok {
+				c.Board = id
+			}
+			b := config.Render(c)
 			if _, err := config.Parse(b); err != nil {
 				return usageError{err} // the name is the only input
 			}

@@ -8,14 +8,11 @@ import (
 	"os"
 	"time"
 
-	"github.com/joulegate/joulegate/board"
-	"github.com/joulegate/joulegate/board/boards"
 	"github.com/joulegate/joulegate/board/config"
 	"github.com/joulegate/joulegate/board/station"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/drivers/gpio"
-	"github.com/joulegate/joulegate/drivers/gpio/simpin"
 	"github.com/joulegate/joulegate/drivers/modbus"
 	"github.com/joulegate/joulegate/drivers/reader"
 	"github.com/joulegate/joulegate/drivers/wallbox"
@@ -31,8 +28,7 @@ type devices struct {
 	readers  []*reader.Reader
 	profiles map[string]*profile.Profile // by device id
 	library  *profile.Library            // nil: the built-in profiles
-	pins     *simpin.Client              // nil: no simulated pins
-	board    board.Board
+	pins     *pins
 }
 
 // openDevices opens lines and pins. An error names the device and closes what
@@ -44,9 +40,6 @@ func openDevices(cfg config.Config, log *slog.Logger) (_ *devices, err error) {
 			d.close()
 		}
 	}()
-	if d.board, err = boards.Get(cfg.Board); err != nil {
-		return nil, err
-	}
 	if cfg.Profiles != "" {
 		if d.library, err = profile.Load(os.DirFS(cfg.Profiles)); err != nil {
 			return nil, fmt.Errorf("profiles %s: %w", cfg.Profiles, err)
@@ -61,17 +54,17 @@ func openDevices(cfg config.Config, log *slog.Logger) (_ *devices, err error) {
 			return nil, fmt.Errorf("line %s: %w", l.ID, err)
 		}
 	}
-	if cfg.Pins.Socket != "" {
-		if d.pins, err = simpin.Dial(cfg.Pins.Socket); err != nil {
-			return nil, fmt.Errorf("pins %s: %w", cfg.Pins.Socket, err)
-		}
+	if d.pins, err = openPins(cfg); err != nil {
+		return nil, err
 	}
+	warnBoard(cfg.Board, log)
 	return d, nil
 }
 
+// close gives lines and pins back.
 func (d *devices) close() {
 	if d.pins != nil {
-		d.pins.Close()
+		_ = d.pins.close() // the station has read back that its relays are open
 	}
 }
 
@@ -116,20 +109,20 @@ func whereIs(l *modbus.Line) func() poll.Identity {
 func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) error {
 	for i, h := range cfg.Chargers {
 		c := &chargers[i]
-		relay, err := openPin(d, h.Relay, gpio.NewRelay)
+		relay, err := openPin(d.pins, h.Relay, gpio.NewRelay)
 		if err != nil {
 			return fmt.Errorf("charger %d: relay: %w", h.ID, err)
 		}
 		c.Relay = relay
 		if h.EStop != "" {
-			in, err := openPin(d, h.EStop, gpio.NewInput)
+			in, err := openPin(d.pins, h.EStop, gpio.NewInput)
 			if err != nil {
 				return fmt.Errorf("charger %d: emergency stop: %w", h.ID, err)
 			}
 			c.EStop = in
 		}
 		if h.Feedback != "" {
-			in, err := openPin(d, h.Feedback, gpio.NewInput)
+			in, err := openPin(d.pins, h.Feedback, gpio.NewInput)
 			if err != nil {
 				return fmt.Errorf("charger %d: feedback: %w", h.ID, err)
 			}
@@ -144,21 +137,6 @@ func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) err
 		}
 	}
 	return nil
-}
-
-// openPin opens a pin of the board by its name.
-func openPin[T any](d *devices, name string, open func(gpio.Opener, board.Pin) (T, error)) (v T, err error) {
-	p, ok := d.board.Pin(name)
-	if !ok {
-		return v, fmt.Errorf("board %s has no pin %s", d.board.ID, name)
-	}
-	if p.Backend != board.BackendSocket {
-		return v, fmt.Errorf("pin %s of board %s is a line of a GPIO character device; this version drives simulated pins only", name, d.board.ID)
-	}
-	if d.pins == nil {
-		return v, errors.New("pins.socket is not configured")
-	}
-	return open(d.pins, p)
 }
 
 // run polls until ctx ends.

@@ -101,9 +101,9 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 	f.String("log-level", env("LOG_LEVEL", "info"), "debug, info, warn or error (JOULEGATE_LOG_LEVEL)")
 
 	root.AddCommand(
-		newRunCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newVersionCmd(),
+		newRunCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newVersionCmd(),
 		newGridCmd(), newPeerCmd(), newConfigCmd(),
-		newBusCmd(), newMeterCmd(), newSessionCmd(), newReceiptCmd(),
+		newBoardCmd(), newBusCmd(), newMeterCmd(), newSessionCmd(), newReceiptCmd(),
 		newLedgerCmd(), newAccountCmd(), newMarketCmd(),
 	)
 	for _, c := range root.Commands() {

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/boards"
+	"github.com/joulegate/joulegate/board/config"
+	"github.com/joulegate/joulegate/drivers/gpio"
+	"github.com/joulegate/joulegate/drivers/gpio/gpiochip"
+	"github.com/joulegate/joulegate/drivers/gpio/simpin"
+	periph "periph.io/x/conn/v3/gpio"
+	"periph.io/x/host/v3/distro"
+)
+
+// pins reaches the pins of a board, each the way its description says.
+type pins struct {
+	board board.Board
+	sim   *simpin.Client // nil: none
+	chips *gpiochip.Chips
+}
+
+func openPins(cfg config.Config) (*pins, error) {
+	b, err := cfg.Hardware()
+	if err != nil {
+		return nil, err
+	}
+	p := &pins{board: b, chips: gpiochip.New()}
+	if cfg.Pins.Socket != "" {
+		if p.sim, err = simpin.Dial(cfg.Pins.Socket); err != nil {
+			return nil, fmt.Errorf("pins %s: %w", cfg.Pins.Socket, err)
+		}
+	}
+	return p, nil
+}
+
+// Open implements gpio.Opener.
+func (p *pins) Open(d board.Pin) (periph.PinIO, error) {
+	switch d.Backend {
+	case board.BackendChip:
+		return p.chips.Open(d)
+	case board.BackendSocket:
+		if p.sim != nil {
+			return p.sim.Open(d)
+		}
+		return nil, errors.New("pins.socket is not configured")
+	}
+	return nil, fmt.Errorf("pin %s: unknown back end %q", d.Name, d.Backend)
+}
+
+// close gives all pins back, outputs at their safe level.
+func (p *pins) close() error {
+	err := p.chips.Close()
+	if p.sim != nil {
+		err = errors.Join(err, p.sim.Close())
+	}
+	return err
+}
+
+// openPin opens a pin of the board by its name.
+func openPin[T any](p *pins, name string, open func(gpio.Opener, board.Pin) (T, error)) (v T, err error) {
+	d, ok := p.board.Pin(name)
+	if !ok {
+		return v, fmt.Errorf("board %s has no pin %s", p.board.ID, name)
+	}
+	return open(p, d)
+}
+
+// detectedBoard returns the board that this computer is, if it says so.
+func detectedBoard() (id string, ok bool) { return boards.Detect(distro.DTCompatible()) }
+
+// warnBoard tells when the configured board is not the one that the device
+// tree names: its pins would be somewhere else.
+func warnBoard(id string, log *slog.Logger) {
+	if found, ok := detectedBoard(); ok && found != id && id != "generic" && id != "gpiochip" && id != "simulated" {
+		log.Warn("the configured board is not the one this computer says it is", "board", id, "detected", found)
+	}
+}
