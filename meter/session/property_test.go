@@ -99,7 +99,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			step(Vehicle{State: m.vehicle, At: now})
 		}
 		m.vehicle, m.limit = drivers.StateB, 16_000
-		step(Setpoint{m.limit})
+		step(Setpoint{Limit: m.limit})
 		for range rapid.IntRange(100, 600).Draw(t, "events") {
 			// Most of the time the world is healthy, or little would happen.
 			quiet := rapid.IntRange(0, 9).Draw(t, "world") < 8
@@ -128,7 +128,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 				step(Ledger{s.ID, false})
 			case 7, 8, 9:
 				m.limit = meter.MilliAmpere(rapid.SampledFrom([]int{0, 3000, 6000, 10000, 16000, 40000}).Draw(t, "limit"))
-				step(Setpoint{m.limit})
+				step(Setpoint{Limit: m.limit})
 			case 10:
 				m.estop = true
 				step(Inputs{EStop: true})
@@ -148,7 +148,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 				m.fault = false
 				step(ClearFault{})
 			case 16:
-				step(Stop{chain.StopDriver})
+				step(Stop{Reason: chain.StopDriver})
 			case 17:
 				step(StopRecorded{})
 			case 18:
@@ -164,7 +164,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			case 21:
 				if s.Phase == Idle {
 					m.held, m.begun = false, true
-					step(Resume{Saved{ID: id, MaxWh: 300, Begun: true, Base: reg, Last: reg}})
+					step(Resume{Saved: Saved{ID: id, MaxWh: 300, Begun: true, Base: reg, Last: reg}})
 				}
 			case 22:
 				if rapid.IntRange(0, 20).Draw(t, "drain") == 0 {
@@ -212,7 +212,7 @@ func TestEveryBegunSessionIsRecordedOnce(t *testing.T) {
 		}
 		step(Tick{})
 		now += 11 * time.Second
-		step(Setpoint{16_000})
+		step(Setpoint{Limit: 16_000})
 		step(Open{chain.ID{1}, 500})
 		step(Ledger{chain.ID{1}, true})
 		for range rapid.IntRange(1, 60).Draw(t, "seconds") {
@@ -227,11 +227,11 @@ func TestEveryBegunSessionIsRecordedOnce(t *testing.T) {
 				step(BeginRecorded{})
 			}
 			if rapid.IntRange(0, 30).Draw(t, "stop") == 0 {
-				step(Stop{chain.StopDriver})
+				step(Stop{Reason: chain.StopDriver})
 			}
 			step(Inputs{EStop: rapid.IntRange(0, 60).Draw(t, "estop") == 0})
 		}
-		step(Stop{chain.StopOperator})
+		step(Stop{Reason: chain.StopOperator})
 		for range 20 {
 			now += time.Second
 			step(Tick{})

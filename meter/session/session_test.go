@@ -120,7 +120,7 @@ var testID = chain.ID{1, 2, 3}
 func (g *rig) charge(max meter.WattHour) {
 	g.t.Helper()
 	g.run(11 * time.Second) // the relay rests after the start of the program
-	g.do(Setpoint{16_000})
+	g.do(Setpoint{Limit: 16_000})
 	g.do(Open{testID, max})
 	g.want(Held, false)
 	g.do(Ledger{testID, true})
@@ -137,7 +137,7 @@ func TestOrdinarySession(t *testing.T) {
 		t.Fatalf("offers %d mA", g.s.Offered)
 	}
 	g.acts = nil
-	g.do(Stop{chain.StopDriver})
+	g.do(Stop{Reason: chain.StopDriver})
 	g.want(Stopping, true)
 	if g.s.Offered != 0 {
 		t.Fatal("an ordinary stop offers 0 A first")
@@ -162,10 +162,10 @@ func TestOrdinarySession(t *testing.T) {
 
 func TestTransitions(t *testing.T) {
 	type step func(g *rig)
-	open := func(g *rig) { g.run(11 * time.Second); g.do(Setpoint{16_000}); g.do(Open{testID, 10_000}) }
+	open := func(g *rig) { g.run(11 * time.Second); g.do(Setpoint{Limit: 16_000}); g.do(Open{testID, 10_000}) }
 	auth := func(g *rig) { g.vehicle = drivers.StateA; open(g); g.do(Ledger{testID, true}); g.run(tick) }
 	charge := func(g *rig) { g.charge(10_000); g.run(30 * time.Second) }
-	suspend := func(g *rig) { charge(g); g.do(Setpoint{0}); g.run(4 * time.Second) }
+	suspend := func(g *rig) { charge(g); g.do(Setpoint{Limit: 0}); g.run(4 * time.Second) }
 	wait := func(d time.Duration) step { return func(g *rig) { g.run(d) } }
 	event := func(e Event) step { return func(g *rig) { g.do(e) } }
 	for _, c := range []struct {
@@ -184,10 +184,10 @@ func TestTransitions(t *testing.T) {
 		{"vehicle comes", []step{auth, func(g *rig) { g.vehicle = drivers.StateB }, wait(2 * time.Second)}, Charging, true, "charging"},
 		{"no vehicle within the limit ends", []step{auth, wait(611 * time.Second)}, Metered, false, ""},
 		{"no current: suspended", []step{suspend}, Suspended, false, "no current"},
-		{"current returns: rests first", []step{suspend, event(Setpoint{8_000}), wait(2 * time.Second)}, Suspended, false, "rests"},
-		{"current returns", []step{suspend, event(Setpoint{8_000}), wait(12 * time.Second)}, Charging, true, "charging"},
-		{"3 A are none", []step{suspend, event(Setpoint{3_000}), wait(12 * time.Second)}, Suspended, false, "no current"},
-		{"stop while suspended", []step{suspend, event(Stop{chain.StopDriver}), wait(3 * time.Second)}, Metered, false, ""},
+		{"current returns: rests first", []step{suspend, event(Setpoint{Limit: 8_000}), wait(2 * time.Second)}, Suspended, false, "rests"},
+		{"current returns", []step{suspend, event(Setpoint{Limit: 8_000}), wait(12 * time.Second)}, Charging, true, "charging"},
+		{"3 A are none", []step{suspend, event(Setpoint{Limit: 3_000}), wait(12 * time.Second)}, Suspended, false, "no current"},
+		{"stop while suspended", []step{suspend, event(Stop{Reason: chain.StopDriver}), wait(3 * time.Second)}, Metered, false, ""},
 		{"unplugged while suspended", []step{suspend, func(g *rig) { g.vehicle = drivers.StateA }, wait(4 * time.Second)}, Metered, false, ""},
 		{"unplugged while charging", []step{charge, func(g *rig) { g.vehicle = drivers.StateA }, wait(4 * time.Second)}, Metered, false, ""},
 		{"charge controller's fault", []step{charge, func(g *rig) { g.vehicle = drivers.StateF }, wait(1100 * time.Millisecond)}, Stopping, false, "safety"},
@@ -203,7 +203,7 @@ func TestTransitions(t *testing.T) {
 		{"emergency stop", []step{charge, func(g *rig) { g.estop = true }, wait(tick)}, Stopping, false, "safety"},
 		{"emergency stop while held", []step{open, func(g *rig) { g.estop = true }, wait(tick)}, Stopping, false, "safety"},
 		{"second open changes nothing", []step{charge, event(Open{chain.ID{7}, 5}), wait(time.Second)}, Charging, true, ""},
-		{"stop without a session", []step{wait(time.Second), event(Stop{chain.StopDriver})}, Idle, false, ""},
+		{"stop without a session", []step{wait(time.Second), event(Stop{Reason: chain.StopDriver})}, Idle, false, ""},
 		{"stop record without a stop", []step{charge, event(StopRecorded{})}, Charging, true, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -273,7 +273,7 @@ func TestHoldIsNeverExceeded(t *testing.T) {
 	for _, max := range []meter.WattHour{8, 20, 50, 333} {
 		g := newRig(t)
 		g.run(11 * time.Second)
-		g.do(Setpoint{16_000})
+		g.do(Setpoint{Limit: 16_000})
 		g.do(Open{testID, max})
 		g.do(Ledger{testID, true})
 		base := g.reg
@@ -318,7 +318,7 @@ func TestFullCarEnds(t *testing.T) {
 func TestCarThatTakesAlmostSixAmpereIsNotFull(t *testing.T) {
 	g := newRig(t)
 	g.charge(10_000)
-	g.do(Setpoint{6_000})
+	g.do(Setpoint{Limit: 6_000})
 	g.draw = func() meter.MilliAmpere { return 5_400 }
 	g.run(2 * testRules.FullAfter)
 	g.want(Charging, true)
@@ -339,7 +339,7 @@ func TestWeldLatches(t *testing.T) {
 	g := newRig(t)
 	g.charge(10_000)
 	g.draw = func() meter.MilliAmpere { return 9_000 } // whatever the relay does
-	g.do(Stop{chain.StopDriver})
+	g.do(Stop{Reason: chain.StopDriver})
 	g.run(3100 * time.Millisecond)
 	if g.s.Relay {
 		t.Fatal("waits longer than 3 s")
@@ -446,8 +446,8 @@ func TestResume(t *testing.T) {
 	restart := func(t *testing.T) *rig {
 		g := newRig(t)
 		g.reg = before.reg
-		g.do(Resume{kept})
-		g.do(Setpoint{16_000})
+		g.do(Resume{Saved: kept})
+		g.do(Setpoint{Limit: 16_000})
 		g.want(Suspended, false)
 		return g
 	}
@@ -498,13 +498,13 @@ func TestResume(t *testing.T) {
 		stop.Stopping = chain.StopDriver
 		g := newRig(t)
 		g.reg = before.reg
-		g.do(Resume{stop})
+		g.do(Resume{Saved: stop})
 		g.run(10 * time.Second)
 		g.stopped(chain.StopDriver)
 	})
 	t.Run("a fault stays latched", func(t *testing.T) {
 		g := newRig(t)
-		g.do(Resume{Saved{Fault: Weld}})
+		g.do(Resume{Saved: Saved{Fault: Weld}})
 		g.do(Open{testID, 100})
 		g.want(Idle, false)
 	})
