@@ -168,9 +168,15 @@ func (r *StopReason) UnmarshalText(b []byte) error {
 // Event is evidence: something happened on the device. No names, no
 // addresses, no personal data.
 type Event struct {
-	Code     string `cbor:"1,keyasint"` // e.g. "relay.opened", "meter.suspect"
+	Code     string `cbor:"1,keyasint"` // e.g. "charger.opened", "meter.suspect"
 	Severity uint8  `cbor:"2,keyasint"` // 1 info, 2 warning, 3 alarm
 	Subject  string `cbor:"3,keyasint"` // device or session id
 	At       int64  `cbor:"4,keyasint"` // Unix ms
-	Detail   Hash   `cbor:"5,keyasint"` // SHA-256 of the full text kept on the device
+	Detail   Hash   `cbor:"5,keyasint"` // SHA-256 of the full text
+	// Text is the full text where it is short: what was done and why, the
+	// configuration and the program it was done by.
+	Text string `cbor:"6,keyasint,omitempty"`
 }
+
+// MaxEventText is the most of a text that an event carries, in bytes.
+const MaxEventText = 480

@@ -73,17 +73,27 @@ type Meter struct {
 	Invert   bool       `yaml:"invert,omitempty" doc:"the current transformers are mounted the wrong way round"`
 }
 
-// Charger is one charging point.
+// Charger is one charging point: a contactor of this board, or a wallbox that
+// switches by itself.
 type Charger struct {
-	ID         uint8             `yaml:"id" doc:"number on the connector"`
-	Meter      string            `yaml:"meter" doc:"id of its session meter, role charger"`
-	Relay      string            `yaml:"relay" doc:"output pin of the contactor"`
-	EVSE       EVSE              `yaml:"evse,omitempty" doc:"Modbus controller that offers current to the car; left out: relay only"`
-	EStop      string            `yaml:"estop,omitempty" doc:"input pin of the emergency stop; active stops"`
-	Feedback   string            `yaml:"feedback,omitempty" doc:"input pin of the contactor's auxiliary contact; active means closed"`
-	MaxCurrent meter.MilliAmpere `yaml:"max_current_ma" doc:"per phase, 6000 up to the board's rating"`
-	Phases     int               `yaml:"phases" doc:"1 or 3"`
-	Mode       string            `yaml:"mode" doc:"off, now, surplus or market"`
+	ID          uint8             `yaml:"id" doc:"number on the connector"`
+	Meter       string            `yaml:"meter" doc:"id of its session meter, role charger"`
+	Relay       string            `yaml:"relay,omitempty" doc:"output pin of the contactor; left out: the wallbox under evse switches by itself"`
+	EVSE        EVSE              `yaml:"evse,omitempty" doc:"Modbus controller that offers current to the car; left out: relay only"`
+	EStop       string            `yaml:"estop,omitempty" doc:"input pin of the emergency stop; active stops"`
+	Feedback    string            `yaml:"feedback,omitempty" doc:"input pin of the contactor's auxiliary contact; active means closed"`
+	Pilot       string            `yaml:"pilot,omitempty" doc:"input pin of a pilot module without Modbus; active means that a vehicle is ready"`
+	EarthFault  string            `yaml:"earth_fault,omitempty" doc:"input pin of a residual current monitor; active latches a fault"`
+	StopButton  string            `yaml:"stop_button,omitempty" doc:"input pin of a push button for an ordinary stop"`
+	Trip        string            `yaml:"trip,omitempty" doc:"output pin of the shunt trip, pulsed when the contactor has welded"`
+	TempSensor  string            `yaml:"temp_sensor,omitempty" doc:"file with a temperature in 1/1000 degree Celsius, as Linux shows sensors"`
+	DerateFrom  int               `yaml:"derate_from_c,omitempty" doc:"from this temperature on less current is offered"`
+	MaxTemp     int               `yaml:"max_temp_c,omitempty" doc:"above this temperature charging stops until a person clears it"`
+	MaxCurrent  meter.MilliAmpere `yaml:"max_current_ma" doc:"per phase, 6000 up to the board's rating"`
+	Phases      int               `yaml:"phases" doc:"1 or 3"`
+	Mode        string            `yaml:"mode" doc:"off, now, surplus or market"`
+	MaxSwitches int               `yaml:"max_switches" doc:"most times it is switched on within an hour, 1..120"`
+	OfflineWh   meter.WattHour    `yaml:"offline_limit_wh" doc:"most energy of a session while the ledger cannot be reached; the hold limits it as well"`
 }
 
 // EVSE is the charge controller on a Modbus line.
@@ -172,6 +182,7 @@ type Timing struct {
 	OnDelay     Duration `yaml:"on_delay" doc:"surplus must last this long before charging starts"`
 	OffDelay    Duration `yaml:"off_delay" doc:"surplus may be missing this long before charging pauses"`
 	QuoteLife   Duration `yaml:"quote_life" doc:"a quote can be accepted this long"`
+	StartSpread Duration `yaml:"start_spread" doc:"starts at a slot's edge, a tariff change or after power returned wait a random time of up to this; 10m is the rule in Great Britain"`
 }
 
 // Duration is a time.Duration that is written as Go writes it: 500ms, 1m30s.
@@ -219,7 +230,7 @@ func Default() Config {
 			Tick: ms(25), Watchdog: ms(1000),
 			StaleAfter: sec(10), StaleOff: sec(20), StopWait: sec(3), MinOff: sec(10),
 			HoldLimit: sec(60), StartLimit: sec(600), FullAfter: sec(300), ResumeLimit: sec(120),
-			OnDelay: sec(60), OffDelay: sec(180), QuoteLife: sec(600),
+			OnDelay: sec(60), OffDelay: sec(180), QuoteLife: sec(600), StartSpread: sec(600),
 		},
 	}
 }
@@ -303,6 +314,10 @@ func (c *Config) fill() {
 		h.MaxCurrent = or(h.MaxCurrent, 16_000)
 		h.Phases = or(h.Phases, 3)
 		h.Mode = or(h.Mode, "market")
+		h.MaxSwitches = or(h.MaxSwitches, 20)
+		h.OfflineWh = or(h.OfflineWh, 20_000)
+		h.DerateFrom = or(h.DerateFrom, 60)
+		h.MaxTemp = or(h.MaxTemp, 75)
 	}
 }
 

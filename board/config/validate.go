@@ -17,6 +17,10 @@ import (
 // (IEC 61851-1, table A.8).
 const MinCurrent meter.MilliAmpere = 6000
 
+// MaxCurrent is the most that a wallbox without a relay of ours is told to
+// offer.
+const MaxCurrent meter.MilliAmpere = 32_000
+
 // Modes of a charger.
 var modes = []string{"off", "now", "surplus", "market"}
 
@@ -167,8 +171,18 @@ func (c *Config) meters(k *checker) {
 }
 
 func (c *Config) chargers(k *checker, b board.Board) {
-	if n := min(MaxChargers, b.Rating.MaxChargers); len(c.Chargers) > n {
-		k.add("chargers", "%d, board %s has room for %d", len(c.Chargers), c.Board, n)
+	if len(c.Chargers) > MaxChargers {
+		k.add("chargers", "%d, at most %d", len(c.Chargers), MaxChargers)
+		return
+	}
+	relays := 0 // a wallbox brings its own
+	for _, h := range c.Chargers {
+		if h.Relay != "" {
+			relays++
+		}
+	}
+	if relays > b.Rating.MaxChargers {
+		k.add("chargers", "%d with a relay, board %s has room for %d", relays, c.Board, b.Rating.MaxChargers)
 		return
 	}
 	ids, meters := map[uint8]bool{}, map[string]bool{}
@@ -182,20 +196,51 @@ func (c *Config) chargers(k *checker, b board.Board) {
 			k.add(p+".meter", "%q is not a meter with role charger of its own", h.Meter)
 		}
 		meters[h.Meter] = true
-		limit := b.Rating.MaxCurrent
-		if pin, ok := k.pin(b, p+".relay", h.Relay, board.Output); ok && pin.MaxCurrent > 0 {
-			limit = min(limit, pin.MaxCurrent)
+		limit, phases, whose := b.Rating.MaxCurrent, b.Rating.Phases, "the rating of board "+c.Board
+		switch {
+		case h.Relay != "":
+			if pin, ok := k.pin(b, p+".relay", h.Relay, board.Output); ok && pin.MaxCurrent > 0 {
+				limit = min(limit, pin.MaxCurrent)
+			}
+		case !h.EVSE.Fitted():
+			k.add(p+".relay", "is required unless a wallbox under evse switches by itself")
+		case h.Feedback != "":
+			k.add(p+".feedback", "there is no relay whose contact it could be")
 		}
-		for _, in := range []struct{ key, pin string }{{"estop", h.EStop}, {"feedback", h.Feedback}} {
+		if h.Relay == "" {
+			limit, phases, whose = MaxCurrent, 3, "what IEC 61851-1 lets a wallbox offer"
+		}
+		for _, in := range []struct{ key, pin string }{
+			{"estop", h.EStop},
+			{"feedback", h.Feedback},
+			{"pilot", h.Pilot},
+			{"earth_fault", h.EarthFault},
+			{"stop_button", h.StopButton},
+		} {
 			if in.pin != "" {
 				k.pin(b, p+"."+in.key, in.pin, board.Input)
 			}
 		}
-		if h.MaxCurrent < MinCurrent || h.MaxCurrent > limit {
-			k.add(p+".max_current_ma", "%d is outside %d..%d, the rating of board %s", h.MaxCurrent, MinCurrent, limit, c.Board)
+		if h.Trip != "" {
+			k.pin(b, p+".trip", h.Trip, board.Output)
 		}
-		if (h.Phases != 1 && h.Phases != 3) || h.Phases > b.Rating.Phases {
-			k.add(p+".phases", "%d, want 1 or 3 and at most %d on board %s", h.Phases, b.Rating.Phases, c.Board)
+		if h.Pilot != "" && h.EVSE.Fitted() {
+			k.add(p+".pilot", "the controller under evse already says whether a vehicle is ready")
+		}
+		if h.DerateFrom < 20 || h.MaxTemp > 110 || h.DerateFrom >= h.MaxTemp {
+			k.add(p+".max_temp_c", "derate_from_c %d and max_temp_c %d: want 20 <= derate_from_c < max_temp_c <= 110", h.DerateFrom, h.MaxTemp)
+		}
+		if h.MaxSwitches < 1 || h.MaxSwitches > 120 {
+			k.add(p+".max_switches", "%d is outside 1..120 an hour", h.MaxSwitches)
+		}
+		if h.OfflineWh < 1 || h.OfflineWh > 200_000 {
+			k.add(p+".offline_limit_wh", "%d is outside 1..200000", h.OfflineWh)
+		}
+		if h.MaxCurrent < MinCurrent || h.MaxCurrent > limit {
+			k.add(p+".max_current_ma", "%d is outside %d..%d, %s", h.MaxCurrent, MinCurrent, limit, whose)
+		}
+		if (h.Phases != 1 && h.Phases != 3) || h.Phases > phases {
+			k.add(p+".phases", "%d, want 1 or 3 and at most %d, %s", h.Phases, phases, whose)
 		}
 		if !contains(modes, h.Mode) {
 			k.add(p+".mode", "%q is not one of %s", h.Mode, strings.Join(modes, ", "))
@@ -302,6 +347,7 @@ func (c *Config) timing(k *checker) {
 	k.between("timing.on_delay", t.OnDelay, 0, hour)
 	k.between("timing.off_delay", t.OffDelay, 0, hour)
 	k.between("timing.quote_life", t.QuoteLife, sec(10), 24*hour)
+	k.between("timing.start_spread", t.StartSpread, 0, sec(1800))
 }
 
 // word reports whether s is an id: it is used in topics, file names, records

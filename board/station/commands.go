@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"time"
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
@@ -47,7 +49,19 @@ func (s *Station) connector(id uint8) (*charger, error) {
 			return c, nil
 		}
 	}
-	return nil, refuse("this gateway has no charger %d", id)
+	return nil, refuse(UnknownCharger, "this gateway has no charger %d%s", id, s.known())
+}
+
+// known lists the chargers there are, for whoever named another one.
+func (s *Station) known() string {
+	if len(s.chargers) == 0 {
+		return ": it has none"
+	}
+	var ids []string
+	for _, c := range s.chargers {
+		ids = append(ids, fmt.Sprint(c.ID))
+	}
+	return ": it has " + strings.Join(ids, ", ")
 }
 
 // free returns the charger if a session may start there.
@@ -56,14 +70,16 @@ func (s *Station) free(id uint8) (*charger, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case s.clockUnset():
+		return nil, refuse(ClockUnset, "the clock says %s, before this microgrid was founded: it is not set, and no price can be dated", s.wall.UTC().Format(time.DateTime))
 	case s.draining:
-		return nil, refuse("the gateway is shutting down")
+		return nil, refuse(ShuttingDown, "the gateway is shutting down")
 	case c.st.Fault != session.NoFault:
-		return nil, refuse("charger %d has a latched fault: %s; a person has to clear it", id, c.st.Fault)
+		return nil, refuse(Faulted, "charger %d has a latched fault: %s; a person has to repair and clear it: joulegate charger clear %d", id, c.st.Fault, id)
 	case c.opening || c.st.Phase != session.Idle:
-		return nil, refuse("charger %d has session %s", id, c.quote.ID)
+		return nil, refuse(Busy, "charger %d has session %s", id, c.quote.ID)
 	case c.mode == setpoint.Off:
-		return nil, refuse("charger %d is switched off", id)
+		return nil, refuse(SwitchedOff, "charger %d is switched off: its mode is off", id)
 	}
 	return c, nil
 }
@@ -88,11 +104,11 @@ func (s *Station) quote(connector uint8, driver chain.Key, maxWh meter.WattHour,
 		return chain.Quote{}, err
 	}
 	if maxWh < 1 || maxWh > MaxWh {
-		return chain.Quote{}, refuse("%d Wh is outside 1..%d", maxWh, MaxWh)
+		return chain.Quote{}, refuse(EnergyLimit, "%d Wh is outside 1..%d", maxWh, MaxWh)
 	}
 	hold, err := chain.Cost(limit, maxWh)
 	if err != nil || limit <= 0 {
-		return chain.Quote{}, refuse("%d Wh at %d nano/Wh cannot be priced", maxWh, limit)
+		return chain.Quote{}, refuse(Unpriced, "%d Wh at %d nano/Wh cannot be priced", maxWh, limit)
 	}
 	q := chain.Quote{
 		Version: chain.Version, Chain: s.cfg.ChainID, Gateway: s.cfg.Device, Connector: connector, Driver: driver,
@@ -116,7 +132,7 @@ func (s *Station) quote(connector uint8, driver chain.Key, maxWh meter.WattHour,
 func (s *Station) Start(ctx context.Context, signed chain.SignedQuote) error {
 	q, err := signed.Open()
 	if err != nil {
-		return fmt.Errorf("%w: without the driver's signature nothing can be held: %w", ErrRefused, err)
+		return refuse(NoSignature, "without the driver's signature nothing can be held: %v", err)
 	}
 	return s.command(ctx, func(reply func(error)) {
 		if err := s.start(q, signed, reply); err != nil {
@@ -128,6 +144,7 @@ func (s *Station) Start(ctx context.Context, signed chain.SignedQuote) error {
 func (s *Station) start(q chain.Quote, signed chain.SignedQuote, reply func(error)) error {
 	for _, c := range s.chargers {
 		if c.ID == q.Connector && c.quote.ID == q.ID && !c.opening && c.st.Phase != session.Idle {
+			s.evidence("session.start_repeated", 1, q.ID.String(), "the running session was started again: no effect")
 			reply(nil)
 			return nil
 		}
@@ -142,9 +159,9 @@ func (s *Station) start(q chain.Quote, signed chain.SignedQuote, reply func(erro
 	}
 	switch {
 	case at < 0:
-		return refuse("quote %s was not made by this gateway since its start: ask for a new one", q.ID)
+		return refuse(QuoteUnknown, "quote %s was not made by this gateway since its start: ask for a new one", q.ID)
 	case s.wall.UnixMilli() > q.Expires:
-		return refuse("quote %s has expired: ask for a new one", q.ID)
+		return refuse(QuoteExpired, "quote %s has expired: ask for a new one", q.ID)
 	}
 	c, err := s.free(q.Connector)
 	if err != nil {
@@ -181,13 +198,50 @@ func (s *Station) Stop(ctx context.Context, id chain.ID, reason chain.StopReason
 	return s.command(ctx, func(reply func(error)) {
 		for _, c := range s.chargers {
 			if c.st.Phase != session.Idle && c.st.ID == id {
-				s.step(c, session.Stop{Reason: reason})
-				s.dirty = true
-				s.acks = append(s.acks, reply)
+				s.stop(c, session.Stop{Reason: reason}, reply)
 				return
 			}
 		}
-		reply(refuse("there is no open session %s", id))
+		reply(refuse(NoSession, "there is no open session %s", id))
+	})
+}
+
+// StopCharger is Stop for whoever stands before the charger: it needs no
+// ledger, no network and no name of a session.
+func (s *Station) StopCharger(ctx context.Context, connector uint8, reason chain.StopReason, cause string) error {
+	return s.command(ctx, func(reply func(error)) {
+		c, err := s.connector(connector)
+		switch {
+		case err != nil:
+			reply(err)
+		case c.st.Phase == session.Idle:
+			reply(refuse(NoSession, "charger %d has no session", connector))
+		default:
+			s.stop(c, session.Stop{Reason: reason, Cause: cause}, reply)
+		}
+	})
+}
+
+func (s *Station) stop(c *charger, e session.Stop, reply func(error)) {
+	s.step(c, e)
+	s.dirty = true
+	s.acks = append(s.acks, reply)
+}
+
+// StartNow is a person's word that a start shall not be spread.
+func (s *Station) StartNow(ctx context.Context, connector uint8) error {
+	return s.command(ctx, func(reply func(error)) {
+		c, err := s.connector(connector)
+		switch {
+		case err != nil:
+		case c.st.Phase == session.Idle:
+			err = refuse(NoHold, "charger %d has no session: a start needs a hold, and that needs a signed quote", connector)
+		case c.st.Fault != session.NoFault:
+			err = refuse(Faulted, "charger %d has a latched fault: %s", connector, c.st.Fault)
+		default:
+			s.step(c, session.StartNow{})
+		}
+		reply(err)
 	})
 }
 
@@ -198,9 +252,9 @@ func (s *Station) SetLimit(ctx context.Context, connector uint8, limit meter.Mil
 		switch {
 		case err != nil:
 		case limit != 0 && limit < session.MinCurrent:
-			err = refuse("%d mA: a vehicle can be offered 0 or at least %d mA (IEC 61851-1)", limit, session.MinCurrent)
+			err = refuse(BelowMinimum, "%d mA: a vehicle can be offered 0 or at least %d mA (IEC 61851-1)", limit, session.MinCurrent)
 		case limit > c.Session.MaxCurrent:
-			err = refuse("%d mA: charger %d is rated %d mA", limit, connector, c.Session.MaxCurrent)
+			err = refuse(AboveRating, "%d mA: charger %d is rated %d mA", limit, connector, c.Session.MaxCurrent)
 		default:
 			c.limit, s.changed = limit, true
 		}
@@ -216,18 +270,23 @@ func (s *Station) SwapMeter(ctx context.Context, id string) error {
 	return s.command(ctx, func(reply func(error)) {
 		m := s.meter(id)
 		if m == nil {
-			reply(refuse("this gateway has no meter %q", id))
+			reply(refuse(UnknownMeter, "this gateway has no meter %q", id))
 			return
 		}
 		for _, c := range s.chargers {
 			if c.meter == m && c.st.Phase != session.Idle {
-				reply(refuse("charger %d has a session: stop it first", c.ID))
+				reply(refuse(InSession, "charger %d has a session: stop it first", c.ID))
 				return
 			}
 		}
 		m.cut.Swap()
+		for _, c := range s.chargers {
+			if c.meter == m {
+				s.step(c, session.Rebase{})
+			}
+		}
 		s.dirty, s.changed = true, true
-		s.evidence("meter.confirmed", 2, id, "")
+		s.evidence("meter.confirmed", 2, id, "a person confirmed that another device counts here, or that its registers begin anew: a new segment begins")
 		reply(nil)
 	})
 }
@@ -251,9 +310,10 @@ func (s *Station) ClearFault(ctx context.Context, connector uint8) error {
 		switch {
 		case err != nil:
 		case c.st.Fault == session.NoFault:
-			err = refuse("charger %d has no fault", connector)
+			err = refuse(NoFault, "charger %d has no fault", connector)
 		default:
-			s.evidence("charger.fault_cleared", 2, fmt.Sprint(connector), c.st.Fault.String())
+			s.evidence("charger.fault_cleared", 2, chargerName(connector), "a person cleared: "+c.st.Fault.String())
+			s.changed = true
 			s.step(c, session.ClearFault{})
 		}
 		reply(err)

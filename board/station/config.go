@@ -30,11 +30,44 @@ const (
 	MaxWh       = meter.WattHour(200_000)
 )
 
-// ErrRefused is wrapped by every command that a limit or a rule refuses.
+// ErrRefused is what every Refusal is.
 var ErrRefused = errors.New("refused")
 
-func refuse(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...))
+// Refusal is a command that a limit or a rule refused.
+type Refusal struct {
+	Code string // one word for programs: the limit or rule
+	Text string // for people, with both values
+}
+
+func (r *Refusal) Error() string { return "refused: " + r.Text }
+
+// Is makes every refusal ErrRefused.
+func (r *Refusal) Is(target error) bool { return target == ErrRefused }
+
+// Codes of refusals. Programs rely on them.
+const (
+	UnknownCharger = "unknown_charger"
+	UnknownMeter   = "unknown_meter"
+	AboveRating    = "above_rating"
+	BelowMinimum   = "below_minimum"
+	Busy           = "busy"
+	Faulted        = "faulted"
+	NoFault        = "no_fault"
+	NoSession      = "no_session"
+	NoHold         = "no_hold"
+	NoSignature    = "no_signature"
+	QuoteUnknown   = "quote_unknown"
+	QuoteExpired   = "quote_expired"
+	EnergyLimit    = "energy_limit"
+	Unpriced       = "unpriced"
+	SwitchedOff    = "switched_off"
+	ShuttingDown   = "shutting_down"
+	ClockUnset     = "clock_unset"
+	InSession      = "in_session"
+)
+
+func refuse(code, format string, args ...any) error {
+	return &Refusal{code, fmt.Sprintf(format, args...)}
 }
 
 // Outbox takes records on their way to the gateway's own chain.
@@ -83,17 +116,28 @@ type Meter struct {
 	Interval time.Duration // between readings
 }
 
-// Charger is one charging point with its hardware.
+// Thermometer is a sensor at a charger. Temperature may take a second; it is
+// called by one goroutine.
+type Thermometer interface {
+	Temperature(ctx context.Context) (session.MilliCelsius, error)
+}
+
+// Charger is one charging point with its hardware. What is nil is not fitted.
 type Charger struct {
-	ID       uint8
-	Meter    string // id of its session meter
-	Relay    drivers.Relay
-	Limiter  drivers.Limiter // nil: relay only
-	EStop    drivers.Input   // nil: none fitted
-	Feedback drivers.Input   // nil: none fitted
-	Session  session.Rules
-	Setpoint setpoint.Rules
-	Mode     setpoint.Mode
+	ID          uint8
+	Meter       string          // id of its session meter
+	Relay       drivers.Relay   // nil: the wallbox behind Limiter switches by itself
+	Limiter     drivers.Limiter // nil: relay only
+	EStop       drivers.Input
+	Feedback    drivers.Input // auxiliary contact
+	Pilot       drivers.Input // a vehicle is ready; only without a Limiter
+	Earth       drivers.Input // residual current monitor
+	StopButton  drivers.Input
+	Trip        drivers.Relay // shunt trip
+	Thermometer Thermometer
+	Session     session.Rules
+	Setpoint    setpoint.Rules
+	Mode        setpoint.Mode
 }
 
 // Config is what a station is made of.
@@ -114,6 +158,16 @@ type Config struct {
 	// Receipt makes the receipt of an ended session and returns the hash of
 	// its payload. It may be called again for the same session after a crash.
 	Receipt func(Receipt) (chain.Hash, error)
+
+	// By names the configuration and the program in records of what was done,
+	// for example "config 1a2b3c4d, program 9f8e7d6c".
+	By string
+	// PowerReturned says that the board has just got power, as its neighbours
+	// may have: sessions that go on are spread.
+	PowerReturned bool
+	// Founded is when the microgrid was. A wall clock that says less is not
+	// set, and nobody is offered a price. Zero: not judged.
+	Founded time.Time
 
 	// Now is monotonic time on the same scale as meter.Reading.Mono.
 	Now    func() time.Duration
@@ -146,7 +200,10 @@ func FromConfig(c config.Config) (Config, error) {
 		out.Chargers = append(out.Chargers, Charger{
 			ID: h.ID, Meter: h.Meter, Mode: mode,
 			Session: session.Rules{
-				MaxCurrent: h.MaxCurrent, Phases: h.Phases, Pilot: h.EVSE.Fitted(), Site: site,
+				MaxCurrent: h.MaxCurrent, Phases: h.Phases, Wallbox: h.Relay == "", Pilot: h.EVSE.Fitted() || h.Pilot != "", Site: site,
+				Temp: h.TempSensor != "", Trip: h.Trip != "", Fuse: c.Site.Fuse,
+				DerateFrom: session.MilliCelsius(h.DerateFrom) * 1000, TempMax: session.MilliCelsius(h.MaxTemp) * 1000,
+				MaxSwitches: h.MaxSwitches, OfflineWh: h.OfflineWh, StartSpread: t.StartSpread.D(),
 				StaleAfter: t.StaleAfter.D(), StaleOff: t.StaleOff.D(), StopWait: t.StopWait.D(), MinOff: t.MinOff.D(),
 				HoldLimit: t.HoldLimit.D(), StartLimit: t.StartLimit.D(), FullAfter: t.FullAfter.D(), ResumeLimit: t.ResumeLimit.D(),
 				LoopLimit: t.Watchdog.D(),
@@ -170,8 +227,12 @@ func (c *Config) check() error {
 	seen := map[uint8]bool{}
 	for _, h := range c.Chargers {
 		known := slices.ContainsFunc(c.Meters, func(m Meter) bool { return m.ID == h.Meter && m.Role == chain.RoleCharger })
-		if h.Relay == nil || !known || seen[h.ID] || h.Session.Pilot != (h.Limiter != nil) {
-			return fmt.Errorf("station: charger %d: needs a relay, a number and a charger meter of its own, and a limiter exactly if its rules know a pilot", h.ID)
+		r := h.Session
+		if !known || seen[h.ID] {
+			return fmt.Errorf("station: charger %d: needs a number and a charger meter of its own", h.ID)
+		}
+		if r.Wallbox != (h.Relay == nil) || r.Wallbox && h.Limiter == nil || r.Pilot != (h.Limiter != nil || h.Pilot != nil) || r.Trip != (h.Trip != nil) || r.Temp != (h.Thermometer != nil) {
+			return fmt.Errorf("station: charger %d: its hardware is not what its rules say: %+v", h.ID, r)
 		}
 		seen[h.ID] = true
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/session"
 )
 
 // errStalled refuses to close a relay while the watchdog holds it open.
@@ -82,6 +83,33 @@ func (r relay) Set(closed bool) error {
 	}
 	return nil
 }
+
+// watchHeat asks a thermometer until ctx ends.
+func watchHeat(ctx context.Context, dev Thermometer, now func() time.Duration, tell func(heat)) {
+	t := time.NewTicker(heatEvery)
+	defer t.Stop()
+	for {
+		at := now()
+		c, cancel := context.WithTimeout(ctx, busTimeout)
+		v, err := dev.Temperature(c)
+		cancel()
+		tell(heat{v, at, err})
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// heat is what a thermometer said.
+type heat struct {
+	value session.MilliCelsius
+	at    time.Duration
+	err   error
+}
+
+const heatEvery = 2 * time.Second
 
 // Times of a limiter worker.
 const (

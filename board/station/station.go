@@ -2,15 +2,18 @@ package station
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
+	"math/big"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/session"
 	"github.com/joulegate/joulegate/meter/setpoint"
@@ -63,6 +66,9 @@ type Station struct {
 	shown    time.Duration
 	changed  bool
 	since    map[string]time.Time // alarm -> since when
+	events   events
+	skew     time.Duration // wall clock less monotonic time, at the last look
+	offline  bool          // the ledger takes no records
 }
 
 // meterState is a meter and its latest reading.
@@ -97,7 +103,10 @@ type charger struct {
 
 	stuck    bool // the relay could not be commanded
 	pilotErr error
+	heatErr  error
 	checked  time.Duration // output read back
+	pressed  bool          // the stop button
+	offer    offers
 }
 
 // mailbox holds what other goroutines bring. Of readings and pilots the latest
@@ -108,7 +117,10 @@ type mailbox struct {
 	mu       sync.Mutex
 	readings map[string]meter.Reading
 	pilots   map[uint8]pilot
+	heats    map[uint8]heat
 	notes    []ledgerNote
+	facts    []fact
+	ledger   *bool // the latest word on whether it can be reached
 }
 
 type ledgerNote struct {
@@ -149,7 +161,8 @@ func New(cfg Config) (*Station, error) {
 		results:  make(chan result, 1),
 		failures: make(chan error, 1),
 		ended:    make(chan struct{}),
-		mail:     mailbox{kick: make(chan struct{}, 1), readings: map[string]meter.Reading{}, pilots: map[uint8]pilot{}},
+		mail:     mailbox{kick: make(chan struct{}, 1), readings: map[string]meter.Reading{}, pilots: map[uint8]pilot{}, heats: map[uint8]heat{}},
+		events:   newEvents(),
 		since:    map[string]time.Time{},
 		old:      was.Pending,
 	}
@@ -196,7 +209,7 @@ func (s *Station) restore(was []savedCharger) error {
 				c.quote, c.signed, c.seq, c.begin, c.last = q, v.Quote, v.Seq, v.Begin, v.Last
 			}
 			// Applied by Run, after every actuator was halted.
-			s.resumes = append(s.resumes, func() { s.step(c, session.Resume{Saved: v.Session}) })
+			s.resumes = append(s.resumes, func() { s.step(c, session.Resume{Saved: v.Session, PowerReturned: s.cfg.PowerReturned}) })
 		}
 		if !known && v.Session.ID != (chain.ID{}) {
 			s.cfg.Log.Warn("a session's charger is no longer configured; the ledger ends the session by its own rule", "charger", v.ID, "session", v.Session.ID)
@@ -232,6 +245,23 @@ func (s *Station) LedgerSession(id chain.ID, held bool, why string) {
 			s.mail.notes = s.mail.notes[1:]
 		}
 		s.mail.notes = append(s.mail.notes, ledgerNote{id, held, why})
+	})
+}
+
+// LedgerOnline says whether the ledger takes this gateway's records. While it
+// does not, a session goes on to the smaller of its hold and the limit for
+// times without the ledger. It does not block.
+func (s *Station) LedgerOnline(ok bool) { s.mail.put(func() { s.mail.ledger = &ok }) }
+
+// Note puts something on record that happened outside the loop. It does not
+// block; of more than MaxNotes between two turns the oldest are dropped.
+// Severity is 1 info, 2 warning, 3 alarm. No personal data.
+func (s *Station) Note(code string, severity uint8, subject, text string) {
+	s.mail.put(func() {
+		if len(s.mail.facts) == MaxNotes {
+			s.mail.facts = s.mail.facts[1:]
+		}
+		s.mail.facts = append(s.mail.facts, fact{code, severity, subject, text})
 	})
 }
 
@@ -288,6 +318,11 @@ func (s *Station) Run(ctx context.Context) (err error) {
 		if c.limiter != nil {
 			spawn(func() { c.limiter.run(work) })
 		}
+		if c.Thermometer != nil {
+			spawn(func() {
+				watchHeat(work, c.Thermometer, s.cfg.Now, func(h heat) { s.mail.put(func() { s.mail.heats[c.ID] = h }) })
+			})
+		}
 	}
 	defer s.rescue(func(e error) { err = e })
 	return s.loop(ctx)
@@ -306,11 +341,16 @@ func (s *Station) rescue(report func(error)) {
 func (s *Station) haltRelays() {
 	var wg sync.WaitGroup
 	for _, c := range s.chargers {
-		wg.Go(func() { // one that hangs must not keep the next one closed
-			if err := c.Relay.Halt(); err != nil {
-				s.cfg.Log.Error("relay does not halt", "charger", c.ID, "err", err)
+		for _, out := range []drivers.Relay{c.Relay, c.Trip} {
+			if out == nil {
+				continue // a wallbox is halted by its worker: it takes a bus
 			}
-		})
+			wg.Go(func() { // one that hangs must not keep the next one closed
+				if err := out.Halt(); err != nil {
+					s.cfg.Log.Error("relay does not halt", "charger", c.ID, "err", err)
+				}
+			})
+		}
 	}
 	wg.Wait()
 }
@@ -366,9 +406,26 @@ func (s *Station) clock() {
 	s.now, s.wall = s.cfg.Now(), s.cfg.Wall()
 }
 
+// maxJump is how far the wall clock may move against monotonic time between
+// two turns before it counts as a jump.
+const maxJump = 2 * time.Second
+
+// clocks puts a jump of the wall clock on record. Nothing but the date of
+// records depends on it: slots are the ledger's to judge.
+func (s *Station) clocks() {
+	skew := time.Duration(s.wall.UnixNano()) - s.now
+	if jump := skew - s.skew; s.skew != 0 && (jump > maxJump || jump < -maxJump) {
+		s.evidence("clock.jump", 2, "", fmt.Sprintf("the wall clock moved by %s to %s", jump.Round(time.Millisecond), s.wall.UTC().Format(time.RFC3339)))
+	}
+	s.skew = skew
+}
+
+func (s *Station) clockUnset() bool { return s.wall.Before(s.cfg.Founded) }
+
 // tick is the loop's sign of life and does what depends on time alone.
 func (s *Station) tick() {
 	s.clock()
+	s.clocks()
 	s.forgive()
 	s.hurry()
 	for _, c := range s.chargers {
@@ -376,7 +433,9 @@ func (s *Station) tick() {
 		s.readBack(c)
 		s.decide(c)
 		s.step(c, session.Tick{})
+		s.recordOffer(c)
 	}
+	s.repeats()
 	s.pulse.turn()
 }
 
@@ -399,25 +458,43 @@ func (s *Station) forgive() {
 	}
 }
 
+// contacts reads what is wired to this board. A contact that cannot be read
+// counts as the emergency stop.
 func (s *Station) contacts(c *charger) {
 	in := session.Inputs{}
-	if c.EStop != nil {
-		on, err := c.EStop.Active()
-		in.EStop = on || err != nil // one that cannot be read counts as pressed
+	read := func(dev drivers.Input) bool {
+		if dev == nil {
+			return false
+		}
+		on, err := dev.Active()
+		in.EStop = in.EStop || err != nil
+		return on && err == nil
 	}
+	in.EStop = read(c.EStop) || in.EStop
+	in.Earth = read(c.Earth)
 	if c.Feedback != nil {
 		in.Feedback = session.ContactOpen
-		if closed, err := c.Feedback.Active(); err != nil {
-			in.EStop = true
-		} else if closed {
+		if read(c.Feedback) {
 			in.Feedback = session.ContactClosed
 		}
 	}
+	ready, pressed := read(c.Pilot), read(c.StopButton)
 	s.step(c, in)
+	if c.Pilot != nil {
+		v := session.Vehicle{State: drivers.StateA, At: s.now}
+		if ready {
+			v.State = drivers.StateC
+		}
+		s.step(c, v)
+	}
+	if pressed && !c.pressed {
+		s.step(c, session.Stop{Reason: chain.StopDriver, Cause: "the stop button was pressed"})
+	}
+	c.pressed = pressed
 }
 
 func (s *Station) readBack(c *charger) {
-	if s.now-c.checked < readBackEach {
+	if c.Relay == nil || s.now-c.checked < readBackEach {
 		return
 	}
 	c.checked = s.now
@@ -455,14 +532,49 @@ func current(r *meter.Reading, phases int) meter.MilliAmpere {
 	return meter.MilliAmpere(most)
 }
 
+// volts returns the voltages of the charger's phases as far as the meter tells
+// them. A single phase may be any of the meter's three.
+func volts(r *meter.Reading, phases int) (v [3]meter.MilliVolt, known int) {
+	if r.Quality == meter.Stale {
+		return v, 0
+	}
+	if phases == 1 {
+		for _, p := range r.Points {
+			if p.Quantity == meter.Voltage {
+				v[0], known = max(v[0], meter.MilliVolt(p.Value)), 1
+			}
+		}
+		return v, known
+	}
+	for i := range v {
+		mv, ok := r.Value(meter.Voltage, uint8(i+1))
+		if !ok {
+			break
+		}
+		v[i], known = meter.MilliVolt(mv), i+1
+	}
+	return v, known
+}
+
 // collect takes what the mailbox holds.
 func (s *Station) collect() {
 	s.mail.mu.Lock()
-	readings, pilots, notes := maps.Clone(s.mail.readings), maps.Clone(s.mail.pilots), s.mail.notes
+	readings, pilots, heats := maps.Clone(s.mail.readings), maps.Clone(s.mail.pilots), maps.Clone(s.mail.heats)
+	notes, facts, ledger := s.mail.notes, s.mail.facts, s.mail.ledger
 	clear(s.mail.readings)
 	clear(s.mail.pilots)
-	s.mail.notes = nil
+	clear(s.mail.heats)
+	s.mail.notes, s.mail.facts, s.mail.ledger = nil, nil, nil
 	s.mail.mu.Unlock()
+	for _, f := range facts {
+		s.evidence(f.code, f.severity, f.subject, f.text)
+	}
+	if ledger != nil && s.offline == *ledger {
+		s.offline, s.changed = !*ledger, true
+		for _, c := range s.chargers {
+			s.step(c, session.Online{OK: *ledger})
+		}
+	}
 	for _, m := range s.meters {
 		if r, ok := readings[m.ID]; ok {
 			s.read(m, r)
@@ -473,6 +585,12 @@ func (s *Station) collect() {
 			c.pilotErr = p.err
 			if p.err == nil {
 				s.step(c, session.Vehicle{State: p.state, At: p.at})
+			}
+		}
+		if h, ok := heats[c.ID]; ok {
+			c.heatErr = h.err
+			if h.err == nil {
+				s.step(c, session.Temperature{Value: h.value, At: h.at})
 			}
 		}
 	}
@@ -503,8 +621,9 @@ func (s *Station) note(n ledgerNote) {
 // read takes one reading: first the slot's record, so that a session's
 // registers follow each other in the order of the slots, then the session.
 func (s *Station) read(m *meterState, r meter.Reading) {
-	m.last = r
 	good := r.Quality == meter.Good
+	s.quality(m, r)
+	m.last = r
 	if good {
 		m.good, m.seen = r.Mono, true
 	}
@@ -517,14 +636,16 @@ func (s *Station) read(m *meterState, r meter.Reading) {
 	}
 	for _, c := range s.chargers {
 		if m == s.site && good {
-			s.step(c, session.SiteReading{At: r.Mono})
+			s.step(c, session.SiteReading{Current: current(&r, c.Session.Phases), At: r.Mono})
 		}
 		if m == c.meter {
 			reg, ok := r.Import()
 			if good && ok {
 				c.last = Register{reg.WattHours(), r.Wall, meter.Good}
 			}
-			s.step(c, session.Reading{Good: good && ok, Import: reg, Current: current(&r, c.Session.Phases), At: r.Mono})
+			e := session.Reading{Good: good && ok, Import: reg, Current: current(&r, c.Session.Phases), At: r.Mono}
+			e.Volts, e.Known = volts(&r, c.Session.Phases)
+			s.step(c, e)
 		}
 	}
 }
@@ -551,6 +672,7 @@ func (s *Station) step(c *charger, e session.Event) {
 	was := c.st
 	var acts []session.Action
 	c.st, acts = session.Step(c.Session, c.st, e, s.now)
+	s.recordCommand(c, was)
 	if c.st.Phase != was.Phase || c.st.Relay != was.Relay {
 		s.changed = true
 		s.cfg.Log.Info("charger", "charger", c.ID, "session", c.st.ID, "state", c.st.Phase.String(), "was", was.Phase.String(), "relay", c.st.Relay, "why", c.st.Why)
@@ -589,17 +711,28 @@ func (s *Station) index() {
 
 func (s *Station) act(c *charger, a session.Action) {
 	switch a.Kind {
+	case session.TripOn, session.TripOff:
+		if err := c.Trip.Set(a.Kind == session.TripOn); err != nil {
+			s.cfg.Log.Error("shunt trip does not obey", "charger", c.ID, "err", err)
+			s.evidence("charger.trip_stuck", 3, chargerName(c.ID), err.Error())
+		}
 	case session.OpenRelay:
+		if c.Relay == nil {
+			return // a wallbox opens when it is offered nothing
+		}
 		err := c.relay.Set(false) // tried again each time the output is looked at
 		if err != nil && !c.stuck {
 			s.cfg.Log.Error("relay does not open", "charger", c.ID, "err", err)
-			s.evidence("relay.stuck", 3, fmt.Sprint(c.ID), err.Error())
+			s.evidence("relay.stuck", 3, chargerName(c.ID), err.Error())
 		}
 		c.stuck = err != nil
 		if err == nil {
 			c.checked = s.now - readBackEach // look at once whether it obeyed
 		}
 	case session.CloseRelay:
+		if c.Relay == nil {
+			return // and closes when it is offered something
+		}
 		if err := c.relay.Set(true); err != nil {
 			s.cfg.Log.Error("relay does not close", "charger", c.ID, "err", err)
 			s.step(c, session.Output{OK: false})
@@ -619,9 +752,24 @@ func (s *Station) act(c *charger, a session.Action) {
 	case session.Ended:
 		s.dirty = true
 	case session.Alarm:
-		s.cfg.Log.Error("charger fault", "charger", c.ID, "fault", a.Fault.String())
-		s.evidence("charger.fault", 3, fmt.Sprint(c.ID), a.Fault.String())
+		s.cfg.Log.Error("charger fault", "charger", c.ID, "fault", a.Text)
+		s.evidence("charger.fault", 3, chargerName(c.ID), a.Text)
+	case session.Note:
+		s.cfg.Log.Info("charger", "charger", c.ID, "code", a.Code, "what", a.Text)
+		s.evidence(a.Code, a.Severity, chargerName(c.ID), a.Text)
+	case session.AskDelay:
+		s.step(c, session.Spread{Delay: s.draw(c.Session.StartSpread)})
 	}
+}
+
+// draw returns a random time of up to most. Without randomness it is all of
+// it: late is safe.
+func (s *Station) draw(most time.Duration) time.Duration {
+	n, err := rand.Int(s.cfg.Random, big.NewInt(int64(most)+1))
+	if err != nil {
+		return most
+	}
+	return time.Duration(n.Int64())
 }
 
 // recordStop makes the receipt and then the record that names it.
@@ -636,6 +784,9 @@ func (s *Station) recordStop(c *charger, a session.Action) {
 	end.Value = a.Register.WattHours()
 	r := Receipt{Session: c.st.ID, Quote: c.quote, Meter: c.Meter, Begin: c.begin, End: end, Reason: a.Reason, Connector: c.ID}
 	c.stopped = a.Reason.String()
+	if a.Text != "" {
+		c.stopped += ": " + a.Text
+	}
 	var hash chain.Hash
 	s.receipts = append(s.receipts, receipt{
 		make: func() (err error) {
@@ -656,16 +807,6 @@ func (s *Station) recordStop(c *charger, a session.Action) {
 			}, true)
 		},
 	})
-}
-
-// evidence puts something that happened on record.
-func (s *Station) evidence(code string, severity uint8, subject, text string) {
-	if len(s.queue) >= MaxQueue {
-		return // evidence gives way to billing
-	}
-	s.enqueue(entry{record: chain.NewRecord(chain.KindEvent, chain.Event{
-		Code: code, Severity: severity, Subject: subject, At: s.wall.UnixMilli(), Detail: chain.Sum([]byte(text)),
-	})}, true)
 }
 
 // opened reports whether every relay is open and nobody waits.

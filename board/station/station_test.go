@@ -201,6 +201,19 @@ func (w *world) judge(r chain.Record) {
 	}
 }
 
+// events returns the recorded events of one code.
+func (w *world) events(code string) (out []chain.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.records {
+		var e chain.Event
+		if r.Kind == chain.KindEvent && chain.Unmarshal(r.Body, &e) == nil && e.Code == code {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 func (w *world) Publish(s board.Snapshot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -708,11 +721,7 @@ func TestStalledLoopOpensRelayAndRecovers(t *testing.T) {
 		if err := end(); err != nil {
 			t.Fatal(err)
 		}
-		found := false
-		for _, r := range w.records {
-			found = found || r.Kind == chain.KindEvent
-		}
-		if !found {
+		if len(w.events("loop.stalled")) == 0 {
 			t.Error("no evidence of the stall")
 		}
 	})
@@ -1008,16 +1017,8 @@ func TestRelayThatDoesNotObeyChargesNobody(t *testing.T) {
 		if !w.closed() {
 			t.Fatalf("pins are back: %s", w.last().Chargers[0].Why)
 		}
-		events := 0
-		w.mu.Lock()
-		for _, r := range w.records {
-			if r.Kind == chain.KindEvent {
-				events++
-			}
-		}
-		w.mu.Unlock()
-		if events != 1 {
-			t.Errorf("%d records of one fault", events)
+		if n := len(w.events("relay.stuck")); n != 1 {
+			t.Errorf("%d records of one fault", n)
 		}
 		if err := end(); err != nil {
 			t.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/joulegate/joulegate/board/config"
@@ -19,6 +21,7 @@ import (
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/poll"
 	"github.com/joulegate/joulegate/meter/profile"
+	"github.com/joulegate/joulegate/meter/session"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -109,24 +112,40 @@ func whereIs(l *modbus.Line) func() poll.Identity {
 func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) error {
 	for i, h := range cfg.Chargers {
 		c := &chargers[i]
-		relay, err := openPin(d.pins, h.Relay, gpio.NewRelay)
-		if err != nil {
-			return fmt.Errorf("charger %d: relay: %w", h.ID, err)
-		}
-		c.Relay = relay
-		if h.EStop != "" {
-			in, err := openPin(d.pins, h.EStop, gpio.NewInput)
-			if err != nil {
-				return fmt.Errorf("charger %d: emergency stop: %w", h.ID, err)
+		for _, out := range []struct {
+			what, pin string
+			to        *drivers.Relay
+		}{{"relay", h.Relay, &c.Relay}, {"shunt trip", h.Trip, &c.Trip}} {
+			if out.pin == "" {
+				continue
 			}
-			c.EStop = in
-		}
-		if h.Feedback != "" {
-			in, err := openPin(d.pins, h.Feedback, gpio.NewInput)
+			relay, err := openPin(d.pins, out.pin, gpio.NewRelay)
 			if err != nil {
-				return fmt.Errorf("charger %d: feedback: %w", h.ID, err)
+				return fmt.Errorf("charger %d: %s: %w", h.ID, out.what, err)
 			}
-			c.Feedback = in
+			*out.to = relay
+		}
+		for _, in := range []struct {
+			what, pin string
+			to        *drivers.Input
+		}{
+			{"emergency stop", h.EStop, &c.EStop},
+			{"feedback", h.Feedback, &c.Feedback},
+			{"pilot", h.Pilot, &c.Pilot},
+			{"earth fault", h.EarthFault, &c.Earth},
+			{"stop button", h.StopButton, &c.StopButton},
+		} {
+			if in.pin == "" {
+				continue
+			}
+			contact, err := openPin(d.pins, in.pin, gpio.NewInput)
+			if err != nil {
+				return fmt.Errorf("charger %d: %s: %w", h.ID, in.what, err)
+			}
+			*in.to = contact
+		}
+		if h.TempSensor != "" {
+			c.Thermometer = sensorFile(h.TempSensor)
 		}
 		if h.EVSE.Fitted() {
 			p, err := d.library.Get(h.EVSE.Profile)
@@ -138,6 +157,25 @@ func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) err
 	}
 	return nil
 }
+
+// sensorFile is a temperature as Linux shows sensors: hwmon's temp1_input, a
+// thermal zone's temp, a 1-Wire sensor's temperature.
+type sensorFile string
+
+// Temperature implements station.Thermometer.
+func (f sensorFile) Temperature(context.Context) (session.MilliCelsius, error) {
+	b, err := os.ReadFile(string(f))
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil || v < -100_000 || v > 1_000_000 {
+		return 0, fmt.Errorf("%s: %q is no temperature in 1/1000 degree Celsius", string(f), short(b))
+	}
+	return session.MilliCelsius(v), nil
+}
+
+func short(b []byte) string { return string(b[:min(len(b), 32)]) }
 
 // run polls until ctx ends.
 func (d *devices) run(ctx context.Context) error {

@@ -75,7 +75,8 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	g.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	// Who we are, and which microgrid this is.
-	if _, g.genesis, g.genesisHash, err = consensus.ReadGenesis(st.genesis()); errors.Is(err, fs.ErrNotExist) {
+	doc, genesis, hash, err := consensus.ReadGenesis(st.genesis())
+	if g.genesis, g.genesisHash = genesis, hash; errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s does not exist: found a microgrid with 'joulegate grid create' or join one with 'joulegate grid join TOKEN'", st.genesis())
 	} else if err != nil {
 		return nil, err
@@ -157,6 +158,7 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	sc.ChainID, sc.Device, sc.SlotSeconds = g.genesis.ChainID, g.self, g.genesis.SlotSeconds
 	sc.Outbox, sc.Store, sc.Publisher, sc.Receipt = g.outbox, stationStore{g.journal}, g.live, g.receipt
 	sc.Now, sc.Log = func() time.Duration { return time.Since(g.started) }, log.With("part", "station")
+	sc.By, sc.PowerReturned, sc.Founded = actor(cfg), powerReturned(), doc.GenesisTime.Add(-clockLeeway)
 	if err := g.devices.addChargers(cfg, sc.Chargers); err != nil {
 		return nil, err
 	}
@@ -167,6 +169,8 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	if err := g.devices.addMeters(cfg, g.started, g.resumeMeters(), deliver, log.With("part", "meter")); err != nil {
 		return nil, err
 	}
+
+	g.outbox.online = g.station.LedgerOnline
 
 	// Whoever follows the ledger.
 	g.feed = &feed{
@@ -223,6 +227,7 @@ func (g *gateway) run(ctx context.Context) error {
 		defer stopBus()
 		return quiet(upperCtx, g.station.Run(upperCtx))
 	})
+	upper.Go(func() error { g.station.Note("gateway.started", 1, g.cfg.Name, provenance(g.cfg)); return nil })
 	upper.Go(func() error { return quiet(upperCtx, g.panel.Run(upperCtx)) })
 	upper.Go(func() error { return quiet(upperCtx, g.mqtt.Run(upperCtx)) })
 	upper.Go(func() error { return followed(g.report(upperCtx)) })

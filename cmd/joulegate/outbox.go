@@ -28,12 +28,16 @@ type outbox struct {
 	wake    chan struct{}  // holds a token while something may be submitted
 	told    chain.Position // of a refusal that was logged, so that it is logged once
 	open    chan struct{}  // closed when the journal knows where this chain continues
+	online  func(ok bool)  // told whether the ledger takes own blocks
 }
 
 const (
 	submitBatch = 64               // blocks handed to the ledger at a time
 	submitRetry = 10 * time.Second // a block that is not committed by then is submitted again
 	submitPoll  = time.Second
+	// A ledger that takes none of the waiting blocks for so long cannot be
+	// reached, whatever the reason.
+	offlineAfter = 60 * time.Second
 )
 
 // Append implements station.Outbox.
@@ -73,13 +77,23 @@ func (o *outbox) nudge() {
 func (o *outbox) run(ctx context.Context) error {
 	var sent, head chain.Position
 	var since time.Time
+	moved, online := time.Now(), true
 	tick := time.NewTicker(submitPoll)
 	defer tick.Stop()
 	for {
 		var h ledger.Head
 		if err := o.ledger.View(func(st ledger.State) { h, _ = ledger.HeadOf(st, o.self) }); err == nil {
 			if h.Position != head {
-				head, since = h.Position, time.Now()
+				head, since, moved = h.Position, time.Now(), time.Now()
+			}
+			next := o.journal.Next()
+			if waiting := next.Number > 1 && h.Position.Less(chain.Position{Epoch: next.Epoch, Number: next.Number - 1}); !waiting {
+				moved = time.Now()
+			}
+			if ok := time.Since(moved) < offlineAfter; ok != online {
+				online = ok
+				o.log.Warn("ledger", "takes own blocks", ok, "newest committed", h.Position, "next", next)
+				o.online(ok)
 			}
 			if sent.Less(head) || time.Since(since) > submitRetry {
 				sent, since = head, time.Now()

@@ -166,7 +166,7 @@ func demoConfig(gw demoGateway, p2pAddr string, first demoGateway) config.Config
 		})
 		if dev.Role == chain.RoleCharger {
 			c.Chargers = []config.Charger{{
-				ID: 1, Meter: dev.ID, Relay: street.Relay, MaxCurrent: 16_000, Phases: h.Phases, Mode: "market",
+				ID: 1, Meter: dev.ID, Relay: street.Relay, MaxCurrent: 16_000, Phases: h.Phases, Mode: "market", MaxSwitches: 120,
 			}}
 		}
 		if dev.Role == chain.RoleConnection {
@@ -191,6 +191,7 @@ func demoConfig(gw demoGateway, p2pAddr string, first demoGateway) config.Config
 	t := &c.Timing
 	t.MinOff, t.HoldLimit, t.StartLimit = config.Duration(2*time.Second), config.Duration(30*time.Second), config.Duration(60*time.Second)
 	t.FullAfter, t.ResumeLimit, t.QuoteLife = config.Duration(20*time.Second), config.Duration(60*time.Second), config.Duration(2*time.Minute)
+	t.StartSpread = config.Duration(5 * time.Second)
 	return c
 }
 
