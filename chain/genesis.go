@@ -23,6 +23,23 @@ type Genesis struct {
 	Transfers    bool      `json:"transfers"`           // person-to-person transfers allowed
 	StartSeconds int64     `json:"start_limit_seconds"` // held without energy longer than this: void
 	Basis        string    `json:"basis"`               // legal basis of selling for money; "simulated" until recorded
+	Money        Money     `json:"money,omitzero"`
+}
+
+// Simulated is the basis of a microgrid in which nobody sells for money.
+const Simulated = "simulated"
+
+// Money holds the rules of minting, payouts, disputes and tax. What is zero
+// has a default.
+type Money struct {
+	Threshold    int64     `json:"threshold,omitempty"`           // operators that must agree to mint, burn, pay out, refund, revoke and change rules; 1
+	Auditors     []Key     `json:"auditors,omitempty"`            // none of them an operator
+	DailyMintCap Nano      `json:"daily_mint_cap_nano,omitempty"` // an auditor approves what is minted beyond it in a UTC day; 0: no cap
+	PayoutDays   int64     `json:"payout_days,omitempty"`         // until a payout is overdue; 10
+	DisputeDays  int64     `json:"dispute_days,omitempty"`        // after a session's end in which it can be disputed; 30
+	AnswerDays   int64     `json:"answer_days,omitempty"`         // for the answer to a dispute; 14
+	ResolveDays  int64     `json:"resolve_days,omitempty"`        // for its resolution; 60
+	Tax          []TaxRate `json:"tax,omitempty"`                 // contained in prices, ascending; none: the operator is not subject to tax
 }
 
 // Node is an inner node of the fee tree. The root has an empty parent.
@@ -48,6 +65,7 @@ type Credit struct {
 
 // Check reports the first thing wrong with g.
 func (g *Genesis) Check() error {
+	digits, known := MinorDigits(g.Currency)
 	switch {
 	case g.Version != Version:
 		return fmt.Errorf("genesis version %d, this program knows %d", g.Version, Version)
@@ -57,8 +75,10 @@ func (g *Genesis) Check() error {
 		return fmt.Errorf("genesis: slot_seconds %d, 1..3600", g.SlotSeconds)
 	case g.GraceSeconds < 1 || g.GraceSeconds > g.SlotSeconds:
 		return fmt.Errorf("genesis: grace_seconds %d, 1..slot_seconds", g.GraceSeconds)
-	case len(g.Currency) != 3:
-		return fmt.Errorf("genesis: currency %q is not an ISO 4217 code", g.Currency)
+	case !known:
+		return fmt.Errorf("genesis: currency %q is not an active one of ISO 4217", g.Currency)
+	case g.MinorDigits != digits:
+		return fmt.Errorf("genesis: minor_digits %d, but %s has %d", g.MinorDigits, g.Currency, digits)
 	case len(g.Operators) == 0:
 		return errors.New("genesis: no operator key")
 	case g.FeedIn < 0 || g.Retail < g.FeedIn:

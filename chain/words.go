@@ -83,6 +83,7 @@ var (
 	AccountPromotion = system("promotion") // funds credits to be earned
 	AccountRounding  = system("rounding")  // residue of invoices
 	AccountDispute   = system("dispute")   // disputed amounts
+	AccountPayout    = system("payout")    // locked until a bank has paid it out
 )
 
 // IsSystem reports whether a is a named account of the ledger itself.
@@ -102,7 +103,7 @@ func (a Account) MarshalText() ([]byte, error) { return []byte(a.String()), nil 
 func (a *Account) UnmarshalText(b []byte) error {
 	if name, ok := strings.CutPrefix(string(b), "sys:"); ok {
 		s := system(name)
-		for _, k := range []Account{AccountGrid, AccountNetwork, AccountLoss, AccountReserve, AccountPromotion, AccountRounding, AccountDispute} {
+		for _, k := range []Account{AccountGrid, AccountNetwork, AccountLoss, AccountReserve, AccountPromotion, AccountRounding, AccountDispute, AccountPayout} {
 			if s == k && len(name) < len(a) {
 				*a = k
 				return nil

@@ -3,7 +3,6 @@ package ledger
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/joulegate/joulegate/chain"
@@ -86,6 +85,11 @@ type ValidatorUpdate struct {
 //
 //	block.equivocation                                       subject: device key
 //	credit.expired  money.minted  money.burned               account
+//	payout.asked  .paid  .cancelled  .overdue                payout number
+//	dispute.opened  .answered  .resolved  .defaulted         dispute number
+//	invoice.issued  credit_note.issued                       document number
+//	session.refunded                                         session
+//	rules.proposed  .changed  .dropped                       height
 //	ledger.violation                                         SHA-256 of the transaction
 //	member.joined  member.revoked                            member name
 //	meter.late  meter.rebased  meter.segment  meter.suspect  member name
@@ -146,23 +150,8 @@ func InitGenesis(st State, g chain.Genesis, genesisTimeMs int64) ([]ValidatorUpd
 	switch {
 	case genesisTimeMs < 0 || chain.SlotAt(genesisTimeMs, g.SlotSeconds) > maxSlot:
 		return nil, fmt.Errorf("genesis: time %d out of range", genesisTimeMs)
-	case len(g.Operators) > MaxOperators:
-		return nil, fmt.Errorf("genesis: %d operators, at most %d", len(g.Operators), MaxOperators)
-	case slices.Contains(g.Operators, chain.Key{}):
-		return nil, errors.New("genesis: an operator key is zero")
-	case g.Retail > MaxPrice:
-		return nil, fmt.Errorf("genesis: retail %d, at most %d", g.Retail, MaxPrice)
-	case g.StartSeconds < 0 || g.StartSeconds > 86400:
-		return nil, fmt.Errorf("genesis: start_limit_seconds %d, 0..86400", g.StartSeconds)
-	case g.MinorDigits < 0 || g.MinorDigits > 9:
-		return nil, fmt.Errorf("genesis: minor_digits %d, 0..9", g.MinorDigits)
-	case len(g.Basis) > 4*maxText:
-		return nil, fmt.Errorf("genesis: basis of %d bytes, at most %d", len(g.Basis), 4*maxText)
 	case len(g.Nodes) > maxNodes:
 		return nil, fmt.Errorf("genesis: %d nodes, at most %d", len(g.Nodes), maxNodes)
-	}
-	if g.StartSeconds == 0 {
-		g.StartSeconds = defaultStartSeconds
 	}
 	roots := 0
 	scratch := NewOverlay(st)
@@ -186,11 +175,18 @@ func InitGenesis(st State, g chain.Genesis, genesisTimeMs int64) ([]ValidatorUpd
 			return nil, fmt.Errorf("genesis: node %q: %w", n.ID, err)
 		}
 	}
-	put(scratch, key(tabRules), Rules{
+	rules := Rules{
 		ChainID: g.ChainID, SlotSeconds: g.SlotSeconds, GraceSeconds: g.GraceSeconds, Currency: g.Currency, MinorDigits: g.MinorDigits,
 		Operators: g.Operators, Retail: g.Retail, FeedIn: g.FeedIn, EarnPPM: g.Credit.EarnPPM, RedeemPPM: g.Credit.RedeemPPM,
 		ExpirySlots: min(g.Credit.ExpirySlots, maxSlot), Transfers: g.Transfers, StartSeconds: g.StartSeconds, Basis: g.Basis, GenesisMs: genesisTimeMs,
-	})
+		Threshold: g.Money.Threshold, Auditors: g.Money.Auditors, DailyMintCap: g.Money.DailyMintCap, PayoutDays: g.Money.PayoutDays,
+		DisputeDays: g.Money.DisputeDays, AnswerDays: g.Money.AnswerDays, ResolveDays: g.Money.ResolveDays, Tax: g.Money.Tax,
+	}
+	rules.defaults()
+	if err := rules.check(); err != nil {
+		return nil, fmt.Errorf("genesis: %w", err)
+	}
+	put(scratch, key(tabRules), rules)
 	put(scratch, key(tabClock), clock{TimeMs: genesisTimeMs, Next: chain.SlotAt(genesisTimeMs, g.SlotSeconds)})
 	put(scratch, key(tabMoney), supply{})
 	put(scratch, key(tabEnergy), Energy{})
@@ -240,6 +236,9 @@ func Apply(st State, b BlockInput) (BlockOutput, error) {
 	r := newRun(block, b.Height, b.TimeMs)
 	if b.Height <= r.clock.Height || b.TimeMs < r.clock.TimeMs || r.slot > maxSlot {
 		return BlockOutput{}, fmt.Errorf("block %d at %d ms follows block %d at %d ms", b.Height, b.TimeMs, r.clock.Height, r.clock.TimeMs)
+	}
+	if err := r.activate(block); err != nil {
+		return BlockOutput{}, fmt.Errorf("block %d: %w", b.Height, err)
 	}
 	out := BlockOutput{Results: make([]TxResult, len(b.Txs))}
 	for i, raw := range b.Txs {
@@ -341,6 +340,9 @@ func open(raw []byte) (chain.Envelope, error) {
 // were not used, clears slots and lets credits expire.
 func (r *run) due(st State) error {
 	if err := r.timers(st); err != nil {
+		return err
+	}
+	if err := r.deadlines(st); err != nil {
 		return err
 	}
 	if err := r.clearSlots(st); err != nil {

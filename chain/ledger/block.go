@@ -369,10 +369,14 @@ func (r *run) bookLate(st State, m *member, s chain.Slot, imp, exp meter.WattHou
 	}
 	retail, feedIn := r.prices(st, s)
 	c := countersOf(st, m.Member.Device)
-	if !pay(st, m.owner(), chain.AccountGrid, retail, imp) {
+	if pay(st, m.owner(), chain.AccountGrid, retail, imp) {
+		r.accrue(st, m, s, Accrual{GridWh: imp, Grid: chain.Nano(retail) * chain.Nano(imp)})
+	} else {
 		c.SupplierImport += imp
 	}
-	if !pay(st, chain.AccountGrid, m.owner(), feedIn, exp) {
+	if pay(st, chain.AccountGrid, m.owner(), feedIn, exp) {
+		r.accrue(st, m, s, Accrual{FedWh: exp, Fed: chain.Nano(feedIn) * chain.Nano(exp)})
+	} else {
 		c.SupplierExport += exp
 	}
 	e := Energy{Consumed: imp - exp}
@@ -414,7 +418,9 @@ func (r *run) netLate(st State, m *member, s chain.Slot, imp, cars meter.WattHou
 	l.Cars += cars
 	put(st, k, l)
 	retail, feedIn := r.prices(st, s)
-	if wh := min(l.Import, l.Cars) - before; !pay(st, chain.AccountGrid, m.owner(), retail-feedIn, wh) {
+	if wh := min(l.Import, l.Cars) - before; pay(st, chain.AccountGrid, m.owner(), retail-feedIn, wh) {
+		r.accrue(st, m, s, Accrual{Sold: chain.Nano(retail-feedIn) * chain.Nano(wh)})
+	} else {
 		r.event("supplier.owes", m.Member.Name, "slot %d: %d Wh at %d nano/Wh", s, wh, retail-feedIn)
 	}
 }

@@ -40,6 +40,9 @@ const (
 	CodeRole          Code = 29 // a meter in a role that another meter has
 	CodeLastValidator Code = 30 // would leave no validator
 	CodeInvariant     Code = 31 // would break an invariant of the ledger
+
+	CodeApproval Code = 40 // more people have to approve it
+	CodeUnknown  Code = 41 // no such payout, dispute, invoice or account
 )
 
 var codes = [...]string{
@@ -50,11 +53,12 @@ var codes = [...]string{
 	CodeNode: "node", CodeLimit: "limit", CodeState: "state", CodeSession: "session", CodeConnector: "connector",
 	CodeExpired: "expired", CodeRange: "range", CodeKind: "kind", CodeSequence: "sequence", CodeRole: "role",
 	CodeLastValidator: "last_validator", CodeInvariant: "invariant",
+	CodeApproval: "approval", CodeUnknown: "unknown",
 }
 
 // String returns the code's word.
 func (c Code) String() string {
-	if int(c) >= len(codes) {
+	if int(c) >= len(codes) || codes[c] == "" {
 		return fmt.Sprintf("code(%d)", uint32(c))
 	}
 	return codes[c]

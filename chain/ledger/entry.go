@@ -40,6 +40,17 @@ const (
 	tabRules      = 'R' // -> Rules
 	tabSlot       = 'S' // slot -> SlotView
 	tabExpiry     = 'X' // slot, account, number -> nothing: when a lot expires
+	tabProposal   = 'g' // expiry, proposal id -> nothing: joint statements that have been executed
+	tabDispute    = 'x' // number -> DisputeView
+	tabAccrual    = 'A' // account, tax rate -> Accrual: house energy not billed yet
+	tabBill       = 'B' // session -> bill: what became of a settled session's bill
+	tabInvoice    = 'I' // series, account or zero, number -> InvoiceView
+	tabSequence   = 'N' // series, account or zero -> last number
+	tabPayout     = 'P' // number -> PayoutView
+	tabTodo       = 'Q' // kind, what -> deadline or nothing: what is not done yet
+	tabApproval   = 'T' // device, connector -> MeterApprovalView
+	tabProfile    = 'U' // account -> chain.Profile
+	tabPending    = 'V' // height, number -> chain.RulesChange
 )
 
 // entryVersion is the format version of every value. A field added to an
@@ -181,6 +192,8 @@ type clock struct {
 type supply struct {
 	Minted chain.Nano `cbor:"1,keyasint"`
 	Burned chain.Nano `cbor:"2,keyasint"`
+	Day    int64      `cbor:"3,keyasint,omitempty"` // UTC day of block time of the newest minting
+	Today  chain.Nano `cbor:"4,keyasint,omitempty"` // minted on it
 }
 
 // node is a node of the fee tree; a house's node belongs to its device.

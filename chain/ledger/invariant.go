@@ -15,8 +15,8 @@ func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(f
 // CheckInvariants checks the invariants over the whole state and returns one
 // line per violation.
 //
-//  1. Money in accounts and holds = minted - burned.
-//  2. Discount credit outstanding = credit reserve.
+//  1. Money in accounts and holds = minted - burned; what payouts lock and disputes freeze is on its account.
+//  2. Discount credit outstanding = credit reserve; nobody gets back more than he paid.
 //  3. No negative balance; captured + released = held.
 //  4. Buyers pay at most, sellers get at least their limit; paid = received + fees.
 //  5. Bought = sold in every slot, every Wh in one fill; produced + imported = consumed + exported + lost.
@@ -46,6 +46,11 @@ func CheckInvariants(st State) []string {
 		f.slot(st, &v)
 		return true
 	})
+	each(st, key(tabBill), func(k []byte, b bill) bool {
+		f.bill(st, chain.ID(k), b)
+		return true
+	})
+	f.documents(st)
 	f.totals(st)
 	return f
 }
@@ -68,6 +73,10 @@ func checkBlock(block *Overlay) []string {
 			if before != nil {
 				f.add("slot %d was cleared again", v.Slot)
 			}
+		case k[0] == tabBill && after != nil:
+			f.bill(block, chain.ID(k[1:]), must[bill](k, after))
+		case k[0] == tabInvoice && before != nil:
+			f.add("document %x was changed", k)
 		case k[0] == tabMeter && after != nil:
 			f.meterStep(k, before, must[MeterView](k, after))
 		case (k[0] == tabSession || k[0] == tabSlot || k[0] == tabFill) && after == nil:
@@ -82,15 +91,21 @@ func checkBlock(block *Overlay) []string {
 // money or credit, whatever the transaction was meant to do.
 func checkDelta(tx *Overlay) []string {
 	var f faults
-	var money, minted, credit, reserve chain.Nano
+	var money, minted, credit, reserve, locked, frozen chain.Nano
 	tx.changed(func(k, before, after []byte) {
 		switch k[0] {
 		case tabAccount:
 			a := chain.Account(k[1:])
 			n := zeroOr[chain.Nano](k, after)
 			d := n - zeroOr[chain.Nano](k, before)
-			if money += d; a == chain.AccountReserve {
+			money += d
+			switch a {
+			case chain.AccountReserve:
 				reserve = d
+			case chain.AccountPayout:
+				locked += d
+			case chain.AccountDispute:
+				frozen += d
 			}
 			if n < 0 {
 				f.add("account %s would have %d", a, n)
@@ -101,6 +116,12 @@ func checkDelta(tx *Overlay) []string {
 			f.session(&a)
 		case tabLot:
 			credit += zeroOr[lot](k, after).Amount - zeroOr[lot](k, before).Amount
+		case tabPayout:
+			b, a := zeroOr[PayoutView](k, before), zeroOr[PayoutView](k, after)
+			locked -= a.locked() - b.locked()
+		case tabDispute:
+			b, a := zeroOr[DisputeView](k, before), zeroOr[DisputeView](k, after)
+			frozen -= a.frozen() - b.frozen()
 		case tabMoney:
 			b, a := zeroOr[supply](k, before), zeroOr[supply](k, after)
 			minted = (a.Minted - b.Minted) - (a.Burned - b.Burned)
@@ -111,6 +132,9 @@ func checkDelta(tx *Overlay) []string {
 	}
 	if credit != reserve {
 		f.add("credits would change by %d, their reserve by %d", credit, reserve)
+	}
+	if locked != 0 || frozen != 0 {
+		f.add("payouts would lock %d and disputes freeze %d of nobody's money", locked, frozen)
 	}
 	return f
 }
@@ -159,6 +183,50 @@ func (f *faults) money(st State) {
 	})
 	if reserve := balance(st, chain.AccountReserve); credit != reserve {
 		f.add("credits outstanding are %d, their reserve is %d", credit, reserve)
+	}
+	var asked, frozen chain.Nano
+	for _, v := range OpenPayouts(st) {
+		asked += v.locked()
+	}
+	for _, n := range todo(st, todoDispute) {
+		v, _ := DisputeOf(st, n)
+		frozen += v.frozen()
+	}
+	if locked := balance(st, chain.AccountPayout); locked != asked {
+		f.add("open payouts are of %d, locked are %d", asked, locked)
+	}
+	if held := balance(st, chain.AccountDispute); held != frozen {
+		f.add("open disputes have %d frozen, their account has %d", frozen, held)
+	}
+}
+
+// documents checks that no series of documents has a gap.
+func (f *faults) documents(st State) {
+	each(st, key(tabSequence), func(k []byte, n uint64) bool {
+		if k[0] == todoPayout || k[0] == todoDispute {
+			return true
+		}
+		count := uint64(0)
+		each(st, key(tabInvoice, k), func(_ []byte, v InvoiceView) bool {
+			if count++; v.Number != count {
+				f.add("document %s follows number %d", v.ID(), count-1)
+			}
+			return true
+		})
+		if count != n {
+			f.add("series %q has %d documents and numbers up to %d", k[0], count, n)
+		}
+		return true
+	})
+}
+
+// bill checks that a session gets back no more than it paid.
+func (f *faults) bill(st State, id chain.ID, b bill) {
+	s, _ := SessionOf(st, id)
+	if b.Refunded < 0 || b.Refunded > s.Captured || b.Money < 0 || b.Restored < 0 || b.Money+b.Restored != b.Refunded ||
+		b.Money > s.Paid || b.Restored > s.CreditRedeemed || b.Clawed < 0 || b.Clawed > s.CreditEarned {
+		f.add("session %s: paid %d and %d credit, got back %d and %d credit, %d of %d earned taken back",
+			id, s.Paid, s.CreditRedeemed, b.Money, b.Restored, b.Clawed, s.CreditEarned)
 	}
 }
 

@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"encoding/binary"
+
 	"github.com/joulegate/joulegate/chain"
 )
 
@@ -63,8 +65,8 @@ func (r *run) earn(st State, a chain.Account, amount chain.Nano, session chain.I
 }
 
 // redeem spends amount of an account's credit, oldest lots first, and pays it
-// out of the reserve to the account.
-func (r *run) redeem(st State, a chain.Account, amount chain.Nano) error {
+// out of the reserve to the account. It returns what it took of which lot.
+func (r *run) redeem(st State, a chain.Account, amount chain.Nano) ([]spentLot, error) {
 	type numbered struct {
 		key []byte
 		lot
@@ -77,19 +79,16 @@ func (r *run) redeem(st State, a chain.Account, amount chain.Nano) error {
 		return left > 0
 	})
 	left = amount
+	var spent []spentLot
 	for _, l := range lots {
 		n := min(left, l.Amount)
 		left -= n
-		if l.Amount -= n; l.Amount > 0 {
-			put(st, l.key, l.lot)
-			continue
+		if n > 0 {
+			spent = append(spent, spentLot{binary.BigEndian.Uint64(l.key[1+len(a):]), n, l.Expires, l.Session})
 		}
-		st.Delete(l.key)
-		if l.Expires > 0 {
-			st.Delete(key(tabExpiry, slotBytes(l.Expires), l.key[1:]))
-		}
+		takeLot(st, l.key, l.lot, n)
 	}
-	return move(st, chain.AccountReserve, a, amount)
+	return spent, move(st, chain.AccountReserve, a, amount)
 }
 
 // expireLots returns credit whose last slot has passed to the promotion pool.

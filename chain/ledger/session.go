@@ -232,6 +232,7 @@ func (r *run) sellBySite(st State, m *member, s *SessionView, slot chain.Slot, w
 	if err := capture(st, s, m.owner(), owner); err != nil {
 		return err
 	}
+	r.accrue(st, m, slot, Accrual{SoldWh: wh, Sold: owner})
 	if err := capture(st, s, chain.AccountGrid, amount-owner); err != nil {
 		return err
 	}
@@ -301,12 +302,15 @@ func (r *run) settleMetered(st State) error {
 // the hold and closes it, all in one block.
 func (r *run) settle(st State, s *SessionView) error {
 	bill := s.Captured
+	var spent []spentLot
 	if s.Redeem {
 		s.CreditRedeemed = min(credits(st, s.Driver), chain.PPM(bill, r.rules.RedeemPPM))
-		if err := r.redeem(st, s.Driver, s.CreditRedeemed); err != nil {
+		var err error
+		if spent, err = r.redeem(st, s.Driver, s.CreditRedeemed); err != nil {
 			return err
 		}
 	}
+	r.billed(st, s, spent)
 	s.Paid = bill - s.CreditRedeemed
 	s.CreditEarned = min(chain.PPM(s.Paid, r.rules.EarnPPM), balance(st, chain.AccountPromotion))
 	if s.CreditEarned > 0 {

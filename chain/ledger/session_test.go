@@ -327,5 +327,5 @@ func TestStateOfAKnownHistory(t *testing.T) {
 	w := newWorld(t)
 	w.charge(1, w.c, firstSl, 600, true, map[*house][2]meter.WattHour{w.a: {0, 1000}, w.c: {600, 0}})
 	w.charge(2, w.a, firstSl+1, 500, true, map[*house][2]meter.WattHour{w.b: {70, 0}})
-	equal(t, "state", StateHash(w.st).String(), "9038fc1476c5f14236e6c44f12c9680b06a739f6f5aae4d22ed8f0643da6e4d0")
+	equal(t, "state", StateHash(w.st).String(), "aee8ac2d1abba4978cd238a49ba810571380cf1e9d36d450bd35a053ebb3b592")
 }

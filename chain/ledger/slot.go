@@ -183,6 +183,9 @@ func (r *run) clear(st State, s chain.Slot) error {
 	}
 	for _, f := range fills {
 		put(st, FillKey(s, f.ID), f)
+		if at := byDevice[f.Device]; at != nil {
+			r.accrueFill(st, &at.member, s, &f)
+		}
 	}
 	put(st, SlotKey(s), view)
 	r.event("slot.cleared", fmt.Sprint(s), "%d sites, %d missing, %d Wh traded, fees %d nano", view.Reported, view.Missing, view.Energy.Traded, view.Fees)

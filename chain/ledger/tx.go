@@ -20,22 +20,16 @@ func (r *run) transaction(st State, e chain.Envelope) error {
 		return refuse(CodeNonce, "nonce %d, the next of %s is %d", t.Nonce, t.Signer.Short(), next)
 	}
 	switch t.Kind {
-	case chain.TxMint:
-		err = decoded(t, func(b chain.Mint) error { return r.mint(st, t.Signer, b) })
-	case chain.TxBurn:
-		err = decoded(t, func(b chain.Burn) error { return r.burn(st, t.Signer, b) })
 	case chain.TxTransfer:
 		err = decoded(t, func(b chain.Transfer) error { return r.transfer(st, t.Signer, b) })
 	case chain.TxInvite:
 		err = decoded(t, func(b chain.Invite) error { return r.invite(st, t.Signer, b) })
 	case chain.TxJoin:
 		err = decoded(t, func(b chain.Join) error { return r.join(st, t.Signer, b) })
-	case chain.TxRevoke:
-		err = decoded(t, func(b chain.Revoke) error { return r.revoke(st, t.Signer, b) })
 	case chain.TxTariff:
 		err = decoded(t, func(b chain.Tariff) error { return r.tariff(st, t.Signer, b) })
 	default:
-		err = refuse(CodeKind, "transaction kind %d", t.Kind)
+		err = r.people(st, t)
 	}
 	if err == nil {
 		put(st, key(tabNonce, t.Signer[:]), t.Nonce)
@@ -64,45 +58,6 @@ func (r *run) operator(signer chain.Key) error {
 		return refuse(CodeNotAllowed, "%s is no operator", signer.Short())
 	}
 	return nil
-}
-
-func (r *run) mint(st State, signer chain.Key, m chain.Mint) error {
-	if err := r.operator(signer); err != nil {
-		return err
-	}
-	// Other system accounts only hold what the ledger itself has moved there.
-	if m.To.IsSystem() && m.To != chain.AccountGrid && m.To != chain.AccountPromotion {
-		return refuse(CodeAccount, "money cannot be minted to %s", m.To)
-	}
-	if err := r.bankRef(st, chain.TxMint, m.To, m.Amount, m.BankRef); err != nil {
-		return err
-	}
-	s, _ := get[supply](st, key(tabMoney))
-	var err error
-	if s.Minted, err = chain.AddNano(s.Minted, m.Amount); err != nil {
-		return refuse(CodeOverflow, "%d minted, %d more", s.Minted, m.Amount)
-	}
-	put(st, key(tabMoney), s)
-	r.event("money.minted", m.To.String(), "%d nano", m.Amount)
-	return add(st, m.To, m.Amount)
-}
-
-func (r *run) burn(st State, signer chain.Key, b chain.Burn) error {
-	if err := r.operator(signer); err != nil {
-		return err
-	}
-	// The reserve backs credits and disputed money is not the operator's.
-	if b.From.IsSystem() && (b.From == chain.AccountReserve || b.From == chain.AccountDispute) {
-		return refuse(CodeAccount, "money cannot be burned from %s", b.From)
-	}
-	if err := r.bankRef(st, chain.TxBurn, b.From, b.Amount, b.BankRef); err != nil {
-		return err
-	}
-	s, _ := get[supply](st, key(tabMoney))
-	s.Burned += b.Amount // <= Minted, because the account covers it
-	put(st, key(tabMoney), s)
-	r.event("money.burned", b.From.String(), "%d nano", b.Amount)
-	return add(st, b.From, -b.Amount)
 }
 
 // bankRef checks amount and account and uses up the reference.
@@ -284,8 +239,8 @@ func checkParent(st State, id string) error {
 	}
 }
 
-func (r *run) revoke(st State, signer chain.Key, v chain.Revoke) error {
-	if err := r.operator(signer); err != nil {
+func (r *run) revoke(st State, by authority, v chain.Revoke) error {
+	if err := r.operators(by); err != nil {
 		return err
 	}
 	m, ok := get[member](st, MemberKey(v.Device))

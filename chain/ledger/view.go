@@ -27,6 +27,16 @@ type Rules struct {
 	StartSeconds int64           `cbor:"13,keyasint" json:"start_limit_seconds"`
 	Basis        string          `cbor:"14,keyasint" json:"basis"`
 	GenesisMs    int64           `cbor:"15,keyasint" json:"genesis_time_ms"`
+
+	Threshold    int64           `cbor:"30,keyasint,omitempty" json:"threshold"`
+	Auditors     []chain.Key     `cbor:"31,keyasint,omitempty" json:"auditors"`
+	DailyMintCap chain.Nano      `cbor:"32,keyasint,omitempty" json:"daily_mint_cap_nano"` // 0: none
+	PayoutDays   int64           `cbor:"33,keyasint,omitempty" json:"payout_days"`
+	DisputeDays  int64           `cbor:"34,keyasint,omitempty" json:"dispute_days"`
+	AnswerDays   int64           `cbor:"35,keyasint,omitempty" json:"answer_days"`
+	ResolveDays  int64           `cbor:"36,keyasint,omitempty" json:"resolve_days"`
+	Tax          []chain.TaxRate `cbor:"37,keyasint,omitempty" json:"tax"`
+	Version      uint32          `cbor:"38,keyasint,omitempty" json:"version"` // that a program must know to execute blocks
 }
 
 // Status summarises the ledger.
@@ -42,6 +52,13 @@ type Status struct {
 	Minted       chain.Nano `json:"minted_nano"`
 	Burned       chain.Nano `json:"burned_nano"`
 	Credits      chain.Nano `json:"credits_nano"` // outstanding = reserve
+
+	Simulated      bool   `json:"simulated"`               // nobody has recorded a legal basis
+	OpenPayouts    int    `json:"open_payouts"`            //
+	OverduePayouts int    `json:"overdue_payouts"`         // of them
+	OpenDisputes   int    `json:"open_disputes"`           //
+	RulesVersion   uint32 `json:"rules_version"`           // in force
+	UpdateHeight   int64  `json:"update_height,omitempty"` // from this block on this program is too old
 }
 
 // Energy holds the exact totals since genesis in Wh:
@@ -88,6 +105,8 @@ type AccountView struct {
 	Held    chain.Nano    `json:"held_nano"`
 	Credits chain.Nano    `json:"credits_nano"`
 	Lots    []LotView     `json:"lots,omitempty"`
+	Payouts []PayoutView  `json:"payouts,omitempty"` // that are not paid yet
+	Profile chain.Profile `json:"profile"`
 }
 
 // LotView is one credit lot.
@@ -245,6 +264,7 @@ type MeterView struct {
 // RulesOf returns the rules in force.
 func RulesOf(st State) Rules {
 	r, _ := get[Rules](st, key(tabRules))
+	r.defaults()
 	return r
 }
 
@@ -263,6 +283,19 @@ func StatusOf(st State) Status {
 		}
 		return true
 	})
+	for _, p := range OpenPayouts(st) {
+		s.OpenPayouts++
+		if p.Overdue {
+			s.OverduePayouts++
+		}
+	}
+	rules := RulesOf(st)
+	s.Simulated, s.OpenDisputes, s.RulesVersion = rules.Simulated(), len(todo(st, todoDispute)), rules.Version
+	for _, c := range PendingRules(st) {
+		if c.MinVersion > RulesVersion && s.UpdateHeight == 0 {
+			s.UpdateHeight = c.Height
+		}
+	}
 	return s
 }
 
@@ -315,13 +348,25 @@ func Accounts(st State) []AccountView {
 		a.Held = held[a.Account]
 		a.Lots = lots(st, a.Account)
 		a.Credits = credits(st, a.Account)
+		a.Profile = ProfileOf(st, a.Account)
+		for _, p := range OpenPayouts(st) {
+			if p.Account == a.Account {
+				a.Payouts = append(a.Payouts, p)
+			}
+		}
 	}
 	return all
 }
 
 // AccountOf returns one account; an unknown one is empty.
 func AccountOf(st State, a chain.Account) AccountView {
-	return AccountView{Account: a, Balance: balance(st, a), Held: heldMoney(st)[a], Credits: credits(st, a), Lots: lots(st, a)}
+	v := AccountView{Account: a, Balance: balance(st, a), Held: heldMoney(st)[a], Credits: credits(st, a), Lots: lots(st, a), Profile: ProfileOf(st, a)}
+	for _, p := range OpenPayouts(st) {
+		if p.Account == a {
+			v.Payouts = append(v.Payouts, p)
+		}
+	}
+	return v
 }
 
 func lots(st State, a chain.Account) []LotView {

@@ -200,9 +200,13 @@ money and invites members; move it off this machine when you can.`,
 			if chainID == "" {
 				chainID = "jg-" + strings.ToLower(rand.Text()[:8])
 			}
+			digits, known := chain.MinorDigits(currency)
+			if !known {
+				return usageError{fmt.Errorf("--currency %q is not an active currency of ISO 4217", currency)}
+			}
 			g := chain.Genesis{
 				Version: chain.Version, ChainID: chainID, SlotSeconds: int64(slot.Seconds()), GraceSeconds: int64(grace.Seconds()),
-				Currency: currency, MinorDigits: 2, Nodes: []chain.Node{{ID: "root"}},
+				Currency: currency, MinorDigits: digits, Nodes: []chain.Node{{ID: "root"}},
 				Transfers: transfers, StartSeconds: int64(start.Seconds()), Basis: "simulated",
 			}
 			if g.Retail, err = parsePrice(retail); err != nil {
