@@ -51,12 +51,22 @@ func newBusScanCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "scan (--rtu DEVICE | --tcp HOST:PORT | --rtutcp HOST:PORT)",
 		Short: "Find the devices on a line and what they are",
-		Long: `Asks every unit, on a serial line at every speed and framing, and tells what
-answers: unit, setting, and the profile that fits with its evidence. Where
-several profiles fit, all are named and none is chosen: look at the label.
-Interrupt it at any time: what was found so far is printed. Nothing is written
-to any device.`,
+		Long: `Asks units and tells what answers: unit, setting, and the profile that fits with
+its evidence. Where several profiles fit, all are named and none is chosen: look
+at the label. Nothing is written to any device.
+
+On a serial line the settings and units with which devices leave the factory
+come first, then all others, from 1200 to 115200 bit/s with 8N1, 8E1 and 8N2. A
+bus has one setting: once something has answered, only the other units there are
+asked. With --full all settings and units are tried.
+
+How long it takes, measured on a simulated line that is as slow as a real one:
+a meter as it leaves the factory and the other 246 units there 20 seconds, a
+device at a setting and a unit that nobody expects (4800 8N2, unit 211) 8
+minutes, --full a bit more than 9 minutes. Fewer --units take proportionally
+less. Interrupt it at any time: what was found so far is printed.`,
 		Example: `  joulegate bus scan --rtu /dev/ttyUSB0
+  joulegate bus scan --rtu /dev/ttyUSB0 --full
   joulegate bus scan --rtu /dev/ttyUSB0 --units 1-10 --baud 9600,19200 --framing 8N1,8E1
   joulegate bus scan --tcp 192.0.2.7:502 --json`,
 		Args: noArgs,

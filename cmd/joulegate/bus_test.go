@@ -148,6 +148,24 @@ func TestBusScanSerial(t *testing.T) {
 	}
 }
 
+// Where something answers the others are not tried, unless all are asked for.
+func TestBusScanFull(t *testing.T) {
+	at := ptyBus(t, slave.Config{Baud: 9600}, map[uint8]*slave.Unit{2: scanUnit(t, "eastron-sdm630")})
+	for _, full := range []bool{false, true} {
+		args := []string{"--rtu", at, "--units", "1-3", "--baud", "9600,19200,115200", "--timeout", "30ms"}
+		if full {
+			args = append(args, "--full")
+		}
+		got, progress, err := busRoot(t.Context(), t, args...)
+		if err != nil || !got.Complete || got.Full != full || (got.Probes == got.Total) != full || got.Total != 27 || len(got.Found) != 1 || got.Found[0].Unit != 2 {
+			t.Errorf("full %v: %v %+v", full, err, got)
+		}
+		if !strings.Contains(progress, "at most ") {
+			t.Errorf("nobody says how long it will take:\n%s", progress)
+		}
+	}
+}
+
 // The PRO380 and the WAGO 879 have one map: both are named, none is chosen.
 func TestBusScanAmbiguous(t *testing.T) {
 	at := tcpBus(t, map[uint8]*slave.Unit{5: scanUnit(t, "wago-879-30x0")})
