@@ -44,8 +44,8 @@ func (p *Profile) Blocks(maxBlock uint16) []Block {
 		for _, a := range pt.terms() {
 			add(a, pt.Registers())
 		}
-		if a := pt.Alt; a != nil && a.Mask != 0 {
-			add(a.Address, 1)
+		for _, a := range pt.Alt.registers() {
+			add(a, 1)
 		}
 		for _, r := range pt.Ratios {
 			add(r.Address, 1)
@@ -263,16 +263,32 @@ func (r registers) scale(pt *Point) (s Scale, exp int, err error) {
 	}
 	s = pt.Scale
 	if a := pt.Alt; a != nil && a.Mask != 0 {
-		w, ok := r.get(pt.Function, a.Address)
+		applies, ok := r.applies(pt.Function, a)
 		if !ok {
 			return Scale{}, 0, errAbsent // the scale is not known
 		}
-		if w&a.Mask != 0 {
+		if applies {
 			s = a.Scale
 		}
 	}
 	s, err = r.multiply(s, pt)
 	return s, exp, err
+}
+
+// applies reports whether the condition of a, which has a mask, is met; ok is
+// false if a register that decides was not read.
+func (r registers) applies(fn drivers.Function, a *Alt) (met, ok bool) {
+	w, ok := r.get(fn, a.Address)
+	if !ok {
+		return false, false
+	}
+	if a.Since != nil {
+		firmware, ok := r.get(fn, a.Since.Address)
+		if !ok || firmware < a.Since.Least {
+			return false, ok
+		}
+	}
+	return w&a.Mask != 0, true
 }
 
 // multiply returns s times the ratios of pt.
@@ -317,7 +333,7 @@ func markMax(t Type) uint64 {
 func (p *Profile) negates(pt *Point, regs registers) bool {
 	sign := pt.Sign
 	if a := pt.Alt; a != nil && a.Sign != "" {
-		if w, ok := regs.get(pt.Function, a.Address); ok && w&a.Mask != 0 {
+		if met, _ := regs.applies(pt.Function, a); met {
 			sign = a.Sign
 		}
 	}

@@ -89,6 +89,7 @@
 //	cables: {1: false, 5: true}      # a vehicle hangs on the cable, where the status does not tell
 //	watchdog: {fed_by: heartbeat, timeout: 10s, current: 6000}
 //	                                 # when it takes its master for gone, and what it offers then
+//	derated: [8]                     # codes that say that heat lowers the offer
 //	nonzero: true                    # of a write: takes no 0
 //	optional: true                   # some models lack it: a refusal is no failure
 //	setup: 0                         # written once by a master that takes over

@@ -289,8 +289,8 @@ func (im Image) conditions(pt *Point, base uint16) []meter.RawBlock {
 	if pt.Factor != nil {
 		raw = append(raw, im.block(pt.Function, base+*pt.Factor, 1)...)
 	}
-	if pt.Alt != nil && pt.Alt.Mask != 0 {
-		raw = append(raw, im.block(pt.Function, base+pt.Alt.Address, 1)...)
+	for _, a := range pt.Alt.registers() {
+		raw = append(raw, im.block(pt.Function, base+a, 1)...)
 	}
 	for _, r := range pt.Ratios {
 		raw = append(raw, im.block(pt.Function, r.Address, 1)...)

@@ -94,6 +94,7 @@ func TestRegistersOfEveryDevice(t *testing.T) {
 		"alfen-eve":                 {{3, 344, f32(1500.5), "power_mw", 1_500_500}, {3, 374, f64(1234), "import_mwh", 1_234_000}, {3, 1210, f32(16), "current_limit_ma", 16_000}},
 		"amperfied-connect":         {{4, 17, reg(1, 0), "import_mwh", 65_536_000}},
 		"bender-cc613":              {{3, 220, reg(0, 1500), "power_mw", 1_500_000}, {3, 218, reg(0, 1234), "import_mwh", 1_234_000}, {3, 212, reg(0, 5250), "current_l1_ma", 5250}},
+		"generic-dc-bidirectional":  {{3, 4, reg(0xFFFF, 0xFC18), "power_mw", -1_000_000}, {3, 6, reg(0, 1234, 0, 5678), "export_mwh", 5_678_000}, {3, 3, reg(645), "state_of_charge_permille", 645}},
 		"heidelberg-energy-control": {{4, 5, reg(7), "status_code", 7}, {4, 6, reg(160), "current_l1_ma", 16_000}, {4, 9, reg(0xFFF6), "temperature_mdegc", -1000}},
 		"keba-p30":                  {{3, 1020, reg(0x0016, 0xE360), "power_mw", 1_500_000}, {3, 1036, reg(0, 12345), "import_mwh", 1_234_500}, {3, 1046, reg(0, 995), "power_factor_permille", 995}},
 		"mennekes-compact":          {{3, 0x512, f32(1500.5), "power_mw", 1_500_500}, {3, 0x1000, f32(12.5), "import_mwh", 12_500_000}},

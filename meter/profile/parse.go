@@ -479,6 +479,9 @@ func (p *Profile) checkPoint(here string, pt *Point) error {
 		if err := a.Scale.check(here + ".alt.scale"); err != nil {
 			return err
 		}
+		if a.Since != nil && a.Mask == 0 {
+			return at(here+".alt.since", "needs a mask")
+		}
 		if a.Sign != "" && (a.Mask == 0 || a.Sign != SignImport && a.Sign != SignExport) {
 			return at(here+".alt.sign", "%q: want import or export, and a mask", a.Sign)
 		}
@@ -707,12 +710,15 @@ func checkValues(here string, values map[int64]uint32, t Type, ranged bool) erro
 
 // checkStates turns the codes of states into numbers.
 func (p *Profile) checkStates() error {
-	if len(p.StateNames) == 0 {
+	if len(p.StateNames) == 0 && len(p.Derated) == 0 {
 		return nil
 	}
 	i := slices.IndexFunc(p.Points, func(pt Point) bool { return pt.Quantity == meter.Status && pt.Phase == 0 })
 	if i < 0 || len(p.StateNames) > maxStates {
 		return at("states", "want at most %d, and a status", maxStates)
+	}
+	if len(p.Derated) > maxStates {
+		return at("derated", "want at most %d", maxStates)
 	}
 	p.States = make(map[int64]string, len(p.StateNames))
 	for name, s := range p.StateNames {
@@ -728,6 +734,11 @@ func (p *Profile) checkStates() error {
 			return at("states", "status %q is no code of the status point, or is there twice", name)
 		}
 		p.States[code] = s
+	}
+	for i, code := range p.Derated {
+		if _, ok := p.States[code]; !ok {
+			return at(fmt.Sprintf("derated[%d]", i), "%d is none of the states", code)
+		}
 	}
 	return nil
 }

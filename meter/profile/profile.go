@@ -70,8 +70,11 @@ type Profile struct {
 	States map[int64]string `yaml:"-"`
 	// Cables says of codes of a Cable point whether a vehicle hangs on the
 	// cable, for wallboxes whose status does not. See VehicleState.
-	Cables   map[int64]bool `yaml:"cables,omitempty"`
-	Watchdog *Watchdog      `yaml:"watchdog,omitempty"` // what happens when the master is gone
+	Cables map[int64]bool `yaml:"cables,omitempty"`
+	// Derated are status codes that say that less is offered than was asked
+	// for, because of heat.
+	Derated  []int64   `yaml:"derated,omitempty"`
+	Watchdog *Watchdog `yaml:"watchdog,omitempty"` // what happens when the master is gone
 	// Orders are what a battery can be told, by name: charge, discharge,
 	// release. See Order.
 	Orders  map[string][]Step `yaml:"orders,omitempty"`
@@ -174,6 +177,25 @@ type Alt struct {
 	Above   int64  `yaml:"above,omitempty"` // in the quantity's unit
 	Scale   Scale  `yaml:"scale"`
 	Sign    Sign   `yaml:"sign,omitempty"` // only under a mask, default as the point's
+	// Since says from which firmware on the bits under Mask mean anything.
+	Since *Since `yaml:"since,omitempty"`
+}
+
+// Since is the register that tells the firmware, and its least value.
+type Since struct {
+	Address uint16 `yaml:"address"`
+	Least   uint16 `yaml:"least"`
+}
+
+// registers returns the addresses that decide whether a applies.
+func (a *Alt) registers() []uint16 {
+	switch {
+	case a == nil || a.Mask == 0:
+		return nil
+	case a.Since == nil:
+		return []uint16{a.Address}
+	}
+	return []uint16{a.Address, a.Since.Address}
 }
 
 // Write is a register that takes a command.

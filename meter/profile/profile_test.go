@@ -228,8 +228,8 @@ func TestDecodeKnownRegisters(t *testing.T) {
 	evse := get(t, "simpleevse")
 	for config, ma := range map[uint16]int64{0: 16_000_000 / 1000 * 100, 0x80: 16_000} {
 		wantValues(t, evse, []meter.RawBlock{
-			{Function: 3, Address: 1001, Data: words(1600, 3)}, {Function: 3, Address: 2005, Data: words(config)},
-		}, map[string]int64{"current_limit_ma": ma, "status_code": 3})
+			{Function: 3, Address: 1001, Data: words(1600, 3)}, {Function: 3, Address: 2005, Data: words(config)}, {Function: 3, Address: 1005, Data: words(17)},
+		}, map[string]int64{"current_limit_ma": ma, "status_code": 3, "firmware_code": 17})
 	}
 	// Without the register that tells the unit, the value is not known.
 	wantValues(t, evse, []meter.RawBlock{{Function: 3, Address: 1001, Data: words(1600, 3)}}, map[string]int64{"status_code": 3})
@@ -554,8 +554,8 @@ func TestWrites(t *testing.T) {
 	for _, p := range profile.All() {
 		for _, w := range p.Writes {
 			var raw []meter.RawBlock
-			if b, ok := w.Condition(); ok {
-				raw = []meter.RawBlock{{Function: uint8(b.Function), Address: b.Address, Data: []byte{0, 0}}}
+			for _, b := range w.Conditions() {
+				raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: []byte{0, 0}})
 			}
 			rapid.Check(t, func(t *rapid.T) {
 				v := rapid.Int64Range(w.Min, w.Max).Draw(t, "v")
@@ -607,11 +607,11 @@ func TestWrites(t *testing.T) {
 			t.Fatalf("%s has no %s", c.profile, c.name)
 		}
 		var raw []meter.RawBlock
-		if b, ok := w.Condition(); ok {
+		for _, b := range w.Conditions() {
 			if _, err := w.Encode(c.value, nil); err == nil {
 				t.Errorf("%s: %s without its condition", c.profile, c.name)
 			}
-			raw = []meter.RawBlock{{Function: uint8(b.Function), Address: b.Address, Data: []byte{0, 0}}}
+			raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: []byte{0, 0}})
 		}
 		got, err := w.Encode(c.value, raw)
 		if (err != nil) != (c.want == "") || err == nil && fmt.Sprint(got) != c.want {

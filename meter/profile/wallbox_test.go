@@ -86,7 +86,7 @@ func TestLeadingWallboxes(t *testing.T) {
 		var pause, setup []string
 		for _, s := range p.Pause() {
 			pause = append(pause, s.Write.Name+map[bool]string{true: "?"}[s.Write.Optional])
-			if _, err := s.Write.Encode(s.Value, []meter.RawBlock{{Function: 3, Address: 2005, Data: []byte{0, 0}}}); err != nil {
+			if _, err := s.Write.Encode(s.Value, []meter.RawBlock{{Function: 3, Address: 2005, Data: []byte{0, 0}}, {Function: 3, Address: 1005, Data: []byte{0, 17}}}); err != nil {
 				t.Errorf("%s: %v", id, err)
 			}
 		}

@@ -33,13 +33,13 @@ func (p *Profile) Write(name string) (*Write, bool) {
 // switches and codes.
 func (w *Write) Unit() string { return writeUnits[w.Name] }
 
-// Condition returns the register on which the scale of the command depends,
-// if it does. Encode and Decode need it.
-func (w *Write) Condition() (Block, bool) {
-	if w.Alt == nil {
-		return Block{}, false
+// Conditions returns the registers on which the scale of the command depends.
+// Encode and Decode need them.
+func (w *Write) Conditions() (out []Block) {
+	for _, a := range w.Alt.registers() {
+		out = append(out, Block{Function: drivers.HoldingRegisters, Address: a, Count: 1})
 	}
-	return Block{Function: drivers.HoldingRegisters, Address: w.Alt.Address, Count: 1}, true
+	return out
 }
 
 func (w *Write) scale(raw []meter.RawBlock) (Scale, error) {
@@ -47,11 +47,11 @@ func (w *Write) scale(raw []meter.RawBlock) (Scale, error) {
 	if a == nil {
 		return w.Scale, nil
 	}
-	bits, ok := registers{raw: raw}.get(drivers.HoldingRegisters, a.Address)
-	if !ok {
-		return Scale{}, fmt.Errorf("%s: its scale depends on register %d, which was not read", w.Name, a.Address)
-	}
-	if bits&a.Mask != 0 {
+	met, ok := registers{raw: raw}.applies(drivers.HoldingRegisters, a)
+	switch {
+	case !ok:
+		return Scale{}, fmt.Errorf("%s: its scale depends on registers %d, which were not read", w.Name, a.registers())
+	case met:
 		return a.Scale, nil
 	}
 	return w.Scale, nil
@@ -250,8 +250,8 @@ func (w *Write) place(im Image) {
 			regs = append(regs, Register{b.Function, b.Address + i})
 		}
 	}
-	if w.Alt != nil {
-		regs = append(regs, Register{drivers.HoldingRegisters, w.Alt.Address})
+	for _, a := range w.Alt.registers() {
+		regs = append(regs, Register{drivers.HoldingRegisters, a})
 	}
 	for _, r := range regs {
 		if _, ok := im[r]; !ok {

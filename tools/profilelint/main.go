@@ -216,8 +216,9 @@ func lintWallbox(p *profile.Profile, complain func(string, ...any)) {
 	}
 	limit, ok := p.Write("current_limit")
 	switch {
-	case !ok:
-		complain("a wallbox takes a current_limit")
+	case !ok && len(p.Orders) == 0:
+		complain("a wallbox takes a current_limit, or orders with a power")
+	case !ok: // told a power
 	case limit.Values == nil && limit.Min < 6000:
 		complain("current_limit from %d mA on: IEC 61851-1 has nothing below 6 A", limit.Min)
 	}

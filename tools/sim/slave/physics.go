@@ -122,6 +122,13 @@ func boolInt(b bool) int64 {
 // Unit returns the device.
 func (p *Physics) Unit() *Unit { return p.unit }
 
+// Current is what the car at a wallbox draws on each of its lines, in mA.
+func (p *Physics) Current() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.current
+}
+
 // requested feeds the watchdog.
 func (p *Physics) requested(fn uint8, addr uint16, values []uint16) {
 	p.mu.Lock()
@@ -210,7 +217,7 @@ func (p *Physics) written(addr uint16, values []uint16) error {
 
 // state is the state of the pilot.
 func (p *Physics) state() byte {
-	charges := p.enabled && !p.locked && p.offered() >= leastOffer
+	charges := p.enabled && !p.locked && (p.offered() >= leastOffer || p.ordered && p.command != 0 && !p.fallen)
 	if (p.cfg.Car == 'C' || p.cfg.Car == 'D') && !charges {
 		return 'B'
 	}
@@ -298,6 +305,9 @@ func (p *Physics) Step(now time.Time, dt time.Duration) error {
 		for l := range active {
 			power += p.current * voltage[l+1] / 1000
 		}
+		if len(p.cfg.Profile.Orders) > 0 { // its battery is the vehicle's
+			power = battery
+		}
 	}
 	if i := slices.IndexFunc(p.cfg.Fixed, func(f meter.Point) bool { return f.Quantity == meter.Power && f.Phase == 0 }); i >= 0 {
 		power = p.cfg.Fixed[i].Value
@@ -380,6 +390,11 @@ func (p *Physics) battery(surplus, us int64) int64 {
 	power := surplus
 	if p.ordered {
 		power = p.command
+	} else if p.cfg.Profile.Kind == profile.Wallbox {
+		power = 0
+	}
+	if p.cfg.Profile.Kind == profile.Wallbox && p.state() != 'C' && p.state() != 'D' {
+		power = 0
 	}
 	power = min(max(power, -batteryMax), batteryMax)
 	if c := p.charge(); power > 0 && c >= 1000 || power < 0 && c <= reserve {

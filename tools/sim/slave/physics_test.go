@@ -220,7 +220,7 @@ func TestCarStates(t *testing.T) {
 				ph := physics(t, id, slave.PhysicsConfig{Car: byte(car)})
 				p := ph.Unit().Profile()
 				w, _ := p.Write("current_limit")
-				alt := []meter.RawBlock{{Function: 3, Address: 2005, Data: []byte{0, 0}}}
+				alt := []meter.RawBlock{{Function: 3, Address: 2005, Data: []byte{0, 0}}, {Function: 3, Address: 1005, Data: []byte{0, 10}}}
 				c, err := w.Encode(16_000, alt)
 				if err != nil {
 					t.Fatal(err)

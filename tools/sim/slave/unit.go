@@ -273,7 +273,7 @@ func (u *Unit) Preset(name string, value int64) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	var raw []meter.RawBlock
-	if b, ok := w.Condition(); ok {
+	for _, b := range w.Conditions() {
 		if data, ok := u.image.Read(b.Function, b.Address, b.Count); ok {
 			raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: data})
 		}
@@ -298,7 +298,7 @@ func (u *Unit) Command(name string, addr uint16, values []uint16) (int64, bool) 
 		return 0, false
 	}
 	var raw []meter.RawBlock
-	if b, ok := w.Condition(); ok {
+	for _, b := range w.Conditions() {
 		u.mu.Lock()
 		data, ok := u.image.Read(b.Function, b.Address, b.Count)
 		u.mu.Unlock()

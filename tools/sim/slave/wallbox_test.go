@@ -42,7 +42,7 @@ func (s *station) pass(d time.Duration) {
 // send writes and returns the answer.
 func (s *station) send(w *profile.Write, v int64) []byte {
 	s.t.Helper()
-	c, err := w.Encode(v, []meter.RawBlock{{Function: 3, Address: 2005, Data: []byte{0, 0}}})
+	c, err := w.Encode(v, []meter.RawBlock{{Function: 3, Address: 2005, Data: []byte{0, 0}}, {Function: 3, Address: 1005, Data: []byte{0, 10}}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func (s *station) sees(when string, state drivers.VehicleState, ma int64) {
 func wallboxes(t *testing.T, f func(t *testing.T, p *profile.Profile)) {
 	t.Helper()
 	for _, p := range profile.All() {
-		if p.Kind == profile.Wallbox {
+		if _, current := p.Write("current_limit"); current && p.Kind == profile.Wallbox {
 			t.Run(p.ID, func(t *testing.T) { f(t, p) })
 		}
 	}
