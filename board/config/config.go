@@ -79,7 +79,7 @@ type Charger struct {
 	ID          uint8             `yaml:"id" doc:"number on the connector"`
 	Meter       string            `yaml:"meter" doc:"id of its session meter, role charger"`
 	Relay       string            `yaml:"relay,omitempty" doc:"output pin of the contactor; left out: the wallbox under evse switches by itself"`
-	EVSE        EVSE              `yaml:"evse,omitempty" doc:"Modbus controller that offers current to the car; left out: relay only"`
+	EVSE        EVSE              `yaml:"evse,omitempty" doc:"wallbox or charge controller that offers current to the car over Modbus; left out: relay only"`
 	EStop       string            `yaml:"estop,omitempty" doc:"input pin of the emergency stop; active stops"`
 	Feedback    string            `yaml:"feedback,omitempty" doc:"input pin of the contactor's auxiliary contact; active means closed"`
 	Pilot       string            `yaml:"pilot,omitempty" doc:"input pin of a pilot module without Modbus; active means that a vehicle is ready"`
@@ -96,11 +96,11 @@ type Charger struct {
 	OfflineWh   meter.WattHour    `yaml:"offline_limit_wh" doc:"most energy of a session while the ledger cannot be reached; the hold limits it as well"`
 }
 
-// EVSE is the charge controller on a Modbus line.
+// EVSE is the wallbox or charge controller on a Modbus line.
 type EVSE struct {
 	Line    string `yaml:"line" doc:"id of its line"`
-	Unit    uint8  `yaml:"unit" doc:"Modbus unit, 1..247"`
-	Profile string `yaml:"profile" doc:"simpleevse"`
+	Unit    uint8  `yaml:"unit" doc:"Modbus unit, 1..247; 255 on a tcp line: a device without units"`
+	Profile string `yaml:"profile" doc:"a wallbox: 'joulegate meter profiles' lists them"`
 }
 
 // Fitted reports whether the charger has a charge controller.

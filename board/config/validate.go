@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/joulegate/joulegate/board/boards"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/profile"
 )
 
 // MinCurrent is the smallest current that can be offered to a vehicle
@@ -123,12 +125,17 @@ func (c *Config) hasLine(id string) bool {
 	return false
 }
 
+// isTCP reports whether a line speaks Modbus TCP.
+func (c *Config) isTCP(id string) bool {
+	return slices.ContainsFunc(c.Lines, func(l Line) bool { return l.ID == id && l.TCP != "" })
+}
+
 func (c *Config) device(k *checker, p, line string, unit uint8) {
 	if !c.hasLine(line) {
 		k.add(p+".line", "there is no line %q", line)
 	}
-	if unit < 1 || unit > 247 {
-		k.add(p+".unit", "%d is outside 1..247", unit)
+	if (unit < 1 || unit > 247) && (unit != 255 || !c.isTCP(line)) {
+		k.add(p+".unit", "%d is outside 1..247 (255 on a tcp line: a device without units)", unit)
 	}
 	at := line + "/" + strconv.Itoa(int(unit))
 	if first, taken := k.units[at]; taken {
@@ -247,9 +254,30 @@ func (c *Config) chargers(k *checker, b board.Board) {
 		}
 		if h.EVSE.Fitted() {
 			c.device(k, p+".evse", h.EVSE.Line, h.EVSE.Unit)
-			if h.EVSE.Profile != "simpleevse" {
-				k.add(p+".evse.profile", "%q is unknown (simpleevse)", h.EVSE.Profile)
-			}
+			c.wallbox(k, p+".evse", h)
+		}
+	}
+}
+
+// wallbox checks that a built-in profile is one of a wallbox and can be told
+// the charger's current. Profiles of a folder are checked when it is read.
+func (c *Config) wallbox(k *checker, path string, h Charger) {
+	if h.EVSE.Profile == "" {
+		k.add(path+".profile", "is required: 'joulegate meter profiles' lists the wallboxes")
+		return
+	}
+	if c.Profiles != "" {
+		return
+	}
+	p, err := profile.Get(h.EVSE.Profile)
+	switch {
+	case err != nil:
+		k.add(path+".profile", "%q is unknown: 'joulegate meter profiles' lists the wallboxes", h.EVSE.Profile)
+	case p.Kind != profile.Wallbox:
+		k.add(path+".profile", "%s is a %s, not a wallbox", p.ID, p.Kind)
+	default:
+		if w, ok := p.Write("current_limit"); ok && w.Max > 0 && int64(h.MaxCurrent) > w.Max {
+			k.add(path+".profile", "%s takes at most %d mA, max_current_ma is %d", p.ID, w.Max, h.MaxCurrent)
 		}
 	}
 }

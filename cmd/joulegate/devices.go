@@ -72,7 +72,7 @@ func (d *devices) close() {
 }
 
 // register returns the registers of one device on a line.
-func (d *devices) register(line string, unit uint8, name string, p *profile.Profile, class modbus.Class) drivers.Register {
+func (d *devices) register(line string, unit uint8, name string, p *profile.Profile, class modbus.Class) drivers.Writer {
 	return d.lines[line].Device(modbusDevice(p, unit, name, class))
 }
 
@@ -152,7 +152,11 @@ func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) err
 			if err != nil {
 				return fmt.Errorf("charger %d: %w", h.ID, err)
 			}
-			c.Limiter = wallbox.NewSimpleEVSE(d.register(h.EVSE.Line, h.EVSE.Unit, fmt.Sprintf("charger %d", h.ID), p, modbus.Safety))
+			box, err := wallbox.New(d.register(h.EVSE.Line, h.EVSE.Unit, fmt.Sprintf("charger %d", h.ID), p, modbus.Safety), p)
+			if err != nil {
+				return fmt.Errorf("charger %d: %w", h.ID, err)
+			}
+			c.Limiter = box
 		}
 	}
 	return nil
