@@ -297,10 +297,10 @@ func lintCommands(p *profile.Profile, complain func(string, ...any)) {
 	if len(p.Orders) == 0 {
 		return
 	}
-	if p.Kind != profile.Inverter && p.Kind != profile.Battery {
+	if p.Kind == profile.Meter {
 		complain("orders to a battery on a %s", p.Kind)
 	}
-	if !p.Has(meter.BatteryPower, 0) {
+	if !p.Has(meter.BatteryPower, 0) && (p.Kind != profile.Wallbox || !p.Has(meter.Power, 0)) {
 		complain("orders, and no battery_power to see whether they are obeyed")
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Orders)) {

@@ -103,7 +103,7 @@ func TestLint(t *testing.T) {
 		"cables":           {box, "detect:", "cables: {1: true}\ndetect:", "cables without a cable"},
 		"no vehicle":       {box, "writes:", "  - {quantity: cable, address: 9, type: u16}\ncables: {1: false}\nwrites:", "no cable means"},
 		"cables of meter":  {acme, "detect:", "cables: {1: true}\ndetect:", "cables on a meter"},
-		"orders of box":    {box, "max: 16000}\n", "max: 16000}\n  - {name: power_command, address: 4, max: 9}\norders: {release: [{write: power_command, value: 0}]}\n", "orders to a battery on a wallbox"},
+		"orders of meter":  {acme, "kind: meter", "kind: meter\nwrites: [{name: power_command, address: 4, max: 9}]\norders: {release: [{write: power_command, value: 0}]}", "orders to a battery on a meter"},
 		"blind orders":     {acme, "kind: meter", "kind: inverter\nwrites: [{name: power_command, address: 4, max: 9}]\norders: {release: [{write: power_command, value: 0}]}", "no battery_power"},
 		"same orders":      {acme, "kind: meter", "kind: inverter\nwrites: [{name: power_command, address: 4, max: 9}]\norders: {charge: [{write: power_command}], release: [{write: power_command, value: 0}]}", "order release cannot be told from charge"},
 		"no C":             {box, ", 3: C", "", "no status means C"},
