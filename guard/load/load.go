@@ -1,0 +1,132 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/joulegate/joulegate/guard"
+)
+
+// Levels of coverage.
+const (
+	Full    = "full"
+	Partial = "partial" // the reason says what is missing
+)
+
+// Config is what a sensor is made of.
+type Config struct {
+	Limits   Limits
+	Interval time.Duration           // between samples; 10 s
+	State    string                  // a folder on the disk to watch
+	Binary   string                  // the agent's file; empty: the running one
+	Proc     string                  // empty: /proc
+	Sys      string                  // empty: /sys
+	Listed   func(image string) bool // programs that may compute; nil: none
+	Report   func(guard.Finding)     // must not block
+	Now      func() time.Duration    // monotonic
+	Log      *slog.Logger
+}
+
+// Sensor looks at the machine.
+type Sensor struct {
+	c       Config
+	machine *machine
+	det     *Detector
+
+	mu  sync.Mutex
+	cov guard.Coverage
+}
+
+// New returns a sensor that has not looked yet. It fails only for a machine
+// without /proc.
+func New(c Config) (*Sensor, error) {
+	if c.Interval == 0 {
+		c.Interval = 10 * time.Second
+	}
+	if c.Proc == "" {
+		c.Proc = "/proc"
+	}
+	if c.Sys == "" {
+		c.Sys = "/sys"
+	}
+	if c.Listed == nil {
+		c.Listed = func(string) bool { return false }
+	}
+	if c.Binary == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find the running program: %w", err)
+		}
+		c.Binary = exe
+	}
+	m, err := newMachine(c)
+	if err != nil {
+		return nil, err
+	}
+	s := &Sensor{c: c, machine: m, det: NewDetector(c.Limits)}
+	s.cov = guard.Coverage{Sensor: guard.Load, Level: Full, Since: time.Now()}
+	if len(m.missing) > 0 {
+		s.cov.Level, s.cov.Reason = Partial, "not available here: "+strings.Join(m.missing, ", ")
+	}
+	return s, nil
+}
+
+// Coverage says how much the sensor sees. It is safe for concurrent use.
+func (s *Sensor) Coverage() guard.Coverage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cov
+}
+
+// Run looks every interval until ctx ends. A sample that fails counts as
+// lost; the next one is tried all the same.
+func (s *Sensor) Run(ctx context.Context) error {
+	t := time.NewTicker(s.c.Interval)
+	defer t.Stop()
+	for {
+		if err := s.once(); err != nil {
+			s.c.Log.Warn("load sensor", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+func (s *Sensor) once() (err error) {
+	defer func() { // a malformed /proc must not end the guard
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.cov.Seen++
+		if err != nil {
+			s.cov.Lost++
+		}
+	}()
+	sample, err := s.machine.look(s.c.Now(), time.Now())
+	if err != nil {
+		return err
+	}
+	for _, f := range s.det.Step(sample) {
+		s.c.Report(f)
+	}
+	return nil
+}
+
+func inode(info os.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Ino
+	}
+	return 0
+}

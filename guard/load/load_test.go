@@ -1,0 +1,346 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/joulegate/joulegate/guard"
+)
+
+const step = 10 * time.Second
+
+// day is a machine that idles, with noise, a nightly backup and updates now
+// and then.
+type day struct {
+	rnd  *rand.Rand
+	now  time.Duration
+	wall time.Time
+	busy time.Duration
+}
+
+func newDay(seed uint64) *day {
+	return &day{rnd: rand.New(rand.NewPCG(seed, 1)), wall: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)}
+}
+
+// next is the sample after another step at a given extra share of all four
+// cores.
+func (d *day) next(extra float64) Sample {
+	share := 0.03 + 0.02*d.rnd.Float64() + extra
+	if d.rnd.IntN(60) == 0 { // every ten minutes a peak
+		share += 0.4
+	}
+	if h := d.now % (24 * time.Hour); h > 3*time.Hour && h < 3*time.Hour+2*time.Minute {
+		share += 0.3 // backup
+	}
+	d.now += step
+	d.wall = d.wall.Add(step)
+	d.busy += time.Duration(min(1, share) * 4 * float64(step))
+	return Sample{Mono: d.now, Wall: d.wall, Cores: 4, Busy: d.busy, MemTotal: 1 << 30, MemAvailable: 1 << 29, MemWaiting: math.NaN(), MilliC: 50_000, DiskTotal: 16e9, DiskFree: 8e9, Written: 1 + uint64(d.now.Seconds()*1000), Binary: "aa"}
+}
+
+func rulesOf(all []guard.Finding) []string {
+	var ids []string
+	for _, f := range all {
+		ids = append(ids, f.Rule)
+	}
+	return ids
+}
+
+func TestAnOrdinaryWeekIsQuiet(t *testing.T) {
+	seed := rand.Uint64()
+	d, det := newDay(seed), NewDetector(Limits{})
+	for d.now < 7*24*time.Hour {
+		if out := det.Step(d.next(0)); len(out) > 0 {
+			t.Fatalf("seed %d, at %s: %+v", seed, d.now, out)
+		}
+	}
+}
+
+func TestALastingRiseIsFoundAndBecomesTheHabit(t *testing.T) {
+	for _, extra := range []float64{0.15, 0.5} {
+		seed := rand.Uint64()
+		d, det := newDay(seed), NewDetector(Limits{})
+		for d.now < 48*time.Hour {
+			det.Step(d.next(0))
+		}
+		from, found := d.now, 0
+		var after time.Duration
+		for d.now < from+6*time.Hour {
+			for _, f := range det.Step(d.next(extra)) {
+				if f.Rule != guard.LoadCPU {
+					t.Fatalf("seed %d: %+v", seed, f)
+				}
+				found++
+				after = d.now - from
+			}
+		}
+		if found != 1 || after > 20*time.Minute {
+			t.Errorf("seed %d: a rise by %.0f %% is told %d times, after %s", seed, 100*extra, found, after)
+		}
+	}
+}
+
+func TestAMinerIsFoundByWhatItDoes(t *testing.T) {
+	d, det := newDay(1), NewDetector(Limits{})
+	var found []guard.Finding
+	cpu := map[int]time.Duration{}
+	for d.now < time.Hour {
+		s := d.next(0.25)
+		program := func(pid int, image string, share float64, listed, talks bool) {
+			cpu[pid] += time.Duration(share * float64(step))
+			s.Programs = append(s.Programs, Program{PID: pid, Start: 100, Image: image, CPU: cpu[pid], Listed: listed, Talks: func() bool { return talks }})
+		}
+		program(10, "/tmp/.x/kworker", 0.97, false, true)
+		program(11, "/usr/bin/joulegate", 0.97, true, true)       // listed
+		program(12, "/usr/bin/python3", 0.97, false, false)       // talks to nobody
+		program(13, "/usr/bin/apt", 0.3, false, true)             // does not compute much
+		if pause := d.now%(8*time.Minute) < time.Minute; !pause { // rests
+			program(14, "/usr/bin/gcc", 0.99, false, true)
+		} else {
+			program(14, "/usr/bin/gcc", 0, false, true)
+		}
+		found = append(found, det.Step(s)...)
+	}
+	if len(found) == 0 {
+		t.Fatal("not found")
+	}
+	for _, f := range found {
+		if f.Rule != guard.LoadMiner || f.Subject.Value != "10@100" || f.Evidence["image"] != "/tmp/.x/kworker" {
+			t.Errorf("%+v", f)
+		}
+	}
+	if len(found) > 6 {
+		t.Errorf("told %d times in an hour", len(found))
+	}
+}
+
+func TestConditionsAreToldOnceAndEnd(t *testing.T) {
+	d, det := newDay(2), NewDetector(Limits{WritePerDay: 1e9})
+	var told []string
+	run := func(n int, change func(*Sample)) {
+		for range n {
+			s := d.next(0)
+			if change != nil {
+				change(&s)
+			}
+			told = append(told, rulesOf(det.Step(s))...)
+		}
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		if !slices.Equal(told, want) {
+			t.Errorf("told %v, want %v", told, want)
+		}
+		told = nil
+	}
+	run(3, nil)
+	expect()
+	run(3, func(s *Sample) { s.MilliC = 85_000 }) // half a minute
+	run(3, nil)
+	expect()
+	run(30, func(s *Sample) { s.MilliC = 85_000 })
+	run(3, nil)
+	expect(guard.LoadHeat)
+	run(5, func(s *Sample) { s.DiskFree = 1e9 })
+	run(5, func(s *Sample) { s.DiskFree = 1e8 })
+	run(5, nil)
+	expect(guard.LoadDisk, guard.LoadDisk) // once more when it is graver
+	run(5, func(s *Sample) { s.MemAvailable = 10 << 20 })
+	run(5, func(s *Sample) { s.MemWaiting = 40 })
+	run(5, nil)
+	expect(guard.LoadMemory)
+	run(5, func(s *Sample) { s.Throttled = true })
+	run(5, nil)
+	expect(guard.LoadThrottled)
+	d.wall = d.wall.Add(time.Hour)
+	run(5, nil)
+	expect(guard.LoadClock)
+	run(5, func(s *Sample) { s.Binary = "" }) // not looked at
+	run(1, func(s *Sample) { s.Binary = "bb" })
+	run(5, func(s *Sample) { s.Binary = "" })
+	expect(guard.LoadBinary)
+	base := uint64(d.now.Seconds() * 1000)
+	from := d.now
+	run(int(7*time.Hour/step), func(s *Sample) { s.Written = base + uint64((d.now-from).Seconds()*20_000) }) // 1.7 GB a day
+	expect(guard.LoadWear)
+}
+
+// A machine that slept, a counter that wrapped and a clock in 1970 make no
+// panic and no wild finding.
+func TestHolesInTime(t *testing.T) {
+	d, det := newDay(3), NewDetector(Limits{Learn: time.Minute})
+	for range 100 {
+		det.Step(d.next(0))
+	}
+	d.now += 12 * time.Hour
+	d.wall = d.wall.Add(12 * time.Hour)
+	if out := det.Step(d.next(0)); len(out) > 0 {
+		t.Errorf("after a sleep: %+v", out)
+	}
+	s := d.next(0)
+	s.Busy, s.Written = 0, 5
+	if out := det.Step(s); len(out) > 0 {
+		t.Errorf("after a wrap: %+v", out)
+	}
+	s = d.next(0)
+	s.Wall = time.Unix(0, 0)
+	if out := det.Step(s); !slices.Equal(rulesOf(out), []string{guard.LoadClock}) {
+		t.Errorf("in 1970: %+v", out)
+	}
+}
+
+// tree makes files of a machine. A name that ends in "->" is a link.
+func tree(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		file, isLink := strings.CutSuffix(name, "->")
+		file = filepath.Join(dir, file)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if isLink {
+			err = os.Symlink(text, file)
+		} else {
+			err = os.WriteFile(file, []byte(text), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+const stat = "cpu  100 0 200 3000 0 0 0 0 0 0\ncpu0 100 0 200 3000 0 0 0 0 0 0\nintr 0\nctxt 0\nbtime 1700000000\nprocesses 1\nprocs_running 1\nprocs_blocked 0\nsoftirq 0 0 0 0 0 0 0 0 0 0 0\n"
+
+func TestReadsARaspberryPi(t *testing.T) {
+	proc := tree(t, map[string]string{
+		"stat":            stat,
+		"meminfo":         "MemTotal:         948276 kB\nMemFree:          500000 kB\nMemAvailable:     600000 kB\n",
+		"pressure/memory": "some avg10=0.00 avg60=12.50 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
+		"77/stat":         "77 (a (b) c) S 1 77 77 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 1 0 4242 1000 100 18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+		"77/exe->":        "/opt/thing",
+		"77/fd/3->":       "socket:[9001]",
+		"net/tcp":         "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   0: 0100007F:1F90 070200C0:01BB 01 00000000:00000000 00:00000000 00000000     0        0 9001 1 0000000000000000 100 0 0 10 0\n",
+		"net/udp":         "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n",
+	})
+	sys := tree(t, map[string]string{
+		"class/thermal/thermal_zone0/temp":                "61234\n",
+		"devices/platform/soc/soc:firmware/get_throttled": "50005\n",
+	})
+	bin := filepath.Join(t.TempDir(), "joulegate")
+	if err := os.WriteFile(bin, []byte("one"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m, err := newMachine(Config{Proc: proc, Sys: sys, State: t.TempDir(), Binary: bin, Listed: func(string) bool { return false }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := m.look(0, time.Unix(0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Busy != 3*time.Second || s.Cores != 1 || s.MemTotal>>10 != 948276 || s.MemWaiting != 12.5 || s.MilliC != 61234 || !s.Throttled || s.DiskTotal == 0 {
+		t.Errorf("%+v", s)
+	}
+	if len(s.Programs) != 1 {
+		t.Fatalf("programs %+v", s.Programs)
+	}
+	if more, _ := m.look(step, time.Unix(10, 0)); more.Programs != nil {
+		t.Error("all of /proc is read at every look")
+	}
+	if p := s.Programs[0]; p.PID != 77 || p.Start != 4242 || p.Image != "/opt/thing" || p.CPU != 2*time.Second || !p.Talks() {
+		t.Errorf("%+v, talks %t", p, p.Talks())
+	}
+	first := s.Binary
+	if s, _ = m.look(step, time.Unix(10, 0)); s.Binary != "" || len(first) != 64 {
+		t.Errorf("hashes %q, then %q: the file is hashed without need", first, s.Binary)
+	}
+	os.WriteFile(bin+".new", []byte("two"), 0o755)
+	os.Rename(bin+".new", bin)
+	if s, _ = m.look(2*step, time.Unix(20, 0)); s.Binary == "" || s.Binary == first {
+		t.Errorf("an exchanged program has hash %q", s.Binary)
+	}
+	os.Remove(bin)
+	if s, _ = m.look(3*step, time.Unix(30, 0)); s.Binary != "gone" {
+		t.Errorf("a removed program has hash %q", s.Binary)
+	}
+}
+
+// On this machine: a few samples of the real /proc see this test, and what
+// is missing is named.
+func TestRunsOnThisMachine(t *testing.T) {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	start := time.Now()
+	found := make(chan guard.Finding, 100)
+	s, err := New(Config{Interval: 5 * time.Millisecond, State: t.TempDir(), Report: func(f guard.Finding) {
+		select {
+		case found <- f:
+		default:
+		}
+	}, Now: func() time.Duration { return time.Since(start) }, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	for s.Coverage().Seen < 3 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	c := s.Coverage()
+	if c.Lost > 0 || (c.Level == Partial) != (c.Reason != "") {
+		t.Errorf("%+v", c)
+	}
+	s.machine.looks = 0
+	sample, err := s.machine.look(0, time.Now())
+	if err != nil || !slices.ContainsFunc(sample.Programs, func(p Program) bool { return p.PID == os.Getpid() && p.Image == s.c.Binary && !p.Talks() }) {
+		t.Errorf("this test (%d, %s) is not among %d programs, %v", os.Getpid(), s.c.Binary, len(sample.Programs), err)
+	}
+}
+
+func BenchmarkLook(b *testing.B) {
+	s, err := New(Config{State: b.TempDir(), Report: func(guard.Finding) {}, Now: func() time.Duration { return 0 }, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	for b.Loop() {
+		sample, err := s.machine.look(0, time.Now())
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.det.Step(sample)
+		n = len(sample.Programs)
+	}
+	b.ReportMetric(float64(n), "programs")
+}
+
+func ExampleDetector() {
+	d := NewDetector(Limits{})
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	d.Step(Sample{Mono: 0, Wall: at, MemWaiting: math.NaN()})
+	for _, f := range d.Step(Sample{Mono: step, Wall: at.Add(time.Hour), MemWaiting: math.NaN()}) {
+		fmt.Println(f.Rule, f.Evidence["step"])
+	}
+	// Output: load.clock_jump 59m50s
+}
