@@ -280,14 +280,11 @@ func (c *Config) Hardware() (board.Board, error) {
 
 // Outputs names the output pins that this configuration uses.
 func (c *Config) Outputs() []string {
-	var out []string
+	out := []string{c.Watchdog.Heartbeat}
 	for _, h := range c.Chargers {
-		out = append(out, h.Relay)
+		out = append(out, h.Relay, h.Trip)
 	}
-	if c.Watchdog.Heartbeat != "" {
-		out = append(out, c.Watchdog.Heartbeat)
-	}
-	return out
+	return slices.DeleteFunc(out, func(name string) bool { return name == "" })
 }
 
 // fill sets the defaults of list entries, which Default cannot know.

@@ -271,7 +271,7 @@ func TestPinsOfYourOwn(t *testing.T) {
 	if !k1.SafeHigh || k1.Pull != board.PullUp || beat.SafeHigh || beat.Pull != board.PullDown || stop.Debounce != 500 || stop.Pull != board.PullUp {
 		t.Errorf("%+v %+v %+v", k1, beat, stop)
 	}
-	if got := c.Outputs(); !slices.Equal(got, []string{"K1", "BEAT"}) {
+	if got := c.Outputs(); !slices.Equal(got, []string{"BEAT", "K1"}) {
 		t.Errorf("outputs %s", got)
 	}
 	if again, err := Parse(Render(c)); err != nil || len(Diff(c, again)) > 0 {

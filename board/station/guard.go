@@ -24,14 +24,17 @@ type pulse struct {
 	stalled atomic.Bool
 	stalls  atomic.Uint64
 	turns   atomic.Uint64 // verified turns of the loop
+	guard   atomic.Int64  // time of the watchdog's last look
 }
 
 func (p *pulse) tick() { p.beat.Store(int64(p.now())) }
 
-// turn ends a turn in which every charger was looked at and commanded.
-func (p *pulse) turn() {
+// turn ends a turn in which every charger was looked at and commanded. It
+// counts if the outputs obeyed, and if somebody watched.
+func (p *pulse) turn(obeyed bool) {
 	p.tick()
-	if !p.stalled.Load() {
+	watched := p.now()-time.Duration(p.guard.Load()) <= p.limit
+	if obeyed && watched && !p.stalled.Load() {
 		p.turns.Add(1)
 	}
 }
@@ -51,6 +54,7 @@ func (p *pulse) watch(ctx context.Context, halt func()) {
 			return
 		case <-t.C:
 		}
+		p.guard.Store(int64(p.now()))
 		if !p.alive() && p.running.Load() {
 			// Veto first, then halt: a Set(true) that is under way either
 			// sees the veto or happens before the halt.

@@ -25,6 +25,7 @@ const (
 	readBackEach = time.Second            // between two looks at a relay's output
 	trustAfter   = 10                     // ticks after a stall until relays may close again
 	flushLimit   = 3 * time.Second        // at the end, for the last records
+	strayLimit   = 3 * readBackEach       // an output that has to be open may be anything else for so long
 )
 
 // Station is made by New and lives in Run. Its other methods are safe for
@@ -101,7 +102,9 @@ type charger struct {
 	last    Register // last good register and when it was read
 	stopped string   // reason of the last stop, for people
 
-	stuck    bool // the relay could not be commanded
+	stuck    bool          // the relay could not be commanded
+	strays   bool          // its output read closed at the last look
+	strayed  time.Duration // it was as commanded last
 	pilotErr error
 	heatErr  error
 	checked  time.Duration // output read back
@@ -279,7 +282,8 @@ func (s *Station) Alive() bool { return s.pulse.alive() && !s.pulse.stalled.Load
 
 // Progress counts verified turns of the loop: those in which every contact was
 // read, every charger decided about and every command carried out, while the
-// loop's own watchdog had nothing to object to. Whoever feeds a watchdog or
+// loop's own watchdog had nothing to object to and every relay that has to be
+// open reads open. Whoever feeds a watchdog or
 // drives a heartbeat output does so only when the number has grown since the
 // last time. It may be called from any goroutine and never blocks.
 func (s *Station) Progress() uint64 { return s.pulse.turns.Load() }
@@ -436,7 +440,22 @@ func (s *Station) tick() {
 		s.recordOffer(c)
 	}
 	s.repeats()
-	s.pulse.turn()
+	s.pulse.turn(s.obeyed())
+}
+
+// obeyed reports whether every output that has to be open can be commanded and
+// reads open. For one that does not for strayLimit there is no remedy in this
+// program: it stops counting progress, so that a hardware watchdog resets the
+// pins.
+func (s *Station) obeyed() bool {
+	ok := true
+	for _, c := range s.chargers {
+		if c.st.Relay || !c.stuck && !c.strays {
+			c.strayed = s.now
+		}
+		ok = ok && s.now-c.strayed <= strayLimit
+	}
+	return ok
 }
 
 // forgive lets relays close again when the loop has ticked for a while after
@@ -499,6 +518,7 @@ func (s *Station) readBack(c *charger) {
 	}
 	c.checked = s.now
 	closed, err := c.relay.Closed()
+	c.strays = closed && err == nil
 	s.step(c, session.Output{Closed: closed, OK: err == nil})
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/joulegate/joulegate/board/mqtt"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/board/station"
+	"github.com/joulegate/joulegate/board/watchdog"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/joulegate/joulegate/chain/journal"
@@ -51,6 +52,7 @@ type gateway struct {
 	outbox  *outbox
 	devices *devices
 	station *station.Station
+	watch   *watchdog.Watchdog
 	live    *live.Hub
 	mqtt    *mqtt.Service
 	panel   *panel.Server
@@ -165,6 +167,9 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	if g.station, err = station.New(sc); err != nil {
 		return nil, err
 	}
+	if g.watch, err = newWatchdog(cfg, g.devices.pins, g.station, log.With("part", "watchdog")); err != nil {
+		return nil, err
+	}
 	deliver := func(r meter.Reading) { g.station.Reading(r) }
 	if err := g.devices.addMeters(cfg, g.started, g.resumeMeters(), deliver, log.With("part", "meter")); err != nil {
 		return nil, err
@@ -221,11 +226,19 @@ func (g *gateway) run(ctx context.Context) error {
 	defer stopBus()
 	busDone := make(chan error, 1)
 	go func() { busDone <- g.devices.run(bus) }()
+	// Those who watch are fed until the station has ended, because it still
+	// has relays to open, and learn how it ended.
+	watch, stopWatch := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stopWatch(nil)
+	context.AfterFunc(upperCtx, g.watch.Stopping)
+	upper.Go(func() error { return g.watch.Run(watch) })
 	upper.Go(func() error {
 		// The station's last act needs the bus: it offers 0 A and reads the
 		// final register.
 		defer stopBus()
-		return quiet(upperCtx, g.station.Run(upperCtx))
+		err := quiet(upperCtx, g.station.Run(upperCtx))
+		stopWatch(err)
+		return err
 	})
 	upper.Go(func() error { g.station.Note("gateway.started", 1, g.cfg.Name, provenance(g.cfg)); return nil })
 	upper.Go(func() error { return quiet(upperCtx, g.panel.Run(upperCtx)) })
