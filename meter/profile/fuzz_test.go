@@ -130,9 +130,41 @@ func FuzzParse(f *testing.F) {
 			t.Fatal(err)
 		}
 		if p.SunSpec == nil {
-			if _, err := p.Decode(readAll(t, p, im)); err != nil {
+			points, err := p.Decode(readAll(t, p, im))
+			if err != nil {
 				t.Fatal(err)
 			}
+			if state, ok := p.VehicleState(points); ok && (state < 'A' || state > 'F') {
+				t.Fatalf("state %q", state)
+			}
 		}
+		leads(t, p)
 	})
+}
+
+// leads checks that what a profile says of leading the device can be written.
+func leads(t *testing.T, p *profile.Profile) {
+	t.Helper()
+	for _, s := range append(p.Setup(), p.Pause()...) {
+		var raw []meter.RawBlock
+		for _, b := range s.Write.Conditions() {
+			raw = append(raw, meter.RawBlock{Function: uint8(b.Function), Address: b.Address, Data: []byte{0, 0}})
+		}
+		c, err := s.Write.Encode(s.Value, raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Watchdog != nil && p.Watchdog.FedBy == s.Write.Name && !p.Watchdog.Feeds(p, c.Function, c.Address, c.Values) && s.Write.Alt == nil {
+			t.Fatalf("%+v does not feed the watchdog", c)
+		}
+	}
+	for name := range p.Orders {
+		power := int64(0)
+		if w, _ := p.Write("power_command"); !w.Takes(0) {
+			power = w.Max
+		}
+		if _, err := p.Order(name, power); err != nil && name != profile.OrderDischarge {
+			t.Fatal(err)
+		}
+	}
 }

@@ -94,11 +94,10 @@ func (p *Profile) Setup() []Setting {
 // confirmed. Charging goes on after the current and then enable were written.
 func (p *Profile) Pause() []Setting {
 	var out []Setting
-	if w, ok := p.Write("current_limit"); ok && !w.Nonzero {
-		out = append(out, Setting{w, 0})
-	}
-	if w, ok := p.Write("enable"); ok {
-		out = append(out, Setting{w, 0})
+	for _, name := range []string{"current_limit", "enable"} {
+		if w, ok := p.Write(name); ok && w.Takes(0) {
+			out = append(out, Setting{w, 0})
+		}
 	}
 	return out
 }
@@ -179,11 +178,13 @@ func (p *Profile) checkOrders() error {
 			switch {
 			case !ok:
 				return at(fmt.Sprintf("%s[%d].write", here, i), "there is no command %q", s.Write)
+			case w.Alt != nil:
+				return at(fmt.Sprintf("%s[%d].write", here, i), "the scale of %s depends on another register", s.Write)
 			case s.Value == nil && s.Write != "power_command":
 				return at(fmt.Sprintf("%s[%d].value", here, i), "missing")
 			case s.Value == nil:
 				powers++
-			case w.Alt != nil || !w.Takes(*s.Value):
+			case !w.Takes(*s.Value):
 				return at(fmt.Sprintf("%s[%d].value", here, i), "%d is not a value of %s", *s.Value, s.Write)
 			}
 		}
