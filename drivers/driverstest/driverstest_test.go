@@ -105,3 +105,52 @@ func TestFakesFailAndHalt(t *testing.T) {
 		t.Errorf("half a write: %d", v)
 	}
 }
+
+// The fake keeps the function of every write, and can be deaf.
+func TestRegisterWrites(t *testing.T) {
+	ctx := context.Background()
+	dev := &Register{}
+	dev.Put(drivers.HoldingRegisters, 261, 60)
+	dev.Put(Coils, 400, drivers.CoilOff)
+	var tape bytes.Buffer
+	script := func(w drivers.Writer) error {
+		return errors.Join(
+			w.Write(ctx, drivers.Write{Function: drivers.WriteMultiple, Address: 261, Values: []uint16{160}}),
+			w.Write(ctx, drivers.Write{Function: drivers.WriteCoil, Address: 400, Values: []uint16{drivers.CoilOn}, Verify: true}),
+			w.WriteRegisters(ctx, 261, []uint16{80}))
+	}
+	if err := script(NewRecorder(dev, &tape)); err != nil {
+		t.Fatal(err)
+	}
+	var used []drivers.Function
+	for _, w := range dev.Log() {
+		used = append(used, w.Function)
+	}
+	if !slices.Equal(used, []drivers.Function{drivers.WriteMultiple, drivers.WriteCoil, drivers.WriteSingle}) {
+		t.Errorf("functions %v", used)
+	}
+	if v, _ := dev.ValueOf(Coils, 400); v != drivers.CoilOn {
+		t.Errorf("coil %#x", v)
+	}
+	play, err := NewPlayback(&tape)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := script(play); err != nil || play.Left() != 0 {
+		t.Errorf("played back: %v, %d left", err, play.Left())
+	}
+	if dev.Write(ctx, drivers.Write{Function: drivers.WriteSingle, Address: 261, Values: []uint16{1, 2}}) == nil {
+		t.Error("two values with function 6")
+	}
+	dev.Ignore(true)
+	w := drivers.Write{Address: 261, Values: []uint16{100}}
+	if err := dev.Write(ctx, w); err != nil {
+		t.Errorf("a deaf device confirms: %v", err)
+	}
+	if w.Verify = true; !errors.Is(dev.Write(ctx, w), drivers.ErrNotTaken) {
+		t.Error("a deaf device is believed")
+	}
+	if v, _ := dev.Value(261); v != 80 {
+		t.Errorf("register %d", v)
+	}
+}

@@ -43,12 +43,16 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	verb := map[uint8]string{1: "read coil", 3: "read holding", 4: "read input", 5: "write coil", 6: "write", 16: "write"}[e.Function]
+	verb := map[uint8]string{1: "read", 3: "read holding", 4: "read input", 5: "write", 6: "write", 16: "write"}[e.Function]
 	name := ""
 	if e.Device != "" {
 		name = " (" + e.Device + ")"
 	}
-	return fmt.Sprintf("modbus %s unit %d%s: %s registers %d..%d: %v", e.Line, e.Unit, name, verb, e.Address, int(e.Address)+int(e.Count)-1, e.Err)
+	what := fmt.Sprintf("registers %d..%d", e.Address, int(e.Address)+int(e.Count)-1)
+	if e.Function == fnReadCoils || e.Function == fnWriteCoil {
+		what = fmt.Sprintf("coil %d", e.Address)
+	}
+	return fmt.Sprintf("modbus %s unit %d%s: %s %s: %v", e.Line, e.Unit, name, verb, what, e.Err)
 }
 
 func (e *Error) Unwrap() error { return e.Err }

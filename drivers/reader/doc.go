@@ -14,6 +14,9 @@
 // answers but refuses, or that is not what its profile says, is asked again
 // after 1, 2, 4 .. 60 s.
 //
+// A poll is all or nothing: its blocks belong together. A block whose answer is
+// lost or garbled is read once more if the device has answered in this poll.
+//
 // A SunSpec device's model chain is walked at the start and again whenever the
 // device has been away or its map has moved. Other devices are asked for their
 // serial number, where the profile knows it, at the same occasions and once in

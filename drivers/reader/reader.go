@@ -108,7 +108,7 @@ func New(cfg Config) *Reader {
 	}
 	if cfg.Timeout <= 0 {
 		t := cfg.Profile.Timing
-		reads := max(len(cfg.Profile.Blocks(0)), 1)
+		reads := max(len(cfg.Profile.Blocks(0))+len(cfg.Profile.IdentityBlocks()), 1)
 		cfg.Timeout = 5*time.Second + t.ConnectDelay + t.Timeout + time.Duration(reads)*t.Gap
 	}
 	if cfg.Origin.IsZero() {
@@ -315,6 +315,7 @@ func (r *Reader) poll(ctx context.Context) result {
 	var raw []meter.RawBlock
 	var refused []profile.Block
 	var refusal error
+	var retried profile.Block
 	for i := 0; i < len(r.plan); {
 		b := r.plan[i]
 		if b.Slow && !slow {
@@ -330,6 +331,10 @@ func (r *Reader) poll(ctx context.Context) result {
 		data, err := r.read(ctx, b, next)
 		if errors.Is(err, errLater) {
 			slow = false
+			continue
+		}
+		if len(raw) > 0 && b != retried && disturbed(err) {
+			retried = b // it is there: one bad frame need not cost all the others
 			continue
 		}
 		code := exception(err)
@@ -527,6 +532,15 @@ func (r *Reader) readSlow(ctx context.Context, b profile.Block, next time.Durati
 func short(err error) bool {
 	var x interface{ Short() bool }
 	return errors.As(err, &x) && x.Short()
+}
+
+// disturbed reports whether an answer was lost or garbled on the way.
+func disturbed(err error) bool {
+	var x interface {
+		Timeout() bool
+		Garbled() bool
+	}
+	return errors.As(err, &x) && (x.Timeout() || x.Garbled())
 }
 
 // garbledTwice reports whether b was answered with something that is no answer

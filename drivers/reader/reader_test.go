@@ -39,6 +39,7 @@ type device struct {
 	code    refusal          // for what is too long, default 3
 	short   uint16           // longer reads are answered with so many; 0: none
 	mute    drivers.Function // with which it is silent
+	noise   int              // every so many reads garbles one; 0: none
 }
 
 func newDevice(t *testing.T, id string, points ...meter.Point) *device {
@@ -82,6 +83,9 @@ func (d *device) ReadRegisters(ctx context.Context, fn drivers.Function, addr, c
 	d.reads = append(d.reads, profile.Block{Function: fn, Address: addr, Count: count})
 	if d.silent {
 		return nil, errors.New("no answer")
+	}
+	if d.noise > 0 && len(d.reads)%d.noise == 0 {
+		return nil, garbled{}
 	}
 	if fn == d.mute {
 		return nil, errors.New("no answer")
@@ -334,6 +338,27 @@ type garbled struct{}
 
 func (garbled) Error() string { return "bad frame" }
 func (garbled) Garbled() bool { return true }
+func (garbled) Timeout() bool { return false }
+
+// A bad frame costs one more read, not the poll.
+func TestBadFrameIsReadAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDevice(t, "eastron-sdm630", imported(5_000_000))
+		d.latency, d.noise = time.Millisecond, 7
+		rec := start(t, d, reader.Config{SlowEvery: 1})
+		got := rec.after(time.Minute + 500*time.Millisecond)
+		bad := 0
+		for _, r := range got {
+			if r.Quality != meter.Good {
+				bad++
+			}
+		}
+		// One that meets the first read of a poll still costs it.
+		if len(got) < 45 || bad > 10 {
+			t.Errorf("%d readings in a minute, %d of them not good", len(got), bad)
+		}
+	})
+}
 
 // shortAnswer is what the line reports of one with too few registers.
 type shortAnswer struct{}
