@@ -397,7 +397,7 @@ func (w *sharing) remember() {
 func (w *sharing) drawn(i int, at time.Duration) Phases {
 	l := &w.loads[i]
 	var p Phases
-	if l.n == 0 || at-l.draws[0].at > w.t.rules.StaleAfter {
+	if l.n == 0 || at-l.draws[0].at > w.t.rules.RaiseDelay {
 		return p
 	}
 	for k := range l.n {
@@ -672,7 +672,7 @@ func (w *sharing) apply() {
 	for k := range w.hard {
 		free[k] = w.hard[k].left
 		for i := range w.loads {
-			free[k] += w.hard[k].weight[i] * int64(w.target[i]-w.committed(i))
+			free[k] += w.hard[k].weight[i] * int64(w.target[i]-w.committed(i)) // rounding stays unused
 		}
 	}
 	for i := range w.loads {
@@ -686,11 +686,11 @@ func (w *sharing) apply() {
 		}
 		l.cand = min(l.cand, t)
 		wait := w.t.rules.RaiseDelay
-		if l.limit == 0 {
-			wait = 0 // whoever asks first is served at once
-			if l.cut {
-				wait = w.t.rules.ResumeDelay
-			}
+		switch {
+		case l.limit == 0 && l.cut:
+			wait = w.t.rules.ResumeDelay
+		case l.limit == 0 && !w.shared(i):
+			wait = 0 // nobody's draw blurs the base load
 		}
 		if w.now-l.candT < wait {
 			if w.why[i] == "" || l.limit == 0 {
@@ -715,8 +715,23 @@ func (w *sharing) apply() {
 		if l.limit == 0 {
 			l.onT = w.now
 		}
+		if to < t {
+			w.why[i] = "waiting for the room to last"
+		}
 		l.limit, l.cut, l.cand, l.candT = to, false, t, w.now
 	}
+}
+
+// shared tells whether another charger below a fuse of charger i may draw.
+func (w *sharing) shared(i int) bool {
+	for k := range w.hard {
+		for j := range w.loads {
+			if j != i && w.hard[k].weight[i] > 0 && w.hard[k].weight[j] > 0 && w.committed(j) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // committed is what charger i may draw at this moment.

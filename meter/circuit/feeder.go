@@ -34,12 +34,23 @@ type Member struct {
 // change after NewFeeder.
 //
 // A member asks for its chargers and is answered with a lease, a current for
-// each of them. A lease counts from the moment the member asked, on the
-// member's clock, and for the leader from its answer: the leader's view ends
-// later, whatever the network did, and no clocks are compared. A member
-// without a lease keeps at most what it had, and after Lease + Turnaround takes
-// its failsafe share, for which the leader has kept room since the lease
-// ended. The failsafe shares of all fit the rating together.
+// each of them. It obeys a lease until Lease after the moment it asked; then
+// it pauses for Lease + Turnaround and takes its failsafe share.
+//
+//	member  ask ────────► lease obeyed ───────────► pause ──────────► failsafe
+//	          └► leader     └ Lease after the ask     └ grace later
+//
+// No clocks are compared, and messages may come late or never:
+//
+//   - What a lease allows counts as drawn until Lease + Turnaround after the
+//     leader's answer, which is later than the member's question.
+//   - The leader keeps a failsafe share free unless it knows that the member is
+//     not about to take it. It knows by echoes: a request names the newest
+//     lease that the member holds, and that lease names what the request it
+//     answered had named. The question behind a lease was therefore asked after
+//     the leader had sent the lease named in it.
+//
+// The failsafe shares of all fit the rating together.
 type Feeder struct {
 	rules   FeederRules
 	tree    *Tree
@@ -99,10 +110,18 @@ type Ask struct {
 	Age    time.Duration     `cbor:"5,keyasint"` // of Draw
 }
 
-// Request is a member's message to the leader. Seq grows by one with each.
+// Request is a member's message to the leader.
 type Request struct {
 	Seq  uint64 `cbor:"1,keyasint"`
-	Asks []Ask  `cbor:"2,keyasint"`
+	Held Echo   `cbor:"2,keyasint"` // of the newest lease received
+	Asks []Ask  `cbor:"3,keyasint"`
+}
+
+// Echo names a lease to the leader that gave it. The zero value names none.
+type Echo struct {
+	Leader uint64        `cbor:"1,keyasint"` // run of the leader's program
+	Sent   time.Duration `cbor:"2,keyasint"` // on its clock
+	Asked  time.Duration `cbor:"3,keyasint"` // the lease was asked for after this
 }
 
 // Allotment is the limit of one charger.
@@ -116,11 +135,13 @@ type Lease struct {
 	Seq    uint64        `cbor:"1,keyasint"`
 	For    time.Duration `cbor:"2,keyasint"`
 	Limits []Allotment   `cbor:"3,keyasint"`
+	Echo   Echo          `cbor:"4,keyasint"`
 }
 
-// FeederState is the leader's memory. The zero value is a leader that has just
-// started: nobody gets a lease until those of the time before have ended.
+// FeederState is the leader's memory. Nobody gets a lease from a new one until
+// those of the time before have ended.
 type FeederState struct {
+	id      uint64
 	share   State
 	demands []Demand
 	members []membership
@@ -128,11 +149,20 @@ type FeederState struct {
 	startT  time.Duration
 }
 
+// NewLeader returns the state of a leader that has just started; id is random
+// and not 0.
+func NewLeader(id uint64) FeederState { return FeederState{id: id} }
+
 type membership struct {
-	until  time.Duration // end of the lease as the leader sees it
-	leased bool
-	sinceT time.Duration // when it began to ask again
-	seq    uint64
+	until  time.Duration // its last lease may be obeyed
+	safe   time.Duration // it does not take its failsafe share for grace after this
+	ever   bool
+	freedT time.Duration // when it was found to obey leases
+}
+
+// kept tells whether the member's failsafe share must be kept free.
+func (v *membership) kept(r FeederRules, now time.Duration) bool {
+	return !v.ever || now >= v.safe || now-v.freedT < r.Turnaround
 }
 
 // Tick moves the leader's state on; meter is the feeder's, if it has one. Call
@@ -153,15 +183,12 @@ func (f *Feeder) step(s FeederState, m Reading, now time.Duration) (FeederState,
 	var other Phases
 	for i := range s.members {
 		v := &s.members[i]
-		if v.leased && now >= v.until {
-			v.leased = false
-		}
-		if !v.leased {
+		if now >= v.until {
 			for k := range f.members[i].Chargers {
 				s.demands[f.first[i]+k].Want = 0
 			}
 		}
-		if !v.leased || now-v.sinceT < f.rules.grace() {
+		if v.kept(f.rules, now) {
 			other = other.Add(All(f.members[i].Failsafe))
 		}
 	}
@@ -172,7 +199,7 @@ func (f *Feeder) step(s FeederState, m Reading, now time.Duration) (FeederState,
 }
 
 // Answer takes a member's request and returns its lease, or ok false: it gets
-// none now, because its sequence is old or the leader has just started. An
+// none now, because the leader has just started. An
 // error means that the request is malformed; it changes nothing.
 func (f *Feeder) Answer(s FeederState, member int, r Request, m Reading, now time.Duration) (_ FeederState, _ Lease, ok bool, err error) {
 	if member < 0 || member >= len(f.members) {
@@ -188,44 +215,55 @@ func (f *Feeder) Answer(s FeederState, member int, r Request, m Reading, now tim
 		}
 	}
 	s, _ = f.step(s, m, now)
-	v := &s.members[member]
-	if now-s.startT < f.rules.grace() || (v.leased && r.Seq <= v.seq) {
+	if now-s.startT < f.rules.grace() {
 		return s, Lease{}, false, nil
 	}
-	if !v.leased {
-		v.leased, v.sinceT = true, now
+	v := &s.members[member]
+	echo := Echo{Leader: s.id, Sent: now, Asked: -1}
+	if h := r.Held; h.Leader == s.id && h.Sent <= now {
+		echo.Asked = h.Sent
+		if safe := h.Asked + f.rules.Lease; h.Asked >= 0 && h.Asked <= now && safe > v.safe {
+			if v.kept(f.rules, now) && now < safe && (!v.ever || now >= v.safe) {
+				v.freedT = now
+			}
+			v.ever, v.safe = true, safe
+		}
 	}
-	v.until, v.seq = now+f.rules.Lease, r.Seq
+	v.until = now + f.rules.Lease
 	for _, a := range r.Asks {
 		k := slices.IndexFunc(mine, func(h Charger) bool { return h.ID == a.ID })
 		d := &s.demands[f.first[member]+k]
 		*d = Demand{Want: a.Want, Phases: a.Phases, Draw: a.Draw, DrawKnown: true, DrawAt: max(d.DrawAt, now-a.Age), Cap: -1}
 	}
 	s, grants := f.step(s, m, now)
-	l := Lease{Seq: r.Seq, For: f.rules.Lease}
+	l := Lease{Seq: r.Seq, For: f.rules.Lease, Echo: echo}
 	for k, h := range mine {
 		l.Limits = append(l.Limits, Allotment{h.ID, grants[f.first[member]+k].Limit})
 	}
 	return s, l, true, nil
 }
 
-// LeaseState is a member's memory. The zero value is a gateway that has just
-// started and has asked nobody.
+// LeaseState is a member's memory.
 type LeaseState struct {
 	seq     uint64
 	sent    time.Duration // of request seq
 	waiting bool
 	limits  []Allotment
+	echo    Echo
 	held    bool
-	until   time.Duration // end of the lease, or the start of the program
+	until   time.Duration // end of the lease, or of any from before the start
 	started bool
 }
 
-// Asked numbers the next request.
-func Asked(s LeaseState, now time.Duration) (LeaseState, uint64) {
+// NewLease returns the state of a member that has just started; seq is random,
+// so that no answer to an earlier run of the program fits.
+func NewLease(seq uint64) LeaseState { return LeaseState{seq: seq} }
+
+// Asked returns the next request, without its Asks.
+func Asked(s LeaseState, now time.Duration) (LeaseState, Request) {
 	s.seq++
 	s.sent, s.waiting = now, true
-	return s, s.seq
+	return s, Request{Seq: s.seq, Held: s.echo}
 }
 
 // Leased takes an answer. One to another request than the last is ignored.
@@ -234,22 +272,23 @@ func Leased(s LeaseState, l Lease, now time.Duration) LeaseState {
 		return s
 	}
 	s.waiting, s.held, s.started = false, true, true
-	s.limits, s.until = slices.Clone(l.Limits), s.sent+l.For
+	s.limits, s.until, s.echo = slices.Clone(l.Limits), s.sent+l.For, l.Echo
 	return s
 }
 
 // Caps says what holds now: with leased true the limit of each charger (0 for
-// one that the lease does not name), otherwise the failsafe share, which is
+// one that the lease does not name, and for all in the pause after it), otherwise the failsafe share, which is
 // the rating of the circuit that stands for the feeder.
 func Caps(r FeederRules, s LeaseState, chargers []uint8, now time.Duration) (_ LeaseState, caps []meter.MilliAmpere, leased bool) {
 	if !s.started {
-		s.started, s.until = true, now
+		// A lease of the time before the start may still run at the leader.
+		s.started, s.until = true, now+r.Lease
 	}
 	if now-s.until >= r.grace() {
 		return s, nil, false
 	}
 	caps = make([]meter.MilliAmpere, len(chargers))
-	if s.held {
+	if s.held && now < s.until {
 		for i, id := range chargers {
 			if k := slices.IndexFunc(s.limits, func(a Allotment) bool { return a.ID == id }); k >= 0 {
 				caps[i] = max(0, s.limits[k].Limit)

@@ -1,7 +1,9 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/joulegate/joulegate/chain"
@@ -17,6 +19,10 @@ const (
 	// replanEach is how old a plan may grow: energy that did not flow as
 	// planned moves to other slots.
 	replanEach = int64(time.Minute / time.Millisecond)
+	// margin in 1/100 of the power is kept back when slots are chosen, so that
+	// a car or a fuse that gives a little less does not cost the deadline. It
+	// is used where the goal is out of reach without it.
+	margin = 5
 	// worthTelling is the change of a shortfall that is reported again.
 	worthTelling meter.WattHour = 100
 )
@@ -46,6 +52,8 @@ type State struct {
 	version uint64
 	power   meter.Watt
 	made    int64
+	slot    int64          // start of the running slot
+	before  meter.WattHour // session's energy at its start
 	told    bool
 	short   meter.WattHour
 	err     string
@@ -69,6 +77,9 @@ type Output struct {
 func Step(o Order, s State, in Input) (State, Output) {
 	var out Output
 	left := max(0, o.Wh-in.Done)
+	if start := running(in); start != s.slot || s.made == 0 {
+		s.slot, s.before = start, in.Done
+	}
 	if s.made == 0 || in.Version != s.version || in.Power != s.power || in.Now-s.made >= replanEach || in.Now < s.made || s.ended(in.Now) {
 		s.make(o, in, left)
 		out.Replanned = true
@@ -101,6 +112,9 @@ func Step(o Order, s State, in Input) (State, Output) {
 	}
 	// Spread what the share has left over the time it has left.
 	w := meter.Watt((int64(at.Wh)*3_600_000 + (at.End - s.from(at)) - 1) / max(1, at.End-s.from(at)))
+	if w*100 >= in.Power*(100-margin)-100 {
+		w = max(w, in.Power) // a full slot: the margin is for surprises
+	}
 	i := meter.MilliAmpere((int64(w)*1000 + int64(volt*o.Phases) - 1) / int64(volt*o.Phases))
 	out.Current, out.Why = max(i, MinCurrent), "its plan"
 	return s, out
@@ -119,24 +133,57 @@ func (s *State) ended(ms int64) bool {
 	return false
 }
 
+// running returns the start of the slot of this moment.
+func running(in Input) int64 {
+	for _, v := range in.Offers {
+		if in.Now >= v.Start && in.Now < v.End {
+			return v.Start
+		}
+	}
+	return 0
+}
+
 func (s *State) make(o Order, in Input, left meter.WattHour) {
-	slots := make([]Slot, 0, len(in.Offers))
+	s.made, s.version, s.power, s.err = in.Now, in.Version, in.Power, ""
+	g := o.Goal
+	g.Wh = left
+	var slots []Slot
 	for _, v := range in.Offers {
 		if v.End <= in.Now {
 			continue
 		}
-		v.Start = max(v.Start, in.Now)
-		v.Room = min(MaxWh, Room(in.Power, v.End-v.Start))
+		if v.Start <= in.Now {
+			v.Start, v.Tiers = in.Now, less(v.Tiers, in.Done-s.before)
+		}
 		slots = append(slots, v)
 	}
-	g := o.Goal
-	g.Wh = left
-	p, err := Make(slots, g)
-	s.err = ""
-	if err != nil {
-		s.err = err.Error()
+	for _, keep := range []meter.Watt{100 - margin, 100} {
+		for i := range slots {
+			slots[i].Room = min(MaxWh, Room(in.Power*keep/100, slots[i].End-slots[i].Start))
+		}
+		var err error
+		if s.Plan, err = Make(slots, g); err != nil {
+			s.err = err.Error()
+			return
+		}
+		if s.Plan.Short == 0 {
+			return
+		}
 	}
-	s.Plan, s.made, s.version, s.power = p, in.Now, in.Version, in.Power
+}
+
+// less takes from tiers, the cheapest first, what has been charged of them.
+func less(tiers []Tier, done meter.WattHour) []Tier {
+	out := slices.Clone(tiers)
+	slices.SortStableFunc(out, func(a, b Tier) int { return cmp.Compare(a.Price, b.Price) })
+	for i := range out {
+		if t := &out[i]; t.Wh != Unlimited {
+			taken := min(t.Wh, max(0, done))
+			t.Wh -= taken
+			done -= taken
+		}
+	}
+	return out
 }
 
 // report says a shortfall once, and again when it changes.
