@@ -43,8 +43,15 @@ type Charger struct {
 	Limit     meter.MilliAmpere `json:"limit_ma"`
 	Current   meter.MilliAmpere `json:"current_ma"` // highest phase
 	PowerW    meter.Watt        `json:"power_w"`
-	Relay     bool              `json:"relay_closed"`
-	Session   string            `json:"session,omitempty"` // id while one is open
+	MaxLimit  meter.MilliAmpere `json:"max_ma"`                      // rating, per phase
+	Actuator  string            `json:"actuator"`                    // relay, or wallbox that switches by itself
+	Relay     bool              `json:"relay_closed"`                // of a wallbox: it may offer current
+	Cause     string            `json:"cause,omitempty"`             // what moved the actuator last
+	StartsIn  int64             `json:"starts_in_s,omitempty"`       // a start is spread: seconds to go
+	Heat      *int64            `json:"temperature_mdegc,omitempty"` // where a sensor is fitted
+	Order     string            `json:"phase_order,omitempty"`       // three-phase: right, wrong or not judged
+	Offline   bool              `json:"offline,omitempty"`           // the session lives on the limit for times without the ledger
+	Session   string            `json:"session,omitempty"`           // id while one is open
 	SessionWh meter.WattHour    `json:"session_wh"`
 	MaxWh     meter.WattHour    `json:"max_wh,omitempty"` // what the hold pays for
 	Cap       chain.NanoPerWh   `json:"cap_nano_per_wh,omitempty"`

@@ -49,6 +49,17 @@ type Backend interface {
 	// that begin anew, are in order: what the meter says counts again, from
 	// its next reading on. It needs the control socket.
 	ConfirmMeter(ctx context.Context, id string) error
+	// Chargers returns this gateway's chargers.
+	Chargers(ctx context.Context) ([]board.Charger, error)
+	// OrderCharger does one thing to one charger and returns it as it is
+	// then. It asks neither the ledger nor the network. It needs the control
+	// socket.
+	OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (board.Charger, error)
+	// Events returns what this gateway put on record about itself, from the
+	// time from up to but not at to, oldest first; zero times are open ends.
+	// Of more than MaxEvents it returns the newest.
+	Events(ctx context.Context, from, to time.Time) ([]Event, error)
+
 	Market(ctx context.Context) (Market, error)
 	Energy(ctx context.Context) (ledger.Energy, error)
 
@@ -174,6 +185,34 @@ type Peer struct {
 	Since  time.Time `json:"since"`
 	// Direction is "in" when the peer dialled, "out" when this gateway did.
 	Direction string `json:"direction"`
+}
+
+// ChargerOrder is what a person wants of a charger.
+type ChargerOrder struct {
+	Do    string            `json:"do"`                 // one of ChargerOrders
+	Limit meter.MilliAmpere `json:"limit_ma,omitempty"` // of limit: per phase; 0: no limit of a person's
+	Mode  string            `json:"mode,omitempty"`     // of mode: off, now, surplus, market
+}
+
+// ChargerOrders are what can be done to a charger: an ordinary stop, clearing
+// latched faults, starting without waiting for the spread of starts, a limit
+// below the rating, a mode.
+var ChargerOrders = []string{"stop", "clear", "start", "limit", "mode"}
+
+// MaxEvents is the most events of one answer.
+const MaxEvents = 1000
+
+// Event is something that a gateway put on record, with the block of its own
+// chain that proves it.
+type Event struct {
+	Time     time.Time      `json:"time"` // by the gateway's clock
+	Code     string         `json:"code"`
+	Severity uint8          `json:"severity"` // 1 info, 2 warning, 3 alarm
+	Subject  string         `json:"subject"`
+	Text     string         `json:"text"`
+	Detail   chain.Hash     `json:"detail"` // SHA-256 of the text
+	Block    chain.Position `json:"block"`
+	Hash     chain.Hash     `json:"block_hash"`
 }
 
 // Session is a charging session as the ledger knows it.

@@ -171,6 +171,27 @@ func (c *Client) ConfirmMeter(ctx context.Context, id string) error {
 	return err
 }
 
+// Chargers implements Backend.
+func (c *Client) Chargers(ctx context.Context) ([]board.Charger, error) {
+	return get[[]board.Charger](ctx, c, "/chargers")
+}
+
+// OrderCharger implements Backend.
+func (c *Client) OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (board.Charger, error) {
+	return call[board.Charger](ctx, c, http.MethodPost, "/chargers/"+strconv.Itoa(int(id)), o)
+}
+
+// Events implements Backend.
+func (c *Client) Events(ctx context.Context, from, to time.Time) ([]Event, error) {
+	q := url.Values{}
+	for key, t := range map[string]time.Time{"from": from, "to": to} {
+		if !t.IsZero() {
+			q.Set(key, t.Format(time.RFC3339Nano))
+		}
+	}
+	return get[[]Event](ctx, c, "/events?"+q.Encode())
+}
+
 // Market implements Backend.
 func (c *Client) Market(ctx context.Context) (Market, error) {
 	return get[Market](ctx, c, "/market/status")

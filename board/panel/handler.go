@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,6 +78,18 @@ func (s *Server) Handler(control bool) http.Handler {
 	handle("GET /members", func(r *http.Request) (any, error) { return b.Members(r.Context()) })
 	handle("GET /peers", func(r *http.Request) (any, error) { return b.Peers(r.Context()) })
 	handle("GET /meters", func(r *http.Request) (any, error) { return b.Meters(r.Context()) })
+	handle("GET /chargers", func(r *http.Request) (any, error) { return b.Chargers(r.Context()) })
+	handle("GET /events", func(r *http.Request) (any, error) {
+		from, err := timeOf(r, "from")
+		if err != nil {
+			return nil, err
+		}
+		to, err := timeOf(r, "to")
+		if err != nil {
+			return nil, err
+		}
+		return b.Events(r.Context(), from, to)
+	})
 	handle("GET /energy", func(r *http.Request) (any, error) { return b.Energy(r.Context()) })
 	handle("GET /market/status", func(r *http.Request) (any, error) { return b.Market(r.Context()) })
 	handle("GET /sessions", func(r *http.Request) (any, error) { return b.Sessions(r.Context()) })
@@ -149,6 +162,20 @@ func (s *Server) Handler(control bool) http.Handler {
 				return nil, Invalid("%v", err)
 			}
 			return b.Submit(r.Context(), t.Envelope)
+		})
+		handle("POST /chargers/{id}", func(r *http.Request) (any, error) {
+			id, err := strconv.ParseUint(r.PathValue("id"), 10, 8)
+			if err != nil {
+				return nil, Invalid("charger %q is not a number of 1..255", short(r.PathValue("id")))
+			}
+			var o ChargerOrder
+			if err := body(r, &o); err != nil {
+				return nil, err
+			}
+			if !slices.Contains(ChargerOrders, o.Do) {
+				return nil, Invalid("%q: a charger can be told to %s", short(o.Do), strings.Join(ChargerOrders, ", "))
+			}
+			return b.OrderCharger(r.Context(), uint8(id), o)
 		})
 		handle("POST /meters/{id}/confirm", func(r *http.Request) (any, error) {
 			return struct{}{}, b.ConfirmMeter(r.Context(), r.PathValue("id"))
@@ -276,6 +303,18 @@ func sessionID(r *http.Request) (id chain.ID, err error) {
 		return id, Invalid("session: %v", err)
 	}
 	return id, nil
+}
+
+// timeOf reads a time of the query; none is the zero time.
+func timeOf(r *http.Request, key string) (t time.Time, err error) {
+	q := r.URL.Query().Get(key)
+	if q == "" {
+		return t, nil
+	}
+	if t, err = time.Parse(time.RFC3339Nano, q); err != nil {
+		return t, Invalid("%s %q is not a time such as 2026-05-01T14:03:00Z", key, short(q))
+	}
+	return t, nil
 }
 
 // short cuts what a stranger sent to something fit for an answer.

@@ -234,6 +234,24 @@ func (f *fake) ConfirmMeter(_ context.Context, id string) error {
 	return nil
 }
 
+func (f *fake) Chargers(context.Context) ([]board.Charger, error) { return f.snapshot().Chargers, nil }
+
+func (f *fake) OrderCharger(_ context.Context, id uint8, o ChargerOrder) (board.Charger, error) {
+	c := f.snapshot().Chargers[0]
+	switch {
+	case id != c.ID:
+		return board.Charger{}, &Error{http.StatusNotFound, "unknown_charger", "this gateway has no charger 7"}
+	case o.Limit > 16_000:
+		return board.Charger{}, &Error{http.StatusConflict, "above_rating", "32000 mA: charger 1 is rated 16000 mA"}
+	}
+	c.Mode, c.Limit = o.Mode, o.Limit
+	return c, nil
+}
+
+func (f *fake) Events(_ context.Context, from, to time.Time) ([]Event, error) {
+	return []Event{{Time: fakeStart, Code: "charger.opened", Severity: 2, Subject: "charger-1", Text: from.UTC().String() + to.UTC().String(), Block: chain.Position{Epoch: 1, Number: 3}}}, nil
+}
+
 func (f *fake) Meters(context.Context) ([]board.Meter, error) { return f.snapshot().Meters, nil }
 
 func fill(i int, kind string, side chain.Side, wh, local meter.WattHour, price chain.NanoPerWh) ledger.FillView {
@@ -386,6 +404,8 @@ func TestClientIsTheBackend(t *testing.T) {
 		"members":  func(b Backend) (any, error) { return b.Members(ctx) },
 		"peers":    func(b Backend) (any, error) { return b.Peers(ctx) },
 		"meters":   func(b Backend) (any, error) { return b.Meters(ctx) },
+		"chargers": func(b Backend) (any, error) { return b.Chargers(ctx) },
+		"events":   func(b Backend) (any, error) { return b.Events(ctx, fakeStart, time.Time{}) },
 		"market":   func(b Backend) (any, error) { return b.Market(ctx) },
 		"energy":   func(b Backend) (any, error) { return b.Energy(ctx) },
 		"sessions": func(b Backend) (any, error) { return b.Sessions(ctx) },
@@ -429,6 +449,27 @@ func asJSON(v any) string {
 	return string(b)
 }
 
+// TestChargerOrdersAreRefusedByName: whoever asks learns which limit refused.
+func TestChargerOrdersAreRefusedByName(t *testing.T) {
+	_, control, _, _ := serve(t, &fake{})
+	for name, c := range map[string]struct {
+		id   uint8
+		o    ChargerOrder
+		code string
+	}{
+		"above the rating": {1, ChargerOrder{Do: "limit", Limit: 32_000}, "above_rating"},
+		"unknown charger":  {7, ChargerOrder{Do: "stop"}, "unknown_charger"},
+		"unknown order":    {1, ChargerOrder{Do: "explode"}, "invalid"},
+		"no order":         {1, ChargerOrder{}, "invalid"},
+	} {
+		_, err := control.OrderCharger(t.Context(), c.id, c.o)
+		var e *Error
+		if !errors.As(err, &e) || e.Code != c.code || e.Message == "" {
+			t.Errorf("%s: %v, want code %s", name, err, c.code)
+		}
+	}
+}
+
 // TestAdministrationIsLocal: what needs no signature of its own passes only
 // through the socket.
 func TestAdministrationIsLocal(t *testing.T) {
@@ -441,6 +482,7 @@ func TestAdministrationIsLocal(t *testing.T) {
 		"invite":  func(b Backend) (any, error) { return b.Invite(ctx, InviteRequest{Node: "feeder1", Valid: time.Hour}) },
 		"verify":  func(b Backend) (any, error) { return b.LedgerVerify(ctx, nil) },
 		"confirm": func(b Backend) (any, error) { return nil, b.ConfirmMeter(ctx, "house") },
+		"charger": func(b Backend) (any, error) { return b.OrderCharger(ctx, 1, ChargerOrder{Do: "limit", Limit: 8000}) },
 		"unsigned stop": func(b Backend) (any, error) {
 			return b.StopSession(ctx, openID, StopOrder{})
 		},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/session"
@@ -318,4 +319,16 @@ func (s *Station) ClearFault(ctx context.Context, connector uint8) error {
 		}
 		reply(err)
 	})
+}
+
+// Charger describes one charger as it is now, after every command before.
+func (s *Station) Charger(ctx context.Context, connector uint8) (v board.Charger, err error) {
+	err = s.command(ctx, func(reply func(error)) {
+		c, err := s.connector(connector)
+		if err == nil {
+			v = s.showCharger(c)
+		}
+		reply(err)
+	})
+	return v, err
 }

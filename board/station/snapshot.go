@@ -27,7 +27,7 @@ func (s *Station) snapshot() board.Snapshot {
 		v.Meters = append(v.Meters, m.show())
 	}
 	for _, c := range s.chargers {
-		v.Chargers = append(v.Chargers, c.show())
+		v.Chargers = append(v.Chargers, s.showCharger(c))
 	}
 	v.Alarms = s.alarms()
 	return v
@@ -50,10 +50,21 @@ func (m *meterState) show() board.Meter {
 	return v
 }
 
-func (c *charger) show() board.Charger {
+func (s *Station) showCharger(c *charger) board.Charger {
 	v := board.Charger{
 		ID: c.ID, Meter: c.Meter, State: c.st.Phase.String(), Why: c.st.Why, Vehicle: c.st.Vehicle.String(), Mode: c.mode.String(),
 		Limit: c.st.Offered, Current: c.st.Current, Relay: c.st.Relay, Fault: c.st.Fault.String(), LastStop: c.stopped,
+		MaxLimit: c.Session.MaxCurrent, Actuator: c.actuator(), Cause: c.st.Cause, Offline: c.st.Offline(),
+	}
+	if wait := c.st.StartsAt - s.now; wait > 0 {
+		v.StartsIn = int64((wait + time.Second - 1) / time.Second)
+	}
+	if c.Session.Temp && c.st.Heat != 0 {
+		heat := int64(c.st.Heat)
+		v.Heat = &heat
+	}
+	if c.Session.Phases == 3 {
+		v.Order = "not judged: the meter does not report it"
 	}
 	if p, ok := c.meter.last.Power(); ok {
 		v.PowerW = p.Watts()
@@ -104,6 +115,15 @@ func (s *Station) alarms() []board.Alarm {
 		if c.pilotErr != nil {
 			add("charger.controller", id, c.pilotErr.Error())
 		}
+		if c.heatErr != nil {
+			add("charger.temperature", id, c.heatErr.Error())
+		}
+	}
+	if s.clockUnset() {
+		add("clock", "", "the clock says "+s.wall.UTC().Format(time.DateTime)+", before this microgrid was founded: it is not set")
+	}
+	if s.offline {
+		add("ledger.lost", "", "the ledger takes no records of this gateway; they wait on its disk")
 	}
 	if s.diskErr != nil {
 		add("disk", "", s.diskErr.Error())

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -263,12 +264,17 @@ func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote
 
 func percent(ppm int64) string { return money(chain.Nano(ppm)*1e5) + " %" }
 
-// refused makes the station's refusals presentable.
+// refused makes the station's refusals presentable: each names its limit.
 func refused(err error) error {
-	if errors.Is(err, station.ErrRefused) {
-		return panel.Refused("%v", err)
+	var r *station.Refusal
+	if !errors.As(err, &r) {
+		return err
 	}
-	return err
+	status := http.StatusConflict
+	if r.Code == station.UnknownCharger || r.Code == station.UnknownMeter {
+		status = http.StatusNotFound
+	}
+	return &panel.Error{Status: status, Code: r.Code, Message: r.Text}
 }
 
 func (b backend) StartSession(ctx context.Context, q chain.SignedQuote) (panel.Session, error) {

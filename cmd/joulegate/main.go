@@ -103,7 +103,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 	root.AddCommand(
 		newRunCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newVersionCmd(),
 		newGridCmd(), newPeerCmd(), newConfigCmd(),
-		newBoardCmd(), newBusCmd(), newMeterCmd(), newSessionCmd(), newReceiptCmd(),
+		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newSessionCmd(), newReceiptCmd(), newJournalCmd(),
 		newLedgerCmd(), newAccountCmd(), newMarketCmd(),
 	)
 	for _, c := range root.Commands() {

@@ -173,7 +173,8 @@ function here() {
       rows.push(el('div.row', el('h3', 'Connector ' + c.id + ' ', el('span.pill.' + (c.fault ? 'bad' : c.state === 'charging' ? 'car' : 'ok'), c.fault || c.state)),
         el('span.val', watts(c.power_w)),
         c.max_wh ? el('div.sub', el('progress', { max: c.max_wh, value: c.session_wh, 'aria-label': 'energy of the session' }), `${wh(c.session_wh)} of ${wh(c.max_wh)} at most ${price(c.cap_nano_per_wh)} per kWh`) : null,
-        el('p.sub', `${c.why || 'waiting for a car'} · relay ${c.relay_closed ? 'closed' : 'open'}` + (c.limit_ma ? ` · limit ${num(c.limit_ma / 1000)} A` : ''))));
+        el('p.sub', `${c.why || 'waiting for a car'} · ${c.actuator === 'wallbox' ? 'wallbox' : 'relay'} ${c.relay_closed ? 'closed' : 'open'}` + (c.starts_in_s ? ` · starts in ${num(c.starts_in_s)} s` : '') + (c.temperature_mdegc != null ? ` · ${num(Math.round(c.temperature_mdegc / 100) / 10)} °C` : '') + (c.offline ? ' · without the ledger' : '') + (c.limit_ma ? ` · limit ${num(c.limit_ma / 1000)} A` : '')),
+        c.fault ? el('p.sub', `A person has to repair it, then: joulegate charger clear ${c.id}`) : null));
     }
     return rows.length ? el('div.rows', rows) : el('p.empty', 'No meter is configured.');
   });

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/panel"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/setpoint"
+	"github.com/spf13/cobra"
+)
+
+func (b backend) Chargers(context.Context) ([]board.Charger, error) {
+	s, ok := b.live.Latest()
+	if !ok {
+		return nil, panel.Unavailable("the control loop has not said anything yet")
+	}
+	return s.Chargers, nil
+}
+
+func (b backend) OrderCharger(ctx context.Context, id uint8, o panel.ChargerOrder) (board.Charger, error) {
+	var err error
+	switch o.Do {
+	case "stop":
+		err = b.station.StopCharger(ctx, id, chain.StopOperator, "stopped by a person at the gateway")
+	case "clear":
+		err = b.station.ClearFault(ctx, id)
+	case "start":
+		err = b.station.StartNow(ctx, id)
+	case "limit":
+		err = b.station.SetLimit(ctx, id, o.Limit)
+	case "mode":
+		mode, bad := setpoint.ParseMode(o.Mode)
+		if bad != nil {
+			return board.Charger{}, panel.Invalid("%v", bad)
+		}
+		err = b.station.SetMode(ctx, id, mode)
+	default:
+		return board.Charger{}, panel.Invalid("a charger cannot be told to %q", o.Do)
+	}
+	if err != nil {
+		return board.Charger{}, refused(err)
+	}
+	c, err := b.station.Charger(ctx, id)
+	return c, refused(err)
+}
+
+func (b backend) Events(ctx context.Context, from, to time.Time) ([]panel.Event, error) {
+	out := []panel.Event{}
+	at := chain.Position{Epoch: 1}
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		blocks, err := b.journal.OwnAfter(at, submitBatch)
+		if err != nil {
+			return nil, err
+		}
+		for _, blk := range blocks {
+			at = blk.Position()
+			for _, r := range blk.Records {
+				var e chain.Event
+				if r.Kind != chain.KindEvent {
+					continue
+				}
+				if err := chain.Unmarshal(r.Body, &e); err != nil {
+					return nil, fmt.Errorf("event in own block %s: %w", at, err)
+				}
+				when := time.UnixMilli(e.At)
+				if when.Before(from) || !to.IsZero() && !when.Before(to) {
+					continue
+				}
+				out = append(out, panel.Event{Time: when, Code: e.Code, Severity: e.Severity, Subject: e.Subject, Text: e.Text, Detail: e.Detail, Block: at, Hash: blk.Hash})
+			}
+		}
+		if n := len(out) - panel.MaxEvents; n > 0 {
+			out = slices.Delete(out, 0, n)
+		}
+		if len(blocks) < submitBatch {
+			return out, nil
+		}
+	}
+}
+
+func newChargerCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "charger",
+		Short: "Look after the chargers of this gateway",
+		Long: `Shows why a charger charges or does not, stops it, lowers what it offers, and
+takes a person's word that a latched fault is repaired. Nothing here needs the
+ledger or the network. What a limit refuses is refused by name.`,
+	}
+	order := func(use, short, example string, args cobra.PositionalArgs, parse func(args []string) (panel.ChargerOrder, error)) *cobra.Command {
+		return query(&cobra.Command{Use: use, Short: short, Example: example, Args: args},
+			func(cmd *cobra.Command, g *panel.Client, args []string) (board.Charger, error) {
+				id, err := strconv.ParseUint(args[0], 10, 8)
+				if err != nil || id == 0 {
+					return board.Charger{}, usageError{fmt.Errorf("charger %q: its number, as in: joulegate charger ls", args[0])}
+				}
+				o, err := parse(args[1:])
+				if err != nil {
+					return board.Charger{}, usageError{err}
+				}
+				return g.OrderCharger(cmd.Context(), uint8(id), o)
+			}, printCharger)
+	}
+	plain := func(do string) func([]string) (panel.ChargerOrder, error) {
+		return func([]string) (panel.ChargerOrder, error) { return panel.ChargerOrder{Do: do}, nil }
+	}
+	c.AddCommand(
+		query(&cobra.Command{Use: "ls", Short: "List chargers: state, reason, faults", Args: cobra.NoArgs},
+			func(cmd *cobra.Command, g *panel.Client, _ []string) ([]board.Charger, error) {
+				return g.Chargers(cmd.Context())
+			}, printChargers),
+		order("stop ID", "End the session there: 0 A, wait, open", "  joulegate charger stop 1", cobra.ExactArgs(1), plain("stop")),
+		order("clear ID", "Say that a latched fault is repaired", "  joulegate charger clear 1", cobra.ExactArgs(1), plain("clear")),
+		order("start ID", "Do not wait for the spread of starts", "  joulegate charger start 1", cobra.ExactArgs(1), plain("start")),
+		order("limit ID AMPERE", "Offer at most that many amperes per phase; 0 takes the limit away", "  joulegate charger limit 1 10", cobra.ExactArgs(2),
+			func(args []string) (panel.ChargerOrder, error) {
+				a, err := parseMoney(args[0]) // three decimals of an ampere are mA
+				if err != nil || a < 0 || a%1e6 != 0 {
+					return panel.ChargerOrder{}, fmt.Errorf("limit %q: write it like 10 or 7.5", args[0])
+				}
+				return panel.ChargerOrder{Do: "limit", Limit: meter.MilliAmpere(a / 1e6)}, nil
+			}),
+		order("mode ID MODE", "Charge with: off, now, surplus, market", "  joulegate charger mode 1 surplus", cobra.ExactArgs(2),
+			func(args []string) (panel.ChargerOrder, error) {
+				if _, err := setpoint.ParseMode(args[0]); err != nil {
+					return panel.ChargerOrder{}, err
+				}
+				return panel.ChargerOrder{Do: "mode", Mode: args[0]}, nil
+			}),
+	)
+	return c
+}
+
+func ampere(a meter.MilliAmpere) string { return fmt.Sprintf("%d.%d A", a/1000, a%1000/100) }
+
+func printChargers(w io.Writer, all []board.Charger) error {
+	rows := [][]string{{"CHARGER", "STATE", "MODE", "VEHICLE", "OFFERS", "FLOWS", "POWER", "WHY"}}
+	for _, c := range all {
+		why := c.Why
+		if c.Fault != "" {
+			why = "FAULT: " + c.Fault + " (joulegate charger clear " + strconv.Itoa(int(c.ID)) + " after the repair)"
+		}
+		rows = append(rows, []string{strconv.Itoa(int(c.ID)), c.State, c.Mode, c.Vehicle, ampere(c.Limit), ampere(c.Current), fmt.Sprintf("%d W", c.PowerW), why})
+	}
+	return table(w, rows)
+}
+
+func printCharger(w io.Writer, c board.Charger) error { return printChargers(w, []board.Charger{c}) }
+
+func newJournalCmd() *cobra.Command {
+	c := &cobra.Command{Use: "journal", Short: "Read what this gateway put on record about itself"}
+	events := &cobra.Command{
+		Use:   "events",
+		Short: "Say what happened and why: switching, faults, trips, doubted meters",
+		Long: `Prints what this gateway put on record: each switching of a charger with its
+cause, faults and trips, doubted meters, jumps of the clock. Each line is in a
+signed block of the gateway's own chain, which its neighbours hold as well; the
+block's number is where an audit finds it. Times are RFC 3339, or a time ago
+such as 2h.`,
+		Example: "  joulegate journal events --from 2h\n  joulegate journal events --from 2026-05-01T14:00:00+02:00 --to 2026-05-01T14:10:00+02:00 --json",
+		Args:    cobra.NoArgs,
+	}
+	events.Flags().String("from", "24h", "begin, a `TIME` or a time ago; empty: everything")
+	events.Flags().String("to", "", "end, a `TIME` or a time ago")
+	c.AddCommand(query(events, func(cmd *cobra.Command, g *panel.Client, _ []string) ([]panel.Event, error) {
+		from, err1 := timeFlag(cmd, "from")
+		to, err2 := timeFlag(cmd, "to")
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, usageError{err}
+		}
+		return g.Events(cmd.Context(), from, to)
+	}, func(w io.Writer, all []panel.Event) error {
+		rows := [][]string{{"TIME", "", "WHAT", "WHERE", "WHY", "BLOCK"}}
+		for _, e := range all {
+			level := [...]string{"", "", "warning", "ALARM"}[min(e.Severity, 3)]
+			rows = append(rows, []string{e.Time.Format("2006-01-02 15:04:05.000"), level, e.Code, e.Subject, e.Text, e.Block.String()})
+		}
+		if len(all) == panel.MaxEvents {
+			rows = append(rows, []string{fmt.Sprintf("only the newest %d: narrow --from and --to", panel.MaxEvents)})
+		}
+		return table(w, rows)
+	}))
+	return c
+}
+
+func timeFlag(cmd *cobra.Command, name string) (time.Time, error) {
+	s, _ := cmd.Flags().GetString(name)
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return time.Now().Add(-d), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return t, fmt.Errorf("--%s %q: write 2026-05-01T14:00:00Z, or a time ago such as 2h", name, s)
+	}
+	return t, nil
+}
