@@ -55,6 +55,16 @@ type Quote struct {
 	Cap       NanoPerWh      `cbor:"10,keyasint"` // no Wh costs more, whatever happens to tariffs
 	Hold      Nano           `cbor:"11,keyasint"` // = Cap * MaxWh
 	Redeem    bool           `cbor:"12,keyasint"` // spend discount credit on this bill
+
+	// By and Want state what the driver needs when he leaves: Want Wh before
+	// slot By begins. They bind the plan of charging, not the price.
+	By   Slot           `cbor:"20,keyasint,omitempty"` // 0: as soon as possible
+	Want meter.WattHour `cbor:"21,keyasint,omitempty"` // <= MaxWh
+
+	// SellWh and SellLimit let the car sell: at most so much energy, for at
+	// least that price. A car that only sells has MaxWh 0.
+	SellWh    meter.WattHour `cbor:"22,keyasint,omitempty"`
+	SellLimit NanoPerWh      `cbor:"23,keyasint,omitempty"`
 }
 
 // SignedQuote carries the exact bytes that the driver signed.
@@ -84,8 +94,12 @@ func (q *Quote) Check() error {
 	switch {
 	case q.Version != Version:
 		return fmt.Errorf("quote version %d, this program knows %d", q.Version, Version)
-	case q.MaxWh <= 0 || q.Cap <= 0:
+	case q.MaxWh < 0 || q.Cap <= 0 || (q.MaxWh == 0 && q.SellWh == 0):
 		return fmt.Errorf("quote %s: energy %d Wh at %d nano/Wh", q.ID, q.MaxWh, q.Cap)
+	case q.SellWh < 0 || q.SellLimit < 0 || (q.SellWh == 0 && q.SellLimit != 0):
+		return fmt.Errorf("quote %s: sells %d Wh at %d nano/Wh", q.ID, q.SellWh, q.SellLimit)
+	case q.By < 0 || q.Want < 0 || q.Want > q.MaxWh || (q.By == 0) != (q.Want == 0):
+		return fmt.Errorf("quote %s: wants %d Wh by slot %d, of at most %d Wh", q.ID, q.Want, q.By, q.MaxWh)
 	case err != nil:
 		return fmt.Errorf("quote %s: %w", q.ID, err)
 	case hold != q.Hold:
@@ -111,6 +125,8 @@ type SessionMeter struct {
 	Register meter.WattHour `cbor:"4,keyasint"` // import register of the session meter
 	Quality  meter.Quality  `cbor:"5,keyasint"`
 	At       int64          `cbor:"6,keyasint"` // Unix ms
+
+	Export meter.WattHour `cbor:"20,keyasint,omitempty"` // export register of the session meter, of a car that may sell
 }
 
 // SessionStop states the last register. The session settles when the slot is
@@ -124,6 +140,8 @@ type SessionStop struct {
 	At       int64          `cbor:"6,keyasint"`
 	Reason   StopReason     `cbor:"7,keyasint"`
 	Receipt  Hash           `cbor:"8,keyasint"` // SHA-256 of the OCMF payload bytes
+
+	Export meter.WattHour `cbor:"20,keyasint,omitempty"` // as in SessionMeter
 }
 
 // StopReason says why a session ended.

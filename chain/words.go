@@ -84,6 +84,8 @@ var (
 	AccountRounding  = system("rounding")  // residue of invoices
 	AccountDispute   = system("dispute")   // disputed amounts
 	AccountPayout    = system("payout")    // locked until a bank has paid it out
+	// AccountCollateral holds what both sides of firm orders have put up.
+	AccountCollateral = system("collateral")
 )
 
 // IsSystem reports whether a is a named account of the ledger itself.
@@ -103,7 +105,7 @@ func (a Account) MarshalText() ([]byte, error) { return []byte(a.String()), nil 
 func (a *Account) UnmarshalText(b []byte) error {
 	if name, ok := strings.CutPrefix(string(b), "sys:"); ok {
 		s := system(name)
-		for _, k := range []Account{AccountGrid, AccountNetwork, AccountLoss, AccountReserve, AccountPromotion, AccountRounding, AccountDispute, AccountPayout} {
+		for _, k := range []Account{AccountGrid, AccountNetwork, AccountLoss, AccountReserve, AccountPromotion, AccountRounding, AccountDispute, AccountPayout, AccountCollateral} {
 			if s == k && len(name) < len(a) {
 				*a = k
 				return nil
@@ -215,9 +217,12 @@ const (
 	// RoleConnection is the meter between the microgrid and the public grid:
 	// against it losses are reconciled. At most one per microgrid.
 	RoleConnection
+	// RoleStorage is a battery's meter, behind the site meter: its import
+	// register counts charging, its export register discharging.
+	RoleStorage
 )
 
-var roles = [...]string{RoleSite: "site", RoleProduction: "production", RoleCharger: "charger", RoleConnection: "connection"}
+var roles = [...]string{RoleSite: "site", RoleProduction: "production", RoleCharger: "charger", RoleConnection: "connection", RoleStorage: "storage"}
 
 func (r Role) String() string {
 	if r == 0 || int(r) >= len(roles) {
@@ -233,5 +238,5 @@ func ParseRole(s string) (Role, error) {
 			return i, nil
 		}
 	}
-	return 0, fmt.Errorf("unknown meter role %q (site, production, charger, connection)", s)
+	return 0, fmt.Errorf("unknown meter role %q (site, production, charger, connection, storage)", s)
 }

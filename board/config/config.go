@@ -67,7 +67,7 @@ type Meter struct {
 	Line     string     `yaml:"line" doc:"id of its line"`
 	Unit     uint8      `yaml:"unit" doc:"Modbus unit, 1..247"`
 	Profile  string     `yaml:"profile" doc:"'joulegate meter profiles' lists them"`
-	Role     string     `yaml:"role" doc:"site, production, charger or connection"`
+	Role     string     `yaml:"role" doc:"site, production, charger, connection or storage"`
 	Interval Duration   `yaml:"interval" doc:"time between readings"`
 	MaxPower meter.Watt `yaml:"max_power_w" doc:"no plausible reading exceeds it"`
 	Invert   bool       `yaml:"invert,omitempty" doc:"the current transformers are mounted the wrong way round"`

@@ -90,13 +90,16 @@ type ValidatorUpdate struct {
 //	invoice.issued  credit_note.issued                       document number
 //	session.refunded                                         session
 //	rules.proposed  .changed  .dropped                       height
+//	feature.switched                                         feature
+//	firm.offered  .taken  .closed  .delivered                offer id
 //	ledger.violation                                         SHA-256 of the transaction
 //	member.joined  member.revoked                            member name
+//	meter.corrected  .correction_waits  .correction_refused  member name
 //	meter.late  meter.rebased  meter.segment  meter.suspect  member name
 //	record.refused  supplier.owes                            member name
 //	session.held  .charging  .metered  .closed  .expired  .interrupted  .refused
-//	session.energy_after_end  .ended_by_rule  .excess  .late  .rebased  .stop_conflict  .suspect
-//	slot.cleared                                             slot number
+//	session.energy_after_end  .ended_by_rule  .excess  .late  .rebased  .sold_unpaid  .stop_conflict  .suspect
+//	slot.cleared  slot.loss  zones.planned                   slot number
 type Event struct {
 	Code    string `json:"code"`    // dotted, e.g. "session.closed"
 	Subject string `json:"subject"` // session id, member name, slot number or account
@@ -343,6 +346,9 @@ func (r *run) due(st State) error {
 		return err
 	}
 	if err := r.deadlines(st); err != nil {
+		return err
+	}
+	if err := r.closeFirms(st); err != nil {
 		return err
 	}
 	if err := r.clearSlots(st); err != nil {

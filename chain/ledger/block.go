@@ -136,6 +136,8 @@ func (r *run) record(st State, m *member, epoch uint32, rec chain.Record) error 
 		return body(rec, func(b chain.SessionMeter) error { return r.sessionMeter(st, m, b) })
 	case chain.KindSessionStop:
 		return body(rec, func(b chain.SessionStop) error { return r.sessionStop(st, m, b) })
+	case chain.KindMeterCorrection:
+		return body(rec, func(b chain.MeterCorrection) error { return r.correction(st, m, b) })
 	}
 	return refuse(CodeKind, "record kind %d", rec.Kind)
 }
@@ -212,7 +214,7 @@ func plausible(power, fromMs, toMs int64) meter.WattHour {
 // energy moves with the next record that is trusted.
 func (r *run) meterRecord(st State, m *member, epoch uint32, rec chain.MeterRecord) error {
 	device := m.Member.Device
-	if !goodName(rec.Meter) || !goodQuality(rec.Quality) || rec.Role < chain.RoleSite || rec.Role > chain.RoleConnection || rec.Page == 0 {
+	if !goodName(rec.Meter) || !goodQuality(rec.Quality) || rec.Role < chain.RoleSite || rec.Role > chain.RoleStorage || rec.Page == 0 {
 		return refuse(CodeMalformed, "meter %q role %s quality %s page %d", rec.Meter, rec.Role, rec.Quality, rec.Page)
 	}
 	at := min(max(rec.At, m.JoinedMs), r.time+r.skew())
@@ -334,6 +336,12 @@ func (r *run) book(st State, m *member, rec *chain.MeterRecord, imp, exp meter.W
 		c.Produced += exp
 		if err := total(st, Energy{Produced: exp, Consumed: exp}); err != nil {
 			return err
+		}
+	case chain.RoleStorage:
+		c.Storage = true
+		if open && whole {
+			b.Charged += imp
+			b.Discharged += exp
 		}
 	case chain.RoleConnection:
 		if st.Get(key(tabGrid)) == nil {

@@ -168,9 +168,9 @@ func (r *run) burn(st State, by authority, b chain.Burn) error {
 	if err := r.operators(by); err != nil {
 		return err
 	}
-	// The reserve backs credits; what is disputed or locked for a payout is
-	// not the operator's.
-	if b.From == chain.AccountReserve || b.From == chain.AccountDispute || b.From == chain.AccountPayout {
+	// The reserve backs credits; what is disputed, locked for a payout or put
+	// up for firm orders is not the operator's.
+	if b.From == chain.AccountReserve || b.From == chain.AccountDispute || b.From == chain.AccountPayout || b.From == chain.AccountCollateral {
 		return refuse(CodeAccount, "money cannot be burned from %s", b.From)
 	}
 	if err := r.bankRef(st, chain.TxBurn, b.From, b.Amount, b.BankRef); err != nil {

@@ -39,6 +39,14 @@ const (
 	tabMoney      = 'M' // -> supply
 	tabRules      = 'R' // -> Rules
 	tabSlot       = 'S' // slot -> SlotView
+	tabContract   = 'j' // slot, offer, number -> contract: firm energy of a slot not cleared yet
+	tabFeature    = 'k' // feature -> FeatureView
+	tabZoneNext   = 'y' // slot, node -> zone: a change of the fee tree that waits
+	tabZonePast   = 'z' // node, 0, first slot -> zone: what held before the latest change
+	tabCorrection = 'C' // device, slot, id -> CorrectionView
+	tabSale       = 'D' // slot, session -> meter.WattHour: what a car has given in a slot not cleared yet
+	tabFirm       = 'F' // 'v', id -> FirmView; 'o', first slot, id -> nothing: offers still open
+	tabDelivery   = 'H' // slot, offer, number -> FirmDelivery
 	tabExpiry     = 'X' // slot, account, number -> nothing: when a lot expires
 	tabProposal   = 'g' // expiry, proposal id -> nothing: joint statements that have been executed
 	tabDispute    = 'x' // number -> DisputeView
@@ -124,6 +132,9 @@ func key(table byte, parts ...[]byte) []byte {
 func be64(n uint64) []byte          { return binary.BigEndian.AppendUint64(nil, n) }
 func slotBytes(s chain.Slot) []byte { return be64(uint64(s)) }
 
+// slotOf is the inverse of slotBytes, for the head of a key.
+func slotOf(k []byte) chain.Slot { return chain.Slot(binary.BigEndian.Uint64(k)) }
+
 // AccountKey, SessionKey, MemberKey, HeadKey, SlotKey and FillKey name single
 // entries of the state, to prove them against an app hash.
 func AccountKey(a chain.Account) []byte { return key(tabAccount, a[:]) }
@@ -170,6 +181,7 @@ func bucketKey(s chain.Slot, device chain.Key) []byte {
 	return key(tabBucket, slotBytes(s), device[:])
 }
 func loadKey(s chain.Slot, id chain.ID) []byte     { return key(tabLoad, slotBytes(s), id[:]) }
+func saleKey(s chain.Slot, id chain.ID) []byte     { return key(tabSale, slotBytes(s), id[:]) }
 func lotKey(a chain.Account, n uint64) []byte      { return key(tabLot, a[:], be64(n)) }
 func openKey(id chain.ID) []byte                   { return key(tabOpen, id[:]) }
 func nodeKey(id string) []byte                     { return key(tabNode, []byte(id)) }
@@ -201,6 +213,7 @@ type node struct {
 	Parent string          `cbor:"1,keyasint"`
 	Fee    chain.NanoPerWh `cbor:"2,keyasint"`
 	Device chain.Key       `cbor:"3,keyasint"` // zero: inner node
+	Since  chain.Slot      `cbor:"4,keyasint,omitempty"`
 }
 
 // member is one gateway, past or present.
@@ -224,6 +237,11 @@ type counters struct {
 	SoldLocal      meter.WattHour `cbor:"8,keyasint"`
 	SupplierImport meter.WattHour `cbor:"9,keyasint"`
 	SupplierExport meter.WattHour `cbor:"10,keyasint"`
+
+	Storage      bool              `cbor:"20,keyasint,omitempty"` // has a battery meter
+	Certificates CertificateTotals `cbor:"21,keyasint,omitzero"`
+	FirmBought   meter.WattHour    `cbor:"22,keyasint,omitempty"` // of BoughtLocal, under contracts
+	FirmSold     meter.WattHour    `cbor:"23,keyasint,omitempty"`
 }
 
 // bucket gathers a gateway's metered energy of one slot until it clears.
@@ -236,6 +254,8 @@ type bucket struct {
 	Connection bool           `cbor:"6,keyasint"` // the grid connection has reported this slot
 	GridImport meter.WattHour `cbor:"7,keyasint"`
 	GridExport meter.WattHour `cbor:"8,keyasint"`
+	Charged    meter.WattHour `cbor:"9,keyasint,omitempty"` // by the battery
+	Discharged meter.WattHour `cbor:"10,keyasint,omitempty"`
 }
 
 // lateSlot nets a house's import and its cars' energy of one slot that were

@@ -19,7 +19,8 @@ func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(f
 //  2. Discount credit outstanding = credit reserve; nobody gets back more than he paid.
 //  3. No negative balance; captured + released = held.
 //  4. Buyers pay at most, sellers get at least their limit; paid = received + fees.
-//  5. Bought = sold in every slot, every Wh in one fill; produced + imported = consumed + exported + lost.
+//  5. Bought = sold in every slot, every Wh in one trade and at most one certificate;
+//     produced + imported = consumed + exported + lost.
 //  6. Meters and sessions never run backwards.
 //
 // The seventh, that the same input gives the same state on every gateway, is
@@ -27,15 +28,20 @@ func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(f
 func CheckInvariants(st State) []string {
 	var f faults
 	f.money(st)
-	pending := map[chain.ID]meter.WattHour{}
+	f.firm(st)
+	pending, sold := map[chain.ID]meter.WattHour{}, map[chain.ID]meter.WattHour{}
 	each(st, key(tabLoad), func(k []byte, wh meter.WattHour) bool {
 		pending[chain.ID(k[8:])] += wh
 		return true
 	})
+	each(st, key(tabSale), func(k []byte, wh meter.WattHour) bool {
+		sold[chain.ID(k[8:])] += wh
+		return true
+	})
 	each(st, key(tabSession), func(_ []byte, s SessionView) bool {
 		f.session(&s)
-		if s.PendingWh != pending[s.ID] {
-			f.add("session %s waits for %d Wh, its slots have %d", s.ID, s.PendingWh, pending[s.ID])
+		if s.PendingWh != pending[s.ID] || s.PendingSold != sold[s.ID] {
+			f.add("session %s waits for %d and %d Wh, its slots have %d and %d", s.ID, s.PendingWh, s.PendingSold, pending[s.ID], sold[s.ID])
 		}
 		if indexed := st.Get(openKey(s.ID)) != nil; indexed != s.State.Open() {
 			f.add("session %s is %s, in the index of open ones: %t", s.ID, s.State, indexed)
@@ -61,6 +67,7 @@ func CheckInvariants(st State) []string {
 func checkBlock(block *Overlay) []string {
 	var f faults
 	f.money(block)
+	f.firm(block)
 	block.changed(func(k, before, after []byte) {
 		switch {
 		case k[0] == tabSession && after != nil:
@@ -79,7 +86,7 @@ func checkBlock(block *Overlay) []string {
 			f.add("document %x was changed", k)
 		case k[0] == tabMeter && after != nil:
 			f.meterStep(k, before, must[MeterView](k, after))
-		case (k[0] == tabSession || k[0] == tabSlot || k[0] == tabFill) && after == nil:
+		case (k[0] == tabSession || k[0] == tabSlot || k[0] == tabFill || k[0] == tabDelivery || k[0] == tabCorrection) && after == nil:
 			f.add("entry %x was removed", k)
 		}
 	})
@@ -235,6 +242,9 @@ func (f *faults) session(s *SessionView) {
 	if s.Captured < 0 || s.Released < 0 || s.Captured+s.Released > s.Hold || (!s.State.Open() && s.Captured+s.Released != s.Hold) {
 		f.add("session %s is %s: captured %d, released %d, held %d", s.ID, s.State, s.Captured, s.Released, s.Hold)
 	}
+	if s.Sold < 0 || s.Sold > s.SellWh || s.PendingSold < 0 || s.PendingSold > s.Sold || (!s.State.Open() && s.PendingSold != 0) {
+		f.add("session %s is %s: %d Wh sold of %d, %d pending", s.ID, s.State, s.Sold, s.SellWh, s.PendingSold)
+	}
 	if s.Wh < 0 || s.Wh > s.MaxWh || s.PendingWh < 0 || s.LocalWh < 0 || s.PendingWh+s.LocalWh > s.Wh || (!s.State.Open() && s.PendingWh != 0) {
 		f.add("session %s is %s: %d Wh of %d, %d pending, %d local", s.ID, s.State, s.Wh, s.MaxWh, s.PendingWh, s.LocalWh)
 	}
@@ -243,7 +253,7 @@ func (f *faults) session(s *SessionView) {
 // sessionStep checks 6 for a session.
 func (f *faults) sessionStep(k, before []byte, s *SessionView) {
 	b := zeroOr[SessionView](k, before)
-	if s.Seq < b.Seq || s.State < b.State || s.Wh < b.Wh || s.Captured < b.Captured || (b.Based && s.Register < b.Register) {
+	if s.Seq < b.Seq || s.State < b.State || s.Wh < b.Wh || s.Sold < b.Sold || s.Captured < b.Captured || (b.Based && s.Register < b.Register) {
 		f.add("session %s went from %s %d with register %d to %s %d with %d", s.ID, b.State, b.Seq, b.Register, s.State, s.Seq, s.Register)
 	}
 }
@@ -259,24 +269,29 @@ func (f *faults) meterStep(k, before []byte, m MeterView) {
 
 // slot checks 4 and 5 for one slot.
 func (f *faults) slot(st State, v *SlotView) {
-	var bought, sold meter.WattHour
+	var bought, sold, given, cancelled meter.WattHour
 	var paid, received chain.Nano
 	each(st, FillKey(v.Slot, ""), func(_ []byte, p FillView) bool {
 		beyond := p.Price > p.Limit
 		amount := chain.Nano(p.Price) * chain.Nano(p.Local)
 		if p.Side == chain.Buy {
-			bought += p.Local
+			bought += p.Local + p.Firm
 			paid += amount
+			cancelled += p.Certified
 		} else {
 			beyond = p.Price < p.Limit
-			sold += p.Local
+			sold += p.Local + p.Firm
 			received += amount
+			given += p.Certified
 		}
 		if p.Local > 0 && beyond {
 			f.add("slot %d: %s trades at %d, its limit is %d", v.Slot, p.ID, p.Price, p.Limit)
 		}
-		if p.Local < 0 || p.Grid < 0 || p.Supplier < 0 || p.Local+p.Grid+p.Supplier != p.Wh {
-			f.add("slot %d: %s has %d Wh, %d local, %d grid, %d supplier", v.Slot, p.ID, p.Wh, p.Local, p.Grid, p.Supplier)
+		if min(p.Local, p.Grid, p.Supplier, p.Firm, p.FirmGrid, p.FirmOwn) < 0 || p.Local+p.Grid+p.Supplier != p.rest() {
+			f.add("slot %d: %s has %d Wh, %d local, %d grid, %d supplier; firm %d, %d, %d", v.Slot, p.ID, p.Wh, p.Local, p.Grid, p.Supplier, p.Firm, p.FirmGrid, p.FirmOwn)
+		}
+		if p.Certified < 0 || p.Stored < 0 || p.Stored > p.Certified || p.Certified > p.Local+p.Firm {
+			f.add("slot %d: %s has certificates for %d Wh, %d of them stored, of %d local and %d firm", v.Slot, p.ID, p.Certified, p.Stored, p.Local, p.Firm)
 		}
 		if amount += chain.Nano(p.GridAt) * chain.Nano(p.Grid); amount != p.Amount {
 			f.add("slot %d: %s settles %d for %d", v.Slot, p.ID, p.Amount, amount)
@@ -286,10 +301,16 @@ func (f *faults) slot(st State, v *SlotView) {
 	if bought != sold || bought != v.Energy.Traded {
 		f.add("slot %d: %d Wh bought, %d sold, %d traded", v.Slot, bought, sold, v.Energy.Traded)
 	}
+	if given != cancelled {
+		f.add("slot %d: certificates for %d Wh given, for %d cancelled", v.Slot, given, cancelled)
+	}
 	if v.Paid != v.Received+v.Fees || v.Paid != paid || v.Received != received || v.Fees < 0 {
 		f.add("slot %d: paid %d, received %d, fees %d; the fills say %d and %d", v.Slot, v.Paid, v.Received, v.Fees, paid, received)
 	}
 	f.energy(fmt.Sprintf("slot %d", v.Slot), v.Energy)
+	if err := CertifySlot(st, v.Slot); err != nil {
+		f.add("slot %d: the clearing is not proven optimal: %v", v.Slot, err)
+	}
 }
 
 // totals checks 5 over all slots: the members' shares add up to the whole.
@@ -297,15 +318,30 @@ func (f *faults) totals(st State) {
 	e := EnergyOf(st)
 	f.energy("totals", e)
 	var imp, exp, produced, sold meter.WattHour
-	each(st, key(tabCounters), func(_ []byte, c counters) bool {
+	var certificates CertificateTotals
+	each(st, key(tabCounters), func(k []byte, c counters) bool {
+		f.certificates(k, &c)
+		certificates.Sold += c.Certificates.Sold
+		certificates.Bought += c.Certificates.Bought
 		imp += c.Import
 		exp += c.Export
 		produced += c.Produced
 		sold += c.SoldLocal
 		return true
 	})
+	if certificates.Sold != certificates.Bought {
+		f.add("certificates for %d Wh were sold, for %d bought", certificates.Sold, certificates.Bought)
+	}
 	if produced != e.Produced || produced+imp-exp != e.Consumed || sold != e.Traded {
 		f.add("members produced %d, consumed %d and sold %d Wh, together %d, %d and %d", produced, produced+imp-exp, sold, e.Produced, e.Consumed, e.Traded)
+	}
+}
+
+// certificates checks 5 for one member.
+func (f *faults) certificates(device []byte, c *counters) {
+	t := c.Certificates
+	if t.Sold+t.Exported+t.Own != t.Issued+t.Stored || t.Issued > c.Produced+t.Owed || t.Stored > storable(t.Charged) || min(t.Sold, t.Exported, t.Own, t.Issued, t.Stored, t.Bought, t.Charged, t.Owed) < 0 {
+		f.add("member %x produced %d Wh and has certificates %+v", device, c.Produced, t)
 	}
 }
 

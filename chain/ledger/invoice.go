@@ -196,18 +196,22 @@ type Accrual struct {
 // accrue adds a house's energy and money of one slot to what will be billed.
 // Overflow is out of reach: every term has moved through an account.
 func (r *run) accrue(st State, m *member, s chain.Slot, a Accrual) {
+	r.accrueTo(st, m.owner(), m.Member.Device, s, a)
+}
+
+// accrueTo is accrue for anybody whose energy a gateway's meters have counted.
+func (r *run) accrueTo(st State, account chain.Account, device chain.Key, s chain.Slot, a Accrual) {
 	if a.Bought|a.Grid|a.Sold|a.Fed == 0 && a.BoughtWh|a.GridWh|a.SoldWh|a.FedWh == 0 {
 		return
 	}
 	at := s.Start(r.rules.SlotSeconds)
 	a.TaxPPM, a.Taxed = r.rules.TaxAt(at)
-	a.Approved = r.billable(st, m.Member.Device, 0, at)
+	a.Approved = r.billable(st, device, 0, at)
 	rate := uint64(0)
 	if a.Taxed {
 		rate = uint64(a.TaxPPM) + 1
 	}
-	owner := m.owner()
-	k := key(tabAccrual, owner[:], be64(rate))
+	k := key(tabAccrual, account[:], be64(rate))
 	sum, known := get[Accrual](st, k)
 	if !known {
 		sum = Accrual{Taxed: a.Taxed, TaxPPM: a.TaxPPM, From: s, To: s, Approved: true}
@@ -228,12 +232,29 @@ func (r *run) accrue(st State, m *member, s chain.Slot, a Accrual) {
 func (r *run) accrueFill(st State, m *member, s chain.Slot, f *FillView) {
 	local := chain.Nano(f.Price) * chain.Nano(f.Local) // has been paid
 	switch {
-	case f.Session != chain.ID{}: // billed as a session
+	case f.Session != chain.ID{} && f.Side == chain.Buy: // billed as a session
+	case f.Session != chain.ID{}:
+		r.accrueTo(st, f.Account, f.Device, s, Accrual{SoldWh: f.Local, Sold: local, FedWh: f.Grid, Fed: f.Amount - local})
 	case f.Side == chain.Buy:
 		r.accrue(st, m, s, Accrual{BoughtWh: f.Local, Bought: local, GridWh: f.Grid, Grid: f.Amount - local})
 	default:
 		r.accrue(st, m, s, Accrual{SoldWh: f.Local, Sold: local, FedWh: f.Grid, Fed: f.Amount - local})
 	}
+}
+
+// accrueFirm bills what a contract has delivered, and the supplier's part of a
+// shortfall. Compensation is no supply: the contract's delivery tells it.
+func (r *run) accrueFirm(st State, view *SlotView, d *FirmDelivery) {
+	bought := Accrual{BoughtWh: d.Delivered, Bought: chain.Nano(d.Price+d.Fee) * chain.Nano(d.Delivered)}
+	sold := Accrual{SoldWh: d.Delivered, Sold: chain.Nano(d.Price) * chain.Nano(d.Delivered)}
+	if d.OwnBill == 0 && d.SellerShort > 0 {
+		bought.GridWh, bought.Grid = d.SellerShort, d.BuyerPaid-bought.Bought
+	}
+	if d.OwnBill == 0 && d.BuyerShort > 0 {
+		sold.FedWh, sold.Fed = d.BuyerShort, chain.Nano(view.FeedIn)*chain.Nano(d.BuyerShort)
+	}
+	r.accrueTo(st, d.Buyer.Account, d.Buyer.Device, view.Slot, bought)
+	r.accrueTo(st, d.Seller.Account, d.Seller.Device, view.Slot, sold)
 }
 
 // issueInvoice bills an account's settled sessions and accrued energy.

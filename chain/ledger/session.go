@@ -59,10 +59,19 @@ func (r *run) sessionOpen(st State, m *member, o chain.SessionOpen) error {
 		return refuse(CodeExpired, "quote %s expired at %d", q.ID, q.Expires)
 	case q.Cap > MaxPrice:
 		return refuse(CodeRange, "quote %s: cap %d, at most %d", q.ID, q.Cap, MaxPrice)
+	case q.SellLimit > MaxPrice || q.By > r.slot+maxAhead:
+		return refuse(CodeRange, "quote %s: sells from %d nano/Wh, leaves in slot %d", q.ID, q.SellLimit, q.By)
+	case q.By != 0 && q.By <= r.slot:
+		return refuse(CodeExpired, "quote %s: slot %d has begun", q.ID, q.By)
 	case st.Get(ck) != nil:
 		return refuse(CodeConnector, "connector %d has an open session", q.Connector)
 	case balance(st, driver) < q.Hold:
 		return refuse(CodeFunds, "account %s has %d, the hold is %d", driver, balance(st, driver), q.Hold)
+	}
+	if q.SellWh > 0 {
+		if err := needFeature(st, chain.FeatureV2V); err != nil {
+			return err
+		}
 	}
 	if err := add(st, driver, -q.Hold); err != nil {
 		return err
@@ -72,6 +81,7 @@ func (r *run) sessionOpen(st State, m *member, o chain.SessionOpen) error {
 		ID: q.ID, State: SessionHeld, Driver: driver, DriverKey: q.Driver, Gateway: q.Gateway, Connector: q.Connector,
 		MaxWh: q.MaxWh, Cap: q.Cap, Redeem: q.Redeem, Hold: q.Hold, QuoteHash: hash,
 		OpenedHeight: r.height, OpenedMs: opened, LastMs: opened,
+		By: q.By, Want: q.Want, SellWh: q.SellWh, SellLimit: q.SellLimit,
 	})
 	put(st, openKey(q.ID), true)
 	put(st, ck, q.ID)
@@ -87,6 +97,7 @@ type reading struct {
 	register meter.WattHour
 	quality  meter.Quality
 	at       int64
+	export   meter.WattHour
 }
 
 func (r *run) sessionMeter(st State, m *member, b chain.SessionMeter) error {
@@ -94,7 +105,7 @@ func (r *run) sessionMeter(st State, m *member, b chain.SessionMeter) error {
 	if err != nil || b.Seq <= s.Seq {
 		return err // a repeated record has no effect
 	}
-	return r.advance(st, m, s, reading{b.Session, b.Seq, b.Slot, b.Register, b.Quality, b.At})
+	return r.advance(st, m, s, reading{b.Session, b.Seq, b.Slot, b.Register, b.Quality, b.At, b.Export})
 }
 
 func (r *run) sessionStop(st State, m *member, b chain.SessionStop) error {
@@ -112,7 +123,7 @@ func (r *run) sessionStop(st State, m *member, b chain.SessionStop) error {
 		return nil
 	}
 	ended := s.State >= SessionMetered
-	if err := r.advance(st, m, s, reading{b.Session, b.Seq, b.Slot, b.Register, b.Quality, b.At}); err != nil {
+	if err := r.advance(st, m, s, reading{b.Session, b.Seq, b.Slot, b.Register, b.Quality, b.At, b.Export}); err != nil {
 		return err
 	}
 	if s.Receipt == (chain.Hash{}) {
@@ -171,28 +182,39 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 	at := min(max(n.at, s.OpenedMs-r.skew()), r.time+r.skew())
 	if !s.Based {
 		at = max(at, s.RegisterMs)
-		if doubt := r.trust(n.quality, n.slot, at, at, 0); doubt != "" || n.register < 0 {
+		if doubt := r.trust(n.quality, n.slot, at, at, 0); doubt != "" || n.register < 0 || n.export < 0 {
 			r.event("session.suspect", s.ID.String(), "no begin register: %s", doubt)
 		} else {
 			s.Based, s.Begin, s.Register, s.RegisterMs = true, n.register, n.register, at
+			if s.SellWh > 0 {
+				s.ExportBegin, s.Export = n.export, n.export
+			}
 		}
 		putSession(st, s)
 		return nil
 	}
 	delta := n.register - s.Register
-	doubt := r.trust(n.quality, n.slot, s.RegisterMs, at, m.Member.MaxPower, delta)
+	given := meter.WattHour(0)
+	if s.SellWh > 0 {
+		given = n.export - s.Export
+	}
+	doubt := r.trust(n.quality, n.slot, s.RegisterMs, at, m.Member.MaxPower, delta, given)
 	switch {
 	case doubt == "":
 	case s.Begin == 0 && s.Register == 0 && delta > 0 && r.trust(n.quality, n.slot, s.RegisterMs, at, 0) == "":
 		// Zero after a reboot is a placeholder, not a register.
 		r.event("session.rebased", s.ID.String(), "begin register %d Wh", n.register)
 		s.Begin, delta = n.register, 0
+		if s.SellWh > 0 {
+			s.ExportBegin, s.Export, given = n.export, n.export, 0
+		}
 	default:
 		r.event("session.suspect", s.ID.String(), "record %d: %s", n.seq, doubt)
 		putSession(st, s)
 		return nil
 	}
 	s.Register, s.RegisterMs = n.register, max(at, s.RegisterMs)
+	s.Export += given
 	follows := n.slot >= s.Reported && n.slot <= s.Reported+1
 	s.Reported = max(s.Reported, n.slot)
 
@@ -214,8 +236,38 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 			return err
 		}
 	}
+	if sold := min(given, s.SellWh-s.Sold); sold > 0 {
+		s.Sold += sold
+		if follows && n.slot >= r.clock.Next {
+			k := saleKey(n.slot, s.ID)
+			sale, _ := get[meter.WattHour](st, k)
+			put(st, k, sale+sold)
+			s.PendingSold += sold
+		} else {
+			r.buyBySite(st, m, s, n.slot, sold)
+		}
+	}
+	if over := s.Export - s.ExportBegin - s.Sold; given > 0 && over > 0 {
+		r.event("session.excess", s.ID.String(), "%d Wh given beyond %d, the site owner's", over, s.SellWh)
+	}
 	putSession(st, s)
 	return nil
+}
+
+// buyBySite settles what a car gave outside the local market: the site's own
+// meter has paid the owner for it, or charged him less, so he owes the driver
+// the feed-in price as far as his balance goes.
+func (r *run) buyBySite(st State, m *member, s *SessionView, slot chain.Slot, wh meter.WattHour) {
+	_, feedIn := r.prices(st, slot)
+	if !pay(st, m.owner(), s.Driver, feedIn, wh) {
+		r.event("session.sold_unpaid", s.ID.String(), "slot %d: %s owes for %d Wh at %d nano/Wh", slot, m.Member.Name, wh, feedIn)
+		return
+	}
+	amount := chain.Nano(feedIn) * chain.Nano(wh) // pay has checked the product
+	s.Earned += amount
+	r.accrue(st, m, slot, Accrual{BoughtWh: wh, Bought: amount})
+	r.accrueTo(st, s.Driver, s.Gateway, slot, Accrual{SoldWh: wh, Sold: amount})
+	r.event("session.late", s.ID.String(), "slot %d: %d Wh given, at %d nano/Wh", slot, wh, feedIn)
 }
 
 // sellBySite bills a session's energy outside the local market: the driver
@@ -288,7 +340,7 @@ func (r *run) timers(st State) error {
 func (r *run) settleMetered(st State) error {
 	for _, id := range openSessions(st) {
 		s := session(st, id)
-		if s.State != SessionMetered || s.PendingWh != 0 {
+		if s.State != SessionMetered || s.PendingWh != 0 || s.PendingSold != 0 {
 			continue
 		}
 		if err := r.settle(st, &s); err != nil {

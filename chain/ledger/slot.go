@@ -40,11 +40,11 @@ func (r *run) clearSlots(st State) error {
 	return nil
 }
 
-// firstPending returns the first slot with energy to clear.
+// firstPending returns the first slot with energy or contracts to clear.
 func firstPending(st State) (chain.Slot, bool) {
 	var first chain.Slot
 	found := false
-	for _, table := range []byte{tabBucket, tabLoad} {
+	for _, table := range []byte{tabBucket, tabLoad, tabSale, tabContract} {
 		st.Iterate([]byte{table}, func(k, _ []byte) bool {
 			if s := chain.Slot(binary.BigEndian.Uint64(k[1:])); !found || s < first {
 				first, found = s, true
@@ -63,6 +63,9 @@ func (r *run) allReported(st State, s chain.Slot) bool {
 		buckets[chain.Key(k[8:])] = b
 		return true
 	})
+	if len(buckets) == 0 && len(contractKeys(st, s)) > 0 {
+		return false // nobody is missing where nobody has ever reported
+	}
 	if g, ok := get[connection](st, key(tabGrid)); ok && !buckets[g.Device].Connection {
 		return false
 	}
@@ -85,14 +88,28 @@ type site struct {
 	member member
 	bucket bucket
 	cars   meter.WattHour // of sessions behind it that trade
+	sold   meter.WattHour // by cars behind it that trade
 }
 
-// clear clears one slot: local trades first, then the supplier.
+// orders returns what the house itself buys and sells. With import I and
+// export E of the site meter, S into cars and V out of cars behind it:
 //
-// With import I and export E of the site meter and S of the sessions behind
-// it, the house itself buys max(0, I-S) and sells E + max(0, S-I), and every
-// session buys its own energy at the house's node.
+//	buys   max(0, I - S) + max(0, V - E)     what a car gave and did not leave, the house used
+//	sells  max(0, E - V) + max(0, S - I)     what a car took and did not enter, the house gave
+//
+// less what went from one car to the other behind the meter. Buyers and
+// sellers at the house then differ by I - E, whatever the cars do.
+func (at *site) orders() (buys, sells meter.WattHour) {
+	imp, exp := at.bucket.Import, at.bucket.Export
+	used, gave := max(0, at.sold-exp), max(0, at.cars-imp)
+	through := min(used, gave)
+	return max(0, imp-at.cars) + used - through, max(0, exp-at.sold) + gave - through
+}
+
+// clear clears one slot: firm contracts first, then local trades, then the
+// supplier.
 func (r *run) clear(st State, s chain.Slot) error {
+	applyZones(st, s)
 	retail, feedIn := r.prices(st, s)
 	view := SlotView{Slot: s, Previous: r.clock.Cleared, Height: r.height, TimeMs: r.time, Retail: retail, FeedIn: feedIn}
 
@@ -117,67 +134,63 @@ func (r *run) clear(st State, s chain.Slot) error {
 		}
 	}
 
-	var fills []FillView
-	type load struct {
-		id chain.ID
-		wh meter.WattHour
+	fills, err := r.cars(st, &view, byDevice)
+	if err != nil {
+		return err
 	}
-	var loads []load // ascending by session
-	each(st, key(tabLoad, slotBytes(s)), func(k []byte, wh meter.WattHour) bool {
-		loads = append(loads, load{chain.ID(k[8:]), wh})
-		return true
-	})
-	for _, l := range loads {
-		st.Delete(loadKey(s, l.id))
-		c := session(st, l.id)
-		c.PendingWh -= l.wh
-		if at := byDevice[c.Gateway]; at != nil && at.bucket.Reported && !at.bucket.Late {
-			at.cars += l.wh
-			fills = append(fills, FillView{
-				ID: "car/" + c.ID.String(), Device: c.Gateway, Session: c.ID, Account: c.Driver, Side: chain.Buy,
-				Node: at.member.Member.Name, Limit: min(c.Cap, retail), Wh: l.wh, GridAt: min(c.Cap, retail),
-			})
-		} else {
-			// Without the house's reading nobody knows where it came from.
-			m, _ := get[member](st, MemberKey(c.Gateway))
-			if err := r.sellBySite(st, &m, &c, s, l.wh); err != nil {
-				return err
-			}
-		}
-		putSession(st, &c)
-	}
-
-	budget := map[chain.Account]chain.Nano{} // what owners can still commit to, at retail
 	for _, at := range sites {
 		if !at.bucket.Reported {
 			continue
 		}
 		view.Reported++
-		imp, exp, owner, name := at.bucket.Import, at.bucket.Export, at.member.owner(), at.member.Member.Name
-		if wh := max(0, imp-at.cars); wh > 0 {
-			f := FillView{ID: "buy/" + name, Device: at.device, Account: owner, Side: chain.Buy, Node: name, Limit: r.limit(st, at.device, chain.Buy, s, retail, feedIn), Wh: wh, GridAt: retail}
-			left, ok := budget[owner]
-			if !ok {
-				left = balance(st, owner)
-			}
-			if cost, err := chain.Cost(retail, wh); err == nil && cost <= left {
-				left -= cost
-			} else {
-				f.Supplier = wh
-			}
-			budget[owner] = left
-			fills = append(fills, f)
+		owner, name := at.member.owner(), at.member.Member.Name
+		buys, sells := at.orders()
+		if buys > 0 {
+			fills = append(fills, FillView{ID: "buy/" + name, Device: at.device, Account: owner, Side: chain.Buy, Node: name, Limit: r.limit(st, at.device, chain.Buy, s, retail, feedIn), Wh: buys, GridAt: retail})
 		}
-		if wh := exp + max(0, at.cars-imp); wh > 0 {
-			fills = append(fills, FillView{ID: "sell/" + name, Device: at.device, Account: owner, Side: chain.Sell, Node: name, Limit: r.limit(st, at.device, chain.Sell, s, retail, feedIn), Wh: wh, GridAt: feedIn})
+		if sells > 0 {
+			fills = append(fills, FillView{ID: "sell/" + name, Device: at.device, Account: owner, Side: chain.Sell, Node: name, Limit: r.limit(st, at.device, chain.Sell, s, retail, feedIn), Wh: sells, GridAt: feedIn})
 		}
 	}
 	slices.SortFunc(fills, func(a, b FillView) int { return cmp.Compare(a.ID, b.ID) })
 
-	if err := r.trade(st, &view, houses, fills); err != nil {
+	contracts, err := r.deliver(st, &view, fills)
+	if err != nil {
+		return err
+	}
+	// What owners can still commit to, at retail; the rest is on their
+	// suppliers' own bills.
+	budget := map[chain.Account]chain.Nano{}
+	for i := range fills {
+		f := &fills[i]
+		if f.Side != chain.Buy || f.Session != (chain.ID{}) {
+			continue
+		}
+		left, ok := budget[f.Account]
+		if !ok {
+			left = balance(st, f.Account)
+		}
+		if cost, err := chain.Cost(retail, f.rest()); err == nil && cost <= left {
+			left -= cost
+		} else {
+			f.Supplier = f.rest()
+		}
+		budget[f.Account] = left
+	}
+	nodes := treeNow(st, houses)
+	if err := r.trade(st, &view, nodes, fills); err != nil {
+		return err
+	}
+	if err := earned(st, fills, contracts); err != nil {
 		return err
 	}
 	r.balance(st, &view, sites)
+	if err := certificates(st, nodes, sites, fills, contracts); err != nil {
+		return err
+	}
+	if err := r.loss(st, &view, sites); err != nil {
+		return err
+	}
 	if err := total(st, view.Energy); err != nil {
 		return err
 	}
@@ -189,6 +202,90 @@ func (r *run) clear(st State, s chain.Slot) error {
 	}
 	put(st, SlotKey(s), view)
 	r.event("slot.cleared", fmt.Sprint(s), "%d sites, %d missing, %d Wh traded, fees %d nano", view.Reported, view.Missing, view.Energy.Traded, view.Fees)
+	return nil
+}
+
+// cars makes the orders of the charging sessions of a slot.
+func (r *run) cars(st State, view *SlotView, sites map[chain.Key]*site) ([]FillView, error) {
+	var fills []FillView
+	for _, l := range loads(st, tabLoad, view.Slot) {
+		st.Delete(l.key)
+		c := session(st, l.id)
+		c.PendingWh -= l.wh
+		if at := sites[c.Gateway]; at != nil && at.bucket.Reported && !at.bucket.Late {
+			at.cars += l.wh
+			fills = append(fills, FillView{
+				ID: "car/" + c.ID.String(), Device: c.Gateway, Session: c.ID, Account: c.Driver, Side: chain.Buy,
+				Node: at.member.Member.Name, Limit: min(c.Cap, view.Retail), Wh: l.wh, GridAt: min(c.Cap, view.Retail),
+			})
+		} else {
+			// Without the house's reading nobody knows where it came from.
+			m, _ := get[member](st, MemberKey(c.Gateway))
+			if err := r.sellBySite(st, &m, &c, view.Slot, l.wh); err != nil {
+				return nil, err
+			}
+		}
+		putSession(st, &c)
+	}
+	for _, l := range loads(st, tabSale, view.Slot) {
+		st.Delete(l.key)
+		c := session(st, l.id)
+		c.PendingSold -= l.wh
+		if at := sites[c.Gateway]; at != nil && at.bucket.Reported && !at.bucket.Late {
+			at.sold += l.wh
+			fills = append(fills, FillView{
+				ID: "v2v/" + c.ID.String(), Device: c.Gateway, Session: c.ID, Account: c.Driver, Side: chain.Sell,
+				Node: at.member.Member.Name, Limit: max(c.SellLimit, view.FeedIn), Wh: l.wh, GridAt: view.FeedIn,
+			})
+		} else {
+			m, _ := get[member](st, MemberKey(c.Gateway))
+			r.buyBySite(st, &m, &c, view.Slot, l.wh)
+		}
+		putSession(st, &c)
+	}
+	return fills, nil
+}
+
+// load is a car's energy of a slot, in one direction.
+type load struct {
+	key []byte
+	id  chain.ID
+	wh  meter.WattHour
+}
+
+// loads returns a slot's loads in one direction, ascending by session.
+func loads(st State, table byte, s chain.Slot) (all []load) {
+	each(st, key(table, slotBytes(s)), func(k []byte, wh meter.WattHour) bool {
+		all = append(all, load{key(table, k), chain.ID(k[8:]), wh})
+		return true
+	})
+	return all
+}
+
+// earned tells the sessions that sell what their energy has brought.
+func earned(st State, fills []FillView, contracts []FirmDelivery) error {
+	tell := func(id chain.ID, n chain.Nano) (err error) {
+		s := session(st, id)
+		if s.Earned, err = chain.AddNano(s.Earned, n); err != nil {
+			return fmt.Errorf("session %s earned %d and %d: %w", id, s.Earned, n, err)
+		}
+		putSession(st, &s)
+		return nil
+	}
+	for _, f := range fills {
+		if f.Side == chain.Sell && f.Session != (chain.ID{}) {
+			if err := tell(f.Session, f.Amount); err != nil {
+				return err
+			}
+		}
+	}
+	for _, d := range contracts {
+		if d.Seller.Session != (chain.ID{}) {
+			if err := tell(d.Seller.Session, d.SellerGot); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -213,29 +310,23 @@ func (r *run) limit(st State, device chain.Key, side chain.Side, s chain.Slot, r
 
 // trade clears the fills' energy between neighbours, has the supplier take
 // the rest, and moves the money. It completes view and fills.
-func (r *run) trade(st State, view *SlotView, houses map[chain.Key]bool, fills []FillView) error {
-	p := market.Problem{}
-	each(st, key(tabNode), func(k []byte, n node) bool {
-		if n.Device == (chain.Key{}) || houses[n.Device] {
-			p.Nodes = append(p.Nodes, market.Node{ID: string(k), Parent: n.Parent, Fee: n.Fee})
-		}
-		return true
-	})
+//
+// That the clearing is optimal is proven from what it writes: see
+// [CertifySlot], which every block runs on the slots that it has cleared.
+func (r *run) trade(st State, view *SlotView, nodes []market.Node, fills []FillView) error {
+	p := market.Problem{Nodes: nodes}
 	for _, f := range fills {
 		if f.Supplier == 0 {
-			p.Orders = append(p.Orders, market.Order{ID: f.ID, Side: f.Side, Wh: f.Wh, Limit: f.Limit, Node: f.Node})
+			p.Orders = append(p.Orders, market.Order{ID: f.ID, Side: f.Side, Wh: f.rest(), Limit: f.Limit, Node: f.Node})
 		}
 	}
 	res, err := market.Clear(p)
 	if err != nil {
 		return err
 	}
-	if err := market.Certify(p, res); err != nil {
-		return fmt.Errorf("the clearing is not optimal: %w", err)
-	}
 	view.Paid, view.Received, view.Fees = res.Paid, res.Received, res.Fees
 	for _, n := range p.Nodes {
-		view.Prices = append(view.Prices, PriceView{n.ID, res.Prices[n.ID], res.Flows[n.ID]})
+		view.Prices = append(view.Prices, PriceView{Node: n.ID, Price: res.Prices[n.ID], Flow: res.Flows[n.ID]})
 	}
 
 	// Buyers pay neighbours through the network account, which keeps the fees.
@@ -265,7 +356,7 @@ func (r *run) settleBuyer(st State, view *SlotView, f *FillView) error {
 		put(st, key(tabCounters, f.Device[:]), c)
 		return nil
 	}
-	f.Grid = f.Wh - f.Local
+	f.Grid = f.rest() - f.Local
 	local, err := chain.Cost(f.Price, f.Local)
 	if err != nil {
 		return err
@@ -310,7 +401,7 @@ func (r *run) settleSeller(st State, f *FillView) error {
 	f.Amount = local
 	c := countersOf(st, f.Device)
 	c.SoldLocal += f.Local
-	rest := f.Wh - f.Local
+	rest := f.rest() - f.Local
 	if pay(st, chain.AccountGrid, f.Account, f.GridAt, rest) {
 		f.Grid = rest
 		f.Amount += chain.Nano(f.GridAt) * chain.Nano(rest) // pay has checked the product
@@ -324,18 +415,26 @@ func (r *run) settleSeller(st State, f *FillView) error {
 
 // balance completes the slot's energy balance and the members' counters.
 //
-// A house without a production meter has produced what it exported. Once a
+// A house without a production meter has produced what it exported, and
+// neither its battery nor a car gave. Once a
 // meter stands at the grid connection it says what the microgrid imports and
 // exports, and what is missing inside is loss; before that, the sites' sum
 // stands for it and there is none.
 func (r *run) balance(st State, view *SlotView, sites []*site) {
 	e := &view.Energy
+	prices := map[string]*PriceView{}
+	for i := range view.Prices {
+		prices[view.Prices[i].Node] = &view.Prices[i]
+	}
 	var imp, exp meter.WattHour
 	for _, at := range sites {
-		b := at.bucket
+		b := &at.bucket
 		c := countersOf(st, at.device)
 		if !c.Production {
-			b.Produced = b.Export
+			b.Produced = max(0, b.Export-b.Discharged-at.sold)
+		}
+		if p, ok := prices[at.member.Member.Name]; ok {
+			p.Import, p.Export, p.Produced, p.Charged, p.Discharged = b.Import, b.Export, b.Produced, b.Charged, b.Discharged
 		}
 		c.Import += b.Import
 		c.Export += b.Export

@@ -27,9 +27,9 @@ func (r *run) transaction(st State, e chain.Envelope) error {
 	case chain.TxJoin:
 		err = decoded(t, func(b chain.Join) error { return r.join(st, t.Signer, b) })
 	case chain.TxTariff:
-		err = decoded(t, func(b chain.Tariff) error { return r.tariff(st, t.Signer, b) })
+		err = decoded(t, func(b chain.Tariff) error { return r.setTariffs(st, t.Signer, []chain.Tariff{b}) })
 	default:
-		err = r.people(st, t)
+		err = r.tradeTx(st, t)
 	}
 	if err == nil {
 		put(st, key(tabNonce, t.Signer[:]), t.Nonce)
@@ -196,6 +196,9 @@ func (r *run) admit(st State, m chain.Member, parent string, fee chain.NanoPerWh
 	if err := checkParent(st, parent); err != nil {
 		return err
 	}
+	if err := checkFutureParent(st, m.Name, parent); err != nil {
+		return err
+	}
 	active := 0
 	each(st, key(tabMember), func(_ []byte, m member) bool {
 		if m.Active {
@@ -269,50 +272,6 @@ func (r *run) revoke(st State, by authority, v chain.Revoke) error {
 		}
 	}
 	r.event("member.revoked", m.Member.Name, "%s", v.Reason)
-	return nil
-}
-
-func (r *run) tariff(st State, signer chain.Key, t chain.Tariff) error {
-	if err := r.operator(signer); err != nil {
-		return err
-	}
-	switch {
-	case t.From <= max(r.slot, r.clock.Next) || t.To < t.From || t.To > maxSlot:
-		return refuse(CodeRange, "slots %d..%d, the present one is %d", t.From, t.To, r.slot)
-	case t.FeedIn < 0 || t.Retail < t.FeedIn || t.Retail > MaxPrice:
-		return refuse(CodeRange, "retail %d, feed-in %d", t.Retail, t.FeedIn)
-	}
-	// Ranges never overlap: what the new one covers of older ones is cut out.
-	count := 1
-	for _, old := range Tariffs(st) {
-		k := key(tabTariff, slotBytes(old.From))
-		switch {
-		case old.To < r.clock.Next-tariffMemory:
-			st.Delete(k)
-			continue
-		case old.To < t.From || old.From > t.To:
-			count++
-			continue
-		}
-		st.Delete(k)
-		if old.From < t.From {
-			left := old
-			left.To = t.From - 1
-			put(st, k, left)
-			count++
-		}
-		if old.To > t.To {
-			right := old
-			right.From = t.To + 1
-			put(st, key(tabTariff, slotBytes(right.From)), right)
-			count++
-		}
-	}
-	if count > MaxTariffs {
-		return refuse(CodeLimit, "%d tariff ranges, at most %d", count, MaxTariffs)
-	}
-	put(st, key(tabTariff, slotBytes(t.From)), t)
-	r.tariffs = nil
 	return nil
 }
 

@@ -96,6 +96,10 @@ type MemberView struct {
 	SoldLocal      meter.WattHour  `json:"sold_local_wh"`           //
 	SupplierImport meter.WattHour  `json:"supplier_billed_wh"`      // import left to the supplier's own bill
 	SupplierExport meter.WattHour  `json:"supplier_remunerated_wh"` // export left to the supplier's own bill
+
+	FirmBought   meter.WattHour    `json:"firm_bought_wh,omitempty"` // of BoughtLocal, under contracts
+	FirmSold     meter.WattHour    `json:"firm_sold_wh,omitempty"`
+	Certificates CertificateTotals `json:"certificates,omitzero"`
 }
 
 // AccountView is one account.
@@ -192,6 +196,16 @@ type SessionView struct {
 	QuoteHash      chain.Hash       `cbor:"32,keyasint" json:"quote_hash"` // SHA-256 of the signed quote bytes
 	DriverKey      chain.Key        `cbor:"33,keyasint" json:"driver_key"`
 	Based          bool             `cbor:"34,keyasint" json:"based"` // begin register is known
+
+	By          chain.Slot      `cbor:"40,keyasint,omitempty" json:"by_slot,omitempty"` // the driver wants Want before it begins
+	Want        meter.WattHour  `cbor:"41,keyasint,omitempty" json:"want_wh,omitempty"`
+	SellWh      meter.WattHour  `cbor:"42,keyasint,omitempty" json:"sell_wh,omitempty"` // most that the car may sell
+	SellLimit   chain.NanoPerWh `cbor:"43,keyasint,omitempty" json:"sell_limit_nano_per_wh,omitempty"`
+	Sold        meter.WattHour  `cbor:"44,keyasint,omitempty" json:"sold_wh,omitempty"`         // given by the car
+	PendingSold meter.WattHour  `cbor:"45,keyasint,omitempty" json:"pending_sold_wh,omitempty"` // of Sold, in slots not cleared yet
+	Earned      chain.Nano      `cbor:"46,keyasint,omitempty" json:"earned_nano,omitempty"`     // for Sold, on the driver's account
+	ExportBegin meter.WattHour  `cbor:"47,keyasint,omitempty" json:"export_begin_wh,omitempty"`
+	Export      meter.WattHour  `cbor:"48,keyasint,omitempty" json:"export_register_wh,omitempty"`
 }
 
 // FillView is one participant of a cleared slot.
@@ -209,7 +223,13 @@ type FillView struct {
 	Grid     meter.WattHour  `cbor:"11,keyasint" json:"grid_wh"` // the supplier's, paid here
 	GridAt   chain.NanoPerWh `cbor:"12,keyasint" json:"grid_price"`
 	Supplier meter.WattHour  `cbor:"13,keyasint" json:"supplier_wh"` // left to the supplier's own bill
-	Amount   chain.Nano      `cbor:"14,keyasint" json:"amount_nano"` // paid (buy) or received (sell) in this ledger
+	Amount   chain.Nano      `cbor:"14,keyasint" json:"amount_nano"` // paid (buy) or received (sell) in this ledger, contracts apart
+
+	Firm      meter.WattHour `cbor:"20,keyasint,omitempty" json:"firm_wh,omitempty"`      // traded under firm contracts
+	FirmGrid  meter.WattHour `cbor:"21,keyasint,omitempty" json:"firm_grid_wh,omitempty"` // the supplier's, for a side that was short
+	FirmOwn   meter.WattHour `cbor:"22,keyasint,omitempty" json:"firm_own_wh,omitempty"`  // as FirmGrid, on the supplier's own bill
+	Certified meter.WattHour `cbor:"23,keyasint,omitempty" json:"certified_wh,omitempty"` // of Local and Firm: issued to the seller, cancelled by the buyer
+	Stored    meter.WattHour `cbor:"24,keyasint,omitempty" json:"stored_wh,omitempty"`    // of a seller's Certified, from a battery
 }
 
 // PriceView is the local price at a node and the local energy over the edge
@@ -218,6 +238,13 @@ type PriceView struct {
 	Node  string          `cbor:"1,keyasint" json:"node"`
 	Price chain.NanoPerWh `cbor:"2,keyasint" json:"price"`
 	Flow  meter.WattHour  `cbor:"3,keyasint" json:"flow_wh"` // from the parent into the node
+
+	// What the house there metered.
+	Import     meter.WattHour `cbor:"20,keyasint,omitempty" json:"import_wh,omitempty"`
+	Export     meter.WattHour `cbor:"21,keyasint,omitempty" json:"export_wh,omitempty"`
+	Produced   meter.WattHour `cbor:"22,keyasint,omitempty" json:"produced_wh,omitempty"`
+	Charged    meter.WattHour `cbor:"23,keyasint,omitempty" json:"charged_wh,omitempty"`    // into its battery
+	Discharged meter.WattHour `cbor:"24,keyasint,omitempty" json:"discharged_wh,omitempty"` // from its battery
 }
 
 // SlotView is a cleared slot.
@@ -235,7 +262,11 @@ type SlotView struct {
 	Received chain.Nano      `cbor:"11,keyasint" json:"received_nano"` //
 	Fees     chain.Nano      `cbor:"12,keyasint" json:"fees_nano"`     // = paid - received
 	Prices   []PriceView     `cbor:"13,keyasint" json:"prices"`
-	Fills    []FillView      `cbor:"-" json:"fills"` // stored one by one
+
+	FirmWh    meter.WattHour `cbor:"20,keyasint,omitempty" json:"firm_wh,omitempty"`         // of Traded, under contracts
+	LossValue chain.Nano     `cbor:"21,keyasint,omitempty" json:"loss_value_nano,omitempty"` // moved from network fees to the loss account
+	Audit     bool           `cbor:"22,keyasint,omitempty" json:"audit,omitempty"`           // the loss is beyond what wires lose
+	Fills     []FillView     `cbor:"-" json:"fills"`                                         // stored one by one
 }
 
 // InvitationView is an invitation.
@@ -327,6 +358,7 @@ func MemberOf(st State, device chain.Key) (MemberView, bool) {
 		Member: m.Member, Node: n.Parent, Fee: n.Fee, Active: m.Active, JoinedMs: m.JoinedMs, LastSlot: c.LastSlot,
 		Import: c.Import, Export: c.Export, Produced: c.Produced, BoughtLocal: c.BoughtLocal, SoldLocal: c.SoldLocal,
 		SupplierImport: c.SupplierImport, SupplierExport: c.SupplierExport,
+		FirmBought: c.FirmBought, FirmSold: c.FirmSold, Certificates: c.Certificates,
 	}
 	v.Head, _ = HeadOf(st, device)
 	if val, ok := get[validator](st, key(tabValidator, m.Member.Validator[:])); ok && val.Device == device {
@@ -340,6 +372,9 @@ func Accounts(st State) []AccountView {
 	var all []AccountView
 	held := heldMoney(st)
 	each(st, key(tabAccount), func(k []byte, n chain.Nano) bool {
+		if chain.Account(k) == chain.AccountCollateral {
+			return true // it is told as what its owners hold
+		}
 		all = append(all, AccountView{Account: chain.Account(k), Balance: n})
 		return true
 	})
@@ -378,9 +413,9 @@ func lots(st State, a chain.Account) []LotView {
 	return all
 }
 
-// heldMoney returns what open sessions hold, by driver.
+// heldMoney returns what open sessions and firm orders hold, by account.
 func heldMoney(st State) map[chain.Account]chain.Nano {
-	held := map[chain.Account]chain.Nano{}
+	held := collateral(st)
 	for _, id := range openSessions(st) {
 		s := session(st, id)
 		held[s.Driver] += s.remaining()
