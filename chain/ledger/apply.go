@@ -92,6 +92,8 @@ type ValidatorUpdate struct {
 //	rules.proposed  .changed  .dropped                       height
 //	feature.switched                                         feature
 //	firm.offered  .taken  .closed  .delivered                offer id
+//	mandate.signed  .revoked                                 token
+//	reserve.added  .leaving  .returned                       account
 //	ledger.violation                                         SHA-256 of the transaction
 //	member.joined  member.revoked                            member name
 //	meter.corrected  .correction_waits  .correction_refused  member name
@@ -355,6 +357,9 @@ func (r *run) due(st State) error {
 		return err
 	}
 	if err := r.settleMetered(st); err != nil {
+		return err
+	}
+	if err := r.returnReserves(st); err != nil {
 		return err
 	}
 	return r.expireLots(st)

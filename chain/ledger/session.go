@@ -48,41 +48,45 @@ func (r *run) sessionOpen(st State, m *member, o chain.SessionOpen) error {
 		}
 		return refuse(CodeTaken, "session %s has another quote", q.ID)
 	}
-	driver := chain.AccountOf(q.Driver)
 	ck := connectorKey(m.Member.Device, q.Connector)
 	switch {
 	case q.Chain != r.rules.ChainID:
 		return refuse(CodeChain, "quote %s made for %q", q.ID, q.Chain)
 	case q.Gateway != m.Member.Device:
 		return refuse(CodeNotAllowed, "quote %s is of gateway %s", q.ID, q.Gateway.Short())
-	case q.Expires < r.time:
-		return refuse(CodeExpired, "quote %s expired at %d", q.ID, q.Expires)
 	case q.Cap > MaxPrice:
 		return refuse(CodeRange, "quote %s: cap %d, at most %d", q.ID, q.Cap, MaxPrice)
 	case q.SellLimit > MaxPrice || q.By > r.slot+maxAhead:
 		return refuse(CodeRange, "quote %s: sells from %d nano/Wh, leaves in slot %d", q.ID, q.SellLimit, q.By)
 	case q.By != 0 && q.By <= r.slot:
 		return refuse(CodeExpired, "quote %s: slot %d has begun", q.ID, q.By)
-	case st.Get(ck) != nil:
-		return refuse(CodeConnector, "connector %d has an open session", q.Connector)
-	case balance(st, driver) < q.Hold:
-		return refuse(CodeFunds, "account %s has %d, the hold is %d", driver, balance(st, driver), q.Hold)
 	}
 	if q.SellWh > 0 {
 		if err := needFeature(st, chain.FeatureV2V); err != nil {
 			return err
 		}
 	}
-	if err := add(st, driver, -q.Hold); err != nil {
+	opened := r.moment(q.Created)
+	p, err := r.purse(st, &q, opened)
+	switch {
+	case err != nil:
+		return err
+	case st.Get(ck) != nil:
+		return refuse(CodeConnector, "connector %d has an open session", q.Connector)
+	}
+	if err := add(st, p.from, -q.Hold); err != nil {
 		return err
 	}
-	opened := r.moment(q.Created)
-	putSession(st, &SessionView{
-		ID: q.ID, State: SessionHeld, Driver: driver, DriverKey: q.Driver, Gateway: q.Gateway, Connector: q.Connector,
+	s := &SessionView{
+		ID: q.ID, State: SessionHeld, Driver: p.driver, DriverKey: q.Driver, Gateway: q.Gateway, Connector: q.Connector,
 		MaxWh: q.MaxWh, Cap: q.Cap, Redeem: q.Redeem, Hold: q.Hold, QuoteHash: hash,
 		OpenedHeight: r.height, OpenedMs: opened, LastMs: opened,
 		By: q.By, Want: q.Want, SellWh: q.SellWh, SellLimit: q.SellLimit,
-	})
+	}
+	if p.offline {
+		s.Purse, s.QuotedMs = p.from, min(q.Created, r.time)
+	}
+	putSession(st, s)
 	put(st, openKey(q.ID), true)
 	put(st, ck, q.ID)
 	r.event("session.held", q.ID.String(), "%d nano for %d Wh at %s", q.Hold, q.MaxWh, m.Member.Name)
@@ -179,7 +183,7 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 		s.Reported = max(min(n.slot, r.slot+2), 0) - 1
 		r.event("session.charging", s.ID.String(), "at %s from register %d Wh", m.Member.Name, n.register)
 	}
-	at := min(max(n.at, s.OpenedMs-r.skew()), r.time+r.skew())
+	at := min(max(n.at, s.since()-r.skew()), r.time+r.skew())
 	if !s.Based {
 		at = max(at, s.RegisterMs)
 		if doubt := r.trust(n.quality, n.slot, at, at, 0); doubt != "" || n.register < 0 || n.export < 0 {
@@ -379,9 +383,10 @@ func (r *run) settle(st State, s *SessionView) error {
 // close releases what is left of the hold and ends the session for good.
 func (r *run) close(st State, s *SessionView, final SessionState) error {
 	s.Released = s.Hold - s.Captured
-	if err := add(st, s.Driver, s.Released); err != nil {
+	if err := add(st, s.purse(), s.Released); err != nil {
 		return err
 	}
+	r.settled(st, s)
 	s.State, s.ClosedHeight, s.ClosedMs = final, r.height, r.time
 	st.Delete(openKey(s.ID))
 	putSession(st, s)

@@ -29,7 +29,10 @@ func (r *run) transaction(st State, e chain.Envelope) error {
 	case chain.TxTariff:
 		err = decoded(t, func(b chain.Tariff) error { return r.setTariffs(st, t.Signer, []chain.Tariff{b}) })
 	default:
-		err = r.tradeTx(st, t)
+		var ok bool
+		if ok, err = r.mandates(st, t); !ok {
+			err = r.tradeTx(st, t)
+		}
 	}
 	if err == nil {
 		put(st, key(tabNonce, t.Signer[:]), t.Nonce)

@@ -206,6 +206,9 @@ type SessionView struct {
 	Earned      chain.Nano      `cbor:"46,keyasint,omitempty" json:"earned_nano,omitempty"`     // for Sold, on the driver's account
 	ExportBegin meter.WattHour  `cbor:"47,keyasint,omitempty" json:"export_begin_wh,omitempty"`
 	Export      meter.WattHour  `cbor:"48,keyasint,omitempty" json:"export_register_wh,omitempty"`
+
+	Purse    chain.Account `cbor:"60,keyasint,omitzero" json:"purse,omitzero"`       // the reserve that pays instead of the driver's account; zero: none
+	QuotedMs int64         `cbor:"61,keyasint,omitempty" json:"quoted_ms,omitempty"` // of a session that began without the ledger, by its gateway's clock
 }
 
 // FillView is one participant of a cleared slot.
