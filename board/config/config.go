@@ -32,22 +32,27 @@ const (
 // Config is one gateway's configuration. The doc tags become the comments
 // that Render writes.
 type Config struct {
-	Version  int       `yaml:"version" doc:"format of this file"`
-	Name     string    `yaml:"name" doc:"this gateway's name in the microgrid: a-z, 0-9 and -, no person's name"`
-	Board    string    `yaml:"board" doc:"the hardware it runs on; 'joulegate board ls' lists them"`
-	Lines    []Line    `yaml:"lines" doc:"Modbus lines; each has exactly one of device, tcp, rtutcp"`
-	Profiles string    `yaml:"profiles,omitempty" doc:"folder with device profiles of your own; they go before the built-in ones"`
-	Meters   []Meter   `yaml:"meters" doc:"smart meters and inverters; exactly one has the role site"`
-	Chargers []Charger `yaml:"chargers,omitempty" doc:"charging points, each with its own session meter"`
-	Site     Site      `yaml:"site" doc:"limits of the house connection"`
-	Market   Market    `yaml:"market,omitempty" doc:"standing price limits; left out, the microgrid's tariff is the limit"`
-	P2P      P2P       `yaml:"p2p" doc:"how neighbours reach this gateway"`
-	MQTT     MQTT      `yaml:"mqtt" doc:"the installer's line"`
-	Panel    Panel     `yaml:"panel" doc:"web pages"`
-	Ledger   Ledger    `yaml:"ledger" doc:"agreement with the neighbours"`
-	Pins     Pins      `yaml:"pins,omitempty" doc:"pins that are not the board's own"`
-	Watchdog Watchdog  `yaml:"watchdog" doc:"what ends charging when this program hangs; systemd's own watchdog needs nothing here"`
-	Timing   Timing    `yaml:"timing" doc:"times of the control loop; safety times may be shortened, not stretched"`
+	Version    int       `yaml:"version" doc:"format of this file"`
+	Name       string    `yaml:"name" doc:"this gateway's name in the microgrid: a-z, 0-9 and -, no person's name"`
+	Board      string    `yaml:"board" doc:"the hardware it runs on; 'joulegate board ls' lists them"`
+	Lines      []Line    `yaml:"lines" doc:"Modbus lines; each has exactly one of device, tcp, rtutcp"`
+	Profiles   string    `yaml:"profiles,omitempty" doc:"folder with device profiles of your own; they go before the built-in ones"`
+	Meters     []Meter   `yaml:"meters" doc:"smart meters and inverters; exactly one has the role site"`
+	Chargers   []Charger `yaml:"chargers,omitempty" doc:"charging points, each with its own session meter"`
+	Site       Site      `yaml:"site" doc:"limits of the house connection"`
+	Circuits   []Circuit `yaml:"circuits,omitempty" doc:"cables with fuses of their own below the main fuse, down to the chargers"`
+	Feeder     Feeder    `yaml:"feeder,omitempty" doc:"a cable that several gateways share, above the main fuse"`
+	Dimming    Dimming   `yaml:"dimming,omitempty" doc:"orders of the utility; they only ever lower"`
+	Battery    Battery   `yaml:"battery,omitempty" doc:"the house's battery"`
+	Installers []string  `yaml:"installers,omitempty" doc:"public keys of the people whose signed statements count; 'joulegate commission sign' makes one"`
+	Market     Market    `yaml:"market,omitempty" doc:"standing price limits; left out, the microgrid's tariff is the limit"`
+	P2P        P2P       `yaml:"p2p" doc:"how neighbours reach this gateway"`
+	MQTT       MQTT      `yaml:"mqtt" doc:"the installer's line"`
+	Panel      Panel     `yaml:"panel" doc:"web pages"`
+	Ledger     Ledger    `yaml:"ledger" doc:"agreement with the neighbours"`
+	Pins       Pins      `yaml:"pins,omitempty" doc:"pins that are not the board's own"`
+	Watchdog   Watchdog  `yaml:"watchdog" doc:"what ends charging when this program hangs; systemd's own watchdog needs nothing here"`
+	Timing     Timing    `yaml:"timing" doc:"times of the control loop; safety times may be shortened, not stretched"`
 }
 
 // Line is one Modbus line.
@@ -93,6 +98,12 @@ type Charger struct {
 	Phases      int               `yaml:"phases" doc:"1 or 3"`
 	Mode        string            `yaml:"mode" doc:"off, now, surplus or market"`
 	MaxSwitches int               `yaml:"max_switches" doc:"most times it is switched on within an hour, 1..120"`
+	Circuit     string            `yaml:"circuit,omitempty" doc:"the circuit that feeds it; left out: the main fuse"`
+	Wiring      string            `yaml:"wiring,omitempty" doc:"phases of the network at its terminals, for example L2 L3 L1 or L3; left out: L1 L2 L3 or L1"`
+	PhaseSwitch bool              `yaml:"phase_switch,omitempty" doc:"change between one and three phases by surplus; needs a statement that allows it"`
+	Statement   string            `yaml:"statement,omitempty" doc:"file with what an installer has signed for this charger"`
+	Departure   Departure         `yaml:"departure,omitempty" doc:"what a session in mode market charges that names no goal of its own"`
+	Discharge   Discharge         `yaml:"discharge,omitempty" doc:"a wallbox that can take energy out of the car; needs a statement that allows it"`
 	OfflineWh   meter.WattHour    `yaml:"offline_limit_wh" doc:"most energy of a session while the ledger cannot be reached; the hold limits it as well"`
 }
 
@@ -110,6 +121,89 @@ func (e EVSE) Fitted() bool { return e != EVSE{} }
 type Site struct {
 	Fuse meter.MilliAmpere `yaml:"fuse_ma" doc:"main fuse per phase; chargers keep the house below it; 0: not watched"`
 }
+
+// SiteCircuit is the id of the circuit behind the main fuse.
+const SiteCircuit = "site"
+
+// Circuit is a cable behind a fuse.
+type Circuit struct {
+	ID      string            `yaml:"id" doc:"name that chargers and circuits below it refer to"`
+	Parent  string            `yaml:"parent,omitempty" doc:"the circuit above it; left out: the main fuse (site)"`
+	Rating  meter.MilliAmpere `yaml:"rating_ma" doc:"fuse per phase, 6000..250000"`
+	Reserve meter.MilliAmpere `yaml:"reserve_ma,omitempty" doc:"kept free per phase for other loads on it, which nobody measures"`
+	Power   meter.Watt        `yaml:"power_w,omitempty" doc:"most that its chargers take together; 0: the fuse alone limits"`
+}
+
+// Feeder is a cable that several gateways share.
+type Feeder struct {
+	Share   meter.MilliAmpere `yaml:"share_ma" doc:"this gateway's chargers may take so much per phase: always without a leader, and with one while it is silent"`
+	Leader  string            `yaml:"leader,omitempty" doc:"gateway that shares the feeder among all; left out: the share is fixed"`
+	Lease   Duration          `yaml:"lease,omitempty" doc:"how long an allotment of the leader is valid, 15s..5m; the same at all gateways"`
+	Rating  meter.MilliAmpere `yaml:"rating_ma,omitempty" doc:"leader only: fuse of the feeder per phase"`
+	Reserve meter.MilliAmpere `yaml:"reserve_ma,omitempty" doc:"leader only: kept free per phase for what is no charger"`
+	Meter   string            `yaml:"meter,omitempty" doc:"leader only: meter with role connection that measures the feeder; then reserve_ma is a margin"`
+	Members []FeederMember    `yaml:"members,omitempty" doc:"leader only: all gateways on the feeder, itself too"`
+}
+
+// Shared reports whether the gateway is behind a shared feeder.
+func (f Feeder) Shared() bool {
+	return f.Share != 0 || f.Leader != "" || f.Rating != 0 || len(f.Members) > 0
+}
+
+// FeederMember is a gateway on the feeder.
+type FeederMember struct {
+	Gateway  string            `yaml:"gateway" doc:"its name"`
+	Share    meter.MilliAmpere `yaml:"share_ma" doc:"as in its own configuration"`
+	Chargers []FeederCharger   `yaml:"chargers" doc:"its chargers"`
+}
+
+// FeederCharger is a charger as the feeder's leader knows it.
+type FeederCharger struct {
+	ID         uint8             `yaml:"id" doc:"as in its gateway's configuration"`
+	MaxCurrent meter.MilliAmpere `yaml:"max_current_ma" doc:"per phase"`
+	Wiring     string            `yaml:"wiring" doc:"phases of the feeder at its terminals, for example L2 L3 L1"`
+}
+
+// Dimming says how the utility's orders reach this gateway. It is off unless a
+// pin, MQTT or the ledger is named.
+type Dimming struct {
+	PerDevice meter.Watt `yaml:"per_device_w,omitempty" doc:"what a charger keeps, however low the order: 4200 by section 14a EnWG"`
+	Total     meter.Watt `yaml:"total_w,omitempty" doc:"what all chargers keep together, as the network operator has confirmed it; 0: per_device_w each"`
+	Pin       string     `yaml:"pin,omitempty" doc:"input pin of the control box; active dims"`
+	MQTT      bool       `yaml:"mqtt,omitempty" doc:"follow the topic utility/limit; it must be heard every silence"`
+	Ledger    bool       `yaml:"ledger,omitempty" doc:"follow operators' orders on the ledger"`
+	Silence   Duration   `yaml:"silence,omitempty" doc:"a source that must be heard and is not for so long is lost; at most 2m"`
+	Failsafe  Duration   `yaml:"failsafe,omitempty" doc:"a lost source counts as dimmed for so long, 2h..24h; then own_limit_w holds"`
+	Own       meter.Watt `yaml:"own_limit_w,omitempty" doc:"limit per charger after failsafe, until the source is heard; 0: none"`
+}
+
+// On reports whether any source is named.
+func (d Dimming) On() bool { return d.Pin != "" || d.MQTT || d.Ledger }
+
+// Battery is the house's battery, as its inverter tells it.
+type Battery struct {
+	Meter string `yaml:"meter" doc:"inverter that tells battery_power and state_of_charge"`
+	First int64  `yaml:"first_permille,omitempty" doc:"it fills up to this state of charge before a car gets surplus; 0: the car goes first"`
+}
+
+// Departure is a goal of every day.
+type Departure struct {
+	By       string          `yaml:"by" doc:"time of day, for example 07:00"`
+	Wh       meter.WattHour  `yaml:"wh" doc:"energy by then; a session's hold limits it"`
+	MaxPrice chain.NanoPerWh `yaml:"max_price_nano_per_wh,omitempty" doc:"charge at this price at most; 0: any"`
+}
+
+// Discharge limits what is taken out of a car.
+type Discharge struct {
+	MaxPower meter.Watt     `yaml:"max_power_w" doc:"at most; the statement may say less"`
+	Capacity meter.WattHour `yaml:"capacity_wh" doc:"of the car's battery, where it does not tell"`
+	Floor    int64          `yaml:"floor_permille" doc:"the owner's floor: never below this state of charge"`
+	FloorWh  meter.WattHour `yaml:"floor_wh,omitempty" doc:"and never below this energy"`
+	House    bool           `yaml:"house,omitempty" doc:"cover the house's own use as well (V2H)"`
+}
+
+// On reports whether discharging is wanted.
+func (d Discharge) On() bool { return d != Discharge{} }
 
 // Market holds the standing limits.
 type Market struct {
@@ -306,9 +400,22 @@ func (c *Config) fill() {
 		p := &c.Pins.Lines[i]
 		p.Pull = or(p.Pull, board.PullNone)
 	}
+	for i := range c.Circuits {
+		c.Circuits[i].Parent = or(c.Circuits[i].Parent, SiteCircuit)
+	}
+	if c.Feeder.Leader != "" {
+		c.Feeder.Lease = or(c.Feeder.Lease, sec(30))
+	}
+	if c.Dimming.On() {
+		d := &c.Dimming
+		d.PerDevice = or(d.PerDevice, 4_200)
+		d.Silence = or(d.Silence, sec(120))
+		d.Failsafe = or(d.Failsafe, Duration(2*time.Hour))
+	}
 	for i := range c.Chargers {
 		h := &c.Chargers[i]
 		h.MaxCurrent = or(h.MaxCurrent, 16_000)
+		h.Circuit = or(h.Circuit, SiteCircuit)
 		h.Phases = or(h.Phases, 3)
 		h.Mode = or(h.Mode, "market")
 		h.MaxSwitches = or(h.MaxSwitches, 20)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
@@ -301,5 +302,79 @@ func TestPinsOfYourOwn(t *testing.T) {
 	}
 	if b, err = c.Hardware(); err != nil || len(b.Pins) != 8+3 {
 		t.Errorf("%d pins, %v", len(b.Pins), err)
+	}
+}
+
+const shared = `version: 1
+name: north
+board: simulated
+lines: [{id: rs485, device: /dev/ttyUSB0}]
+meters:
+- {id: house, line: rs485, unit: 1, profile: eastron-sdm630, role: site, interval: 3s}
+- {id: car, line: rs485, unit: 2, profile: eastron-sdm630, role: charger}
+- {id: car2, line: rs485, unit: 3, profile: eastron-sdm120, role: charger}
+- {id: street, line: rs485, unit: 9, profile: eastron-sdm630, role: connection}
+chargers:
+- {id: 1, meter: car, relay: RELAY1, circuit: garage, wiring: L2 L3 L1, departure: {by: "07:00", wh: 20000, max_price_nano_per_wh: 250000}}
+- {id: 2, meter: car2, relay: RELAY2, phases: 1, circuit: garage, wiring: L3}
+site: {fuse_ma: 35000}
+circuits:
+- {id: garage, rating_ma: 20000}
+feeder:
+  share_ma: 16000
+  leader: north
+  rating_ma: 63000
+  meter: street
+  members:
+  - {gateway: north, share_ma: 16000, chargers: [{id: 1, max_current_ma: 16000, wiring: L2 L3 L1}, {id: 2, max_current_ma: 16000, wiring: L3}]}
+  - {gateway: south, share_ma: 32000, chargers: [{id: 1, max_current_ma: 32000, wiring: L1 L2 L3}]}
+dimming: {pin: IN3, mqtt: true, ledger: true, total_w: 6000}
+battery: {meter: house, first_permille: 800}
+pins: {socket: /run/joulegate/pins.sock}
+`
+
+func TestCircuitsAndUtility(t *testing.T) {
+	c, err := Parse([]byte(shared))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := c.Tree()
+	if err != nil || tree.Circuit(FeederCircuit) != 0 || tree.Circuit(SiteCircuit) != 1 || tree.Circuit("garage") != 2 {
+		t.Errorf("tree %+v, %v", tree, err)
+	}
+	if lead, err := c.Lead(); err != nil || lead.Member("south") != 1 {
+		t.Errorf("feeder %+v, %v", lead, err)
+	}
+	if r := c.CircuitRules(); r.RaiseDelay != 7*time.Second {
+		t.Errorf("a meter read every 3 s, and limits rise after %s", r.RaiseDelay)
+	}
+	if r := c.DimRules(); r.PerDevice != 4_200 || r.FailsafeFor != 2*time.Hour || !r.Watched[0] || !r.Watched[1] || r.Watched[2] {
+		t.Errorf("dimming %+v", r)
+	}
+	for _, v := range []struct{ old, new, want string }{
+		{"circuit: garage, wiring: L3", "circuit: cellar, wiring: L3", `chargers[1].circuit: there is no circuit "cellar"`},
+		{"wiring: L3}\nsite", "wiring: L1 L2 L3}\nsite", "names 3 phases, the charger has 1"},
+		{"rating_ma: 20000}", "rating_ma: 20000, parent: attic}", `circuits[0].parent: there is no circuit "attic"`},
+		{"rating_ma: 20000}", "rating_ma: 20000, parent: garage}", "a ring"},
+		{"rating_ma: 20000}", "rating_ma: 5000}", "outside 6000..250000"},
+		{"rating_ma: 63000", "rating_ma: 40000", "failsafe shares of 48000"},
+		{"gateway: north, share_ma: 16000", "gateway: north, share_ma: 10000", "with another share_ma"},
+		{"leader: north", "leader: south", "belong into the leader's configuration"},
+		{"meter: street", "meter: house", "no meter with role connection"},
+		{"total_w: 6000", "total_w: 3000", "less than one charger keeps"},
+		{"total_w: 6000", "failsafe: 1h", "dimming.failsafe: 1h is outside 2h..24h"},
+		{"pin: IN3", "pin: RELAY3", "dimming.pin"},
+		{"first_permille: 800", "first_permille: 1001", "outside 0..1000"},
+		{`by: "07:00"`, "by: seven", "not a time of day"},
+		{"circuit: garage, wiring: L3}", "circuit: garage, wiring: L3, phase_switch: true}", "need a statement"},
+		{"circuit: garage, wiring: L3}", "circuit: garage, wiring: L3, discharge: {max_power_w: 5000, capacity_wh: 50000, floor_permille: 500}}", "need a statement"},
+	} {
+		doc := strings.Replace(shared, v.old, v.new, 1)
+		if doc == shared {
+			t.Fatalf("%q is not in the document", v.old)
+		}
+		if _, err := Parse([]byte(doc)); err == nil || !strings.Contains(err.Error(), v.want) {
+			t.Errorf("%s: %v\nwant %s", v.new, err, v.want)
+		}
 	}
 }

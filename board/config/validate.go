@@ -64,6 +64,7 @@ func (c *Config) Validate() Errors {
 	c.lines(k)
 	c.meters(k)
 	c.chargers(k, b)
+	c.limits(k, b)
 	c.watchdog(k, b)
 	c.services(k)
 	c.timing(k)
