@@ -10,6 +10,7 @@ import (
 
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter/circuit"
 )
 
 const full = `version: 1
@@ -338,9 +339,12 @@ func TestCircuitsAndUtility(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tree, err := c.Tree()
-	if err != nil || tree.Circuit(FeederCircuit) != 0 || tree.Circuit(SiteCircuit) != 1 || tree.Circuit("garage") != 2 {
-		t.Errorf("tree %+v, %v", tree, err)
+	all, meters := c.Tree()
+	if len(all) != 3 || all[0].ID != FeederCircuit || all[1].Parent != FeederCircuit || all[2].Parent != SiteCircuit || !slices.Equal(meters, []string{"", "house", ""}) {
+		t.Errorf("circuits %+v with meters %q", all, meters)
+	}
+	if ends, err := c.Ends(); err != nil || ends[0].Wiring != (circuit.Wiring{2, 3, 1}) || ends[1].Circuit != "garage" {
+		t.Errorf("ends %+v, %v", ends, err)
 	}
 	if lead, err := c.Lead(); err != nil || lead.Member("south") != 1 {
 		t.Errorf("feeder %+v, %v", lead, err)

@@ -37,32 +37,39 @@ func (c *Config) CircuitRules() circuit.Rules {
 	return r
 }
 
-// Tree returns the circuits of this gateway: the feeder's share if there is
-// one, the main fuse, and what is below it.
-func (c *Config) Tree() (*circuit.Tree, error) {
-	site := circuit.Circuit{ID: SiteCircuit, Rating: c.Site.Fuse}
+// Tree returns the circuits of this gateway, the feeder's share first if there
+// is one, then the main fuse and what is below it, and at the same index the
+// meter of each ("": none).
+func (c *Config) Tree() (all []circuit.Circuit, meters []string) {
+	site, watch := circuit.Circuit{ID: SiteCircuit, Rating: c.Site.Fuse}, ""
 	for _, m := range c.Meters {
-		site.Metered = site.Metered || m.Role == chain.RoleSite.String()
+		if m.Role == chain.RoleSite.String() {
+			site.Metered, watch = true, m.ID
+		}
 	}
-	var all []circuit.Circuit
 	if c.Feeder.Shared() {
 		site.Parent = FeederCircuit
-		all = append(all, circuit.Circuit{ID: FeederCircuit, Rating: c.Feeder.Share})
+		all, meters = append(all, circuit.Circuit{ID: FeederCircuit, Rating: c.Feeder.Share}), append(meters, "")
 	}
-	all = append(all, site)
+	all, meters = append(all, site), append(meters, watch)
 	for _, k := range c.Circuits {
-		all = append(all, circuit.Circuit{ID: k.ID, Parent: k.Parent, Rating: k.Rating, Reserve: k.Reserve, Power: k.Power})
+		all = append(all, circuit.Circuit{ID: k.ID, Parent: k.Parent, Rating: k.Rating, Reserve: k.Reserve, Power: k.Power, Metered: k.Meter != ""})
+		meters = append(meters, k.Meter)
 	}
-	var chargers []circuit.Charger
+	return all, meters
+}
+
+// Ends returns where in the tree each charger hangs.
+func (c *Config) Ends() (ends []circuit.Charger, err error) {
 	for i := range c.Chargers {
 		h := &c.Chargers[i]
 		w, err := h.Wires()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("charger %d: %w", h.ID, err)
 		}
-		chargers = append(chargers, circuit.Charger{ID: h.ID, Circuit: h.Circuit, Wiring: w, MaxCurrent: h.MaxCurrent})
+		ends = append(ends, circuit.Charger{ID: h.ID, Circuit: h.Circuit, Wiring: w, MaxCurrent: h.MaxCurrent})
 	}
-	return circuit.New(c.CircuitRules(), all, chargers)
+	return ends, nil
 }
 
 // FeederRules are the times of a shared feeder.
@@ -119,7 +126,12 @@ func (c *Config) limits(k *checker, b board.Board) {
 	c.feeder(k)
 	if len(k.errs) == before {
 		// Whatever is left is a mistake of the whole: a ring, too deep a tree.
-		if _, err := c.Tree(); err != nil {
+		all, _ := c.Tree()
+		ends, err := c.Ends()
+		if err == nil {
+			_, err = circuit.New(c.CircuitRules(), all, ends)
+		}
+		if err != nil {
 			k.add("circuits", "%v", err)
 		}
 		if _, err := c.Lead(); err != nil {
@@ -161,6 +173,9 @@ func (c *Config) circuits(k *checker) {
 		}
 		if v.Reserve < 0 || v.Reserve > v.Rating {
 			k.add(p+".reserve_ma", "%d is outside 0..%d", v.Reserve, v.Rating)
+		}
+		if v.Meter != "" && k.ids[v.Meter] != chain.RoleConnection.String() {
+			k.add(p+".meter", "%q is no meter with role connection", v.Meter)
 		}
 		if v.Power < 0 || v.Power > 250_000 {
 			k.add(p+".power_w", "%d is outside 0..250000", v.Power)
