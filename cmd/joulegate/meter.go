@@ -441,7 +441,10 @@ func profileRows(p *profile.Profile) [][]string {
 		add("commands")
 	}
 	for _, w := range p.Writes {
-		limits := fmt.Sprintf("0, %d..%d %s", w.Min, w.Max, w.Unit())
+		limits := fmt.Sprintf("%d..%d %s", w.Min, w.Max, w.Unit())
+		if w.Min > 0 && !w.Nonzero {
+			limits = "0, " + limits
+		}
 		if w.Values != nil {
 			limits = fmt.Sprintf("%d values", len(w.Values))
 		}

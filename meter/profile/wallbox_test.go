@@ -70,7 +70,7 @@ func TestLeadingWallboxes(t *testing.T) {
 		"mennekes-compact":          {"current_limit enable", "", "heartbeat 10s 0"},
 		"webasto-next":              {"current_limit", "", "heartbeat 0s 0"},
 		"vestel-evc04":              {"current_limit", "", "heartbeat 0s 0"},
-		"bender-cc613":              {"current_limit", "", "request 0s 0"},
+		"bender-cc613":              {"current_limit", "", ""},
 		"phoenix-charx":             {"enable", "", ""},
 		"phoenix-em-cp-pp-eth":      {"enable", "", ""},
 		"phoenix-ev-cc":             {"enable", "", ""},
