@@ -43,6 +43,7 @@ type app struct {
 	// onFailure is told that the ledger cannot go on. It returns the error
 	// for CometBFT, or does not return.
 	onFailure func(error) error
+	guard     bool // stop before a block that this program is too old for
 
 	mu     sync.Mutex
 	last   committed
@@ -290,6 +291,10 @@ func (a *app) Commit(context.Context, *abci.RequestCommit) (*abci.ResponseCommit
 	if err := a.save(); err != nil {
 		return nil, a.onFailure(fmt.Errorf("save state: %w", err))
 	}
+	// Before it votes on a block of which it could not even tell the result.
+	if err := a.outdated(); err != nil {
+		return nil, a.onFailure(err)
+	}
 	return &abci.ResponseCommit{}, nil
 }
 
@@ -319,6 +324,15 @@ func (a *app) save() (err error) {
 	}
 	a.onCommit(*ev, a.results)
 	return nil
+}
+
+// outdated returns an error if the next block has rules that this program is
+// too old for.
+func (a *app) outdated() error {
+	if !a.guard {
+		return nil
+	}
+	return a.view(func(c committed, st ledger.State) error { return ledger.Outdated(st, c.height+1) })
 }
 
 // pruneVersions drops old versions now and then. It never waits for a reader:

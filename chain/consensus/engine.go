@@ -116,6 +116,10 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err := e.assemble(ctx, pv); err != nil {
 		return nil, err
 	}
+	e.app.guard = true
+	if err := e.app.outdated(); err != nil {
+		e.setHalted(err)
+	}
 	// CometBFT reads these first in a goroutine of its own, where a panic
 	// over a damaged store ends the process with a trace. Here it is an error.
 	if h := e.blocks.Height(); h > 0 {
@@ -262,6 +266,10 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 			return nil
 		case <-time.After(wait):
 		}
+	}
+	if e.Halted() != nil {
+		<-ctx.Done() // it serves those who read
+		return nil
 	}
 	if err := e.startSwitch(); err != nil {
 		e.broken = true

@@ -47,6 +47,7 @@ type BlockInput struct {
 	Height int64
 	TimeMs int64 // block time, Unix ms: the ledger's only clock
 	Txs    [][]byte
+	Trace  bool // note movements
 }
 
 // BlockOutput is what a block did.
@@ -55,6 +56,7 @@ type BlockOutput struct {
 	Validators []ValidatorUpdate // to be told to the consensus engine
 	Events     []Event
 	Violations []Violation // transactions refused because they would break an invariant
+	Movements  []Movement  // of every account, if BlockInput.Trace
 }
 
 // TxResult is the outcome of one transaction. Anything but CodeOK left the
@@ -238,6 +240,9 @@ func CheckTx(st State, raw []byte) TxResult {
 // nothing, so that an idle chain's hash stands still.
 func Apply(st State, b BlockInput) (BlockOutput, error) {
 	block := NewOverlay(st)
+	if b.Trace {
+		block.trace = &trace{}
+	}
 	r := newRun(block, b.Height, b.TimeMs)
 	if b.Height <= r.clock.Height || b.TimeMs < r.clock.TimeMs || r.slot > maxSlot {
 		return BlockOutput{}, fmt.Errorf("block %d at %d ms follows block %d at %d ms", b.Height, b.TimeMs, r.clock.Height, r.clock.TimeMs)
@@ -255,6 +260,9 @@ func Apply(st State, b BlockInput) (BlockOutput, error) {
 	}
 	due.Commit()
 	out.Validators, out.Events, out.Violations = validatorUpdates(block), r.events, r.broken
+	if b.Trace {
+		out.Movements = block.trace.moves
+	}
 
 	effect := false
 	block.changed(func(_, _, _ []byte) { effect = true })

@@ -375,6 +375,7 @@ func (r *run) bookLate(st State, m *member, s chain.Slot, imp, exp meter.WattHou
 	if imp == 0 && exp == 0 {
 		return nil
 	}
+	because(st, "late energy of slot", s)
 	retail, feedIn := r.prices(st, s)
 	c := countersOf(st, m.Member.Device)
 	if pay(st, m.owner(), chain.AccountGrid, retail, imp) {
@@ -425,6 +426,7 @@ func (r *run) netLate(st State, m *member, s chain.Slot, imp, cars meter.WattHou
 	l.Import += imp
 	l.Cars += cars
 	put(st, k, l)
+	because(st, "late energy of slot", s)
 	retail, feedIn := r.prices(st, s)
 	if wh := min(l.Import, l.Cars) - before; pay(st, chain.AccountGrid, m.owner(), retail-feedIn, wh) {
 		r.accrue(st, m, s, Accrual{Sold: chain.Nano(retail-feedIn) * chain.Nano(wh)})

@@ -160,6 +160,7 @@ func (r *run) mint(st State, by authority, m chain.Mint) error {
 		return refuse(CodeApproval, "with it %d nano are minted today, beyond %d an auditor must approve", s.Today, limit)
 	}
 	put(st, key(tabMoney), s)
+	because(st, "paid in", m.BankRef)
 	r.event("money.minted", m.To.String(), "%d nano", m.Amount)
 	return add(st, m.To, m.Amount)
 }
@@ -176,6 +177,7 @@ func (r *run) burn(st State, by authority, b chain.Burn) error {
 	if err := r.bankRef(st, chain.TxBurn, b.From, b.Amount, b.BankRef); err != nil {
 		return err
 	}
+	because(st, "paid out", b.BankRef)
 	r.event("money.burned", b.From.String(), "%d nano", b.Amount)
 	return destroy(st, b.From, b.Amount)
 }

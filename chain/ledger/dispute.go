@@ -110,6 +110,7 @@ func (r *run) dispute(st State, signer chain.Key, d chain.Dispute) error {
 		Frozen: min(d.Amount, balance(st, chain.AccountGrid)), Reason: d.Reason, Detail: d.Detail,
 		OpenedMs: r.time, AnswerByMs: r.time + r.rules.AnswerDays*dayMs, ResolveByMs: r.time + r.rules.ResolveDays*dayMs,
 	}
+	because(st, "frozen by dispute", v.Number)
 	if err := move(st, chain.AccountGrid, chain.AccountDispute, v.Frozen); err != nil {
 		return err
 	}
@@ -185,6 +186,7 @@ func (r *run) resolve(st State, by authority, d chain.Resolve) error {
 
 // endDispute thaws the frozen amount and refunds out of it.
 func (r *run) endDispute(st State, v DisputeView, refund chain.Nano, reason string) error {
+	because(st, "thawed by dispute", v.Number)
 	if err := move(st, chain.AccountDispute, chain.AccountGrid, v.Frozen); err != nil {
 		return err
 	}

@@ -358,6 +358,7 @@ func (r *run) round(st State, v *InvoiceView) error {
 		}
 		owes -= unit
 	}
+	because(st, "rounding of", v.Kind)
 	from, to := v.Account, chain.AccountRounding
 	if owes < 0 {
 		from, to, owes = to, from, -owes

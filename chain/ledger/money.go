@@ -22,6 +22,7 @@ func add(st State, a chain.Account, delta chain.Nano) error {
 		return refuse(CodeFunds, "account %s has %d, needs %d", a, n, -delta)
 	case delta != 0 || !known:
 		put(st, AccountKey(a), sum)
+		note(st, a, delta, false)
 	}
 	return nil
 }
@@ -58,6 +59,7 @@ func (r *run) earn(st State, a chain.Account, amount chain.Nano, session chain.I
 	}
 	r.clock.Lots++
 	put(st, lotKey(a, r.clock.Lots), l)
+	note(st, a, amount, true)
 	if l.Expires > 0 {
 		put(st, expiryKey(l.Expires, a, r.clock.Lots), true)
 	}
@@ -106,6 +108,8 @@ func (r *run) expireLots(st State) error {
 		l, _ := get[lot](st, lk)
 		st.Delete(k)
 		st.Delete(lk)
+		because(st, "credit expired", l.Session)
+		note(st, chain.Account(k[9:29]), -l.Amount, true)
 		if err := move(st, chain.AccountReserve, chain.AccountPromotion, l.Amount); err != nil {
 			return err
 		}

@@ -111,7 +111,7 @@ func TestAProposalIsWhatItsApproversSigned(t *testing.T) {
 		change func(p *chain.Proposal)
 	}{
 		"another microgrid": {CodeChain, func(p *chain.Proposal) { p.Chain = "other" }},
-		"expired":           {CodeExpired, func(p *chain.Proposal) { p.Expires = w.now - 2000 }},
+		"expired":           {CodeExpired, func(p *chain.Proposal) { p.Expires = 1 }},
 		"for ever":          {CodeExpired, func(p *chain.Proposal) { p.Expires = math.MaxInt64 }},
 		"version":           {CodeMalformed, func(p *chain.Proposal) { p.Version = 2 }},
 		"single kind": {CodeKind, func(p *chain.Proposal) {
@@ -442,7 +442,7 @@ func TestBillingNeedsABasisAndAnApprovedMeter(t *testing.T) {
 	bad.Device = chain.Key{1}
 	w.refused(CodeNotMember, w.bad(w.op, chain.TxMeterApproval, bad))
 	bad = ap
-	bad.Until = w.now - 2000
+	bad.Until = 1
 	w.refused(CodeRange, w.bad(w.op, chain.TxMeterApproval, bad))
 	bad = ap
 	bad.Approval = ""
@@ -624,4 +624,63 @@ func TestGenesisMoneyRules(t *testing.T) {
 		}
 	}
 	equal(t, "cent", chain.MinorUnit(2), 1e7)
+}
+
+// The movements of a block explain every balance and every lot to the nano,
+// and tracing changes nothing else.
+func TestMovementsExplainEveryBalance(t *testing.T) {
+	traced := NewMapState()
+	if _, err := InitGenesis(traced, testGenesis(newHouse("a"), newHouse("b"), newHouse("c")), t0-slotMs); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, st: NewMapState(), op: newPerson("operator"), a: newHouse("a"), b: newHouse("b"), c: newHouse("c"), driver: newPerson("driver"), now: t0, nonces: map[chain.Key]uint64{}, keep: true}
+	if _, err := InitGenesis(w.st, testGenesis(w.a, w.b, w.c), t0-slotMs); err != nil {
+		t.Fatal(err)
+	}
+	w.ok(w.mint(chain.AccountGrid, 1e12), w.mint(chain.AccountPromotion, 1e12), w.mint(chain.AccountRounding, 1e9), w.mint(w.driver.account(), 1e10), w.mint(w.c.owner.account(), 1e9))
+	w.ok(w.a.sign(w.a.site(firstSl-1, 0, 0)), w.b.sign(w.b.site(firstSl-1, 0, 0)), w.c.sign(w.c.site(firstSl-1, 0, 0)))
+	w.charge(1, w.c, firstSl, 600, true, map[*house][2]meter.WattHour{w.a: {0, 1000}, w.c: {700, 0}})
+	w.charge(2, w.b, firstSl+1, 500, true, map[*house][2]meter.WattHour{w.b: {500, 0}})
+	s := w.session(2)
+	w.took(w.tx(w.driver, chain.TxPayout, chain.Payout{Amount: 1e9}))
+	w.took(w.tx(w.op, chain.TxPayoutPaid, chain.PayoutPaid{Payout: 1, BankRef: "out"}))
+	w.took(w.tx(w.driver, chain.TxDispute, chain.Dispute{Session: s.ID, Amount: s.Captured, Reason: "x"}))
+	w.took(w.tx(w.op, chain.TxResolve, chain.Resolve{Dispute: 1, Refund: s.Captured, Reason: "x"}))
+	w.took(w.tx(w.op, chain.TxInvoice, chain.IssueInvoice{Account: w.driver.account()}))
+	w.refused(CodeFunds, w.bad(w.driver, chain.TxPayout, chain.Payout{Amount: 1e15}))
+	w.at(firstSl + 130)
+	w.pass(1)
+
+	money, credit := map[chain.Account]chain.Nano{}, map[chain.Account]chain.Nano{}
+	causes := map[string]bool{}
+	for _, b := range w.blocks {
+		b.Trace = true
+		out, err := Apply(traced, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range out.Movements {
+			if causes[m.Cause] = true; m.Cause == "" || m.Ref == "" {
+				t.Errorf("block %d: a movement without a cause: %+v", b.Height, m)
+			}
+			if m.Credit {
+				credit[m.Account] += m.Amount
+			} else {
+				money[m.Account] += m.Amount
+			}
+		}
+	}
+	equal(t, "state", StateHash(traced), StateHash(w.st))
+	for _, a := range Accounts(traced) {
+		equal(t, "money of "+a.Account.String(), money[a.Account], a.Balance)
+		equal(t, "credit of "+a.Account.String(), credit[a.Account], a.Credits)
+	}
+	for _, c := range []string{
+		"paid in", "held for session", "energy of session", "energy sold in slot", "energy bought in slot", "discount credit of session",
+		"released by session", "payout asked", "payout paid", "frozen by dispute", "thawed by dispute", "refund", "rounding of", "credit expired",
+	} {
+		if !causes[c] {
+			t.Errorf("nothing moved by %q", c)
+		}
+	}
 }

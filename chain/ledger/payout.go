@@ -119,12 +119,13 @@ func (r *run) payout(st State, signer chain.Key, p chain.Payout) error {
 	if len(open) >= maxOpenPayouts || mine >= maxOwnPayouts {
 		return refuse(CodeLimit, "%d payouts are open, %d of this account", len(open), mine)
 	}
-	if err := move(st, a, chain.AccountPayout, p.Amount); err != nil {
-		return err
-	}
 	v := PayoutView{
 		Number: next(st, todoPayout, chain.Account{}), State: PayoutAsked, Account: a, Amount: p.Amount,
 		AskedMs: r.time, DueMs: r.time + r.rules.PayoutDays*dayMs,
+	}
+	because(st, "payout asked", v.Number)
+	if err := move(st, a, chain.AccountPayout, p.Amount); err != nil {
+		return err
 	}
 	put(st, payoutKey(v.Number), v)
 	put(st, todoKey(todoPayout, be64(v.Number)), true)
@@ -162,6 +163,7 @@ func (r *run) payoutPaid(st State, by authority, p chain.PayoutPaid) error {
 	if err := r.bankRef(st, chain.TxPayoutPaid, v.Account, v.Amount, p.BankRef); err != nil {
 		return err
 	}
+	because(st, "payout paid", v.Number)
 	if err := destroy(st, chain.AccountPayout, v.Amount); err != nil {
 		return err
 	}
@@ -178,6 +180,7 @@ func (r *run) payoutCancel(st State, signer chain.Key, p chain.PayoutCancel) err
 	if v.Account != chain.AccountOf(signer) {
 		return refuse(CodeNotAllowed, "payout %d is of another account", v.Number)
 	}
+	because(st, "payout cancelled", v.Number)
 	if err := move(st, chain.AccountPayout, v.Account, v.Amount); err != nil {
 		return err
 	}

@@ -101,6 +101,7 @@ func checkReason(s string) error {
 // giveBack refunds amount of a settled bill and issues the credit note.
 func (r *run) giveBack(st State, s *SessionView, amount chain.Nano, reason string) error {
 	b := billOf(st, s.ID)
+	because(st, "refund", s.ID)
 	switch {
 	case amount <= 0:
 		return refuse(CodeAmount, "amount %d", amount)
@@ -189,6 +190,7 @@ func takeLot(st State, k []byte, l lot, n chain.Nano) {
 	if n == 0 {
 		return
 	}
+	note(st, chain.Account(k[1:21]), -n, true)
 	if l.Amount -= n; l.Amount > 0 {
 		put(st, k, l)
 		return
@@ -223,6 +225,7 @@ func (r *run) restore(st State, a chain.Account, b *bill, credit chain.Nano) {
 		}
 		l.Amount += n
 		put(st, k, l)
+		note(st, a, n, true)
 		if s.Amount == 0 {
 			b.Spent = b.Spent[:i]
 		}

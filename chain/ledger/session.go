@@ -74,6 +74,7 @@ func (r *run) sessionOpen(st State, m *member, o chain.SessionOpen) error {
 	case st.Get(ck) != nil:
 		return refuse(CodeConnector, "connector %d has an open session", q.Connector)
 	}
+	because(st, "held for session", q.ID)
 	if err := add(st, p.from, -q.Hold); err != nil {
 		return err
 	}
@@ -302,6 +303,7 @@ func capture(st State, s *SessionView, to chain.Account, amount chain.Nano) erro
 		return fmt.Errorf("session %s: capture of %d from a hold with %d left", s.ID, amount, s.remaining())
 	}
 	s.Captured += amount
+	because(st, "energy of session", s.ID)
 	return add(st, to, amount)
 }
 
@@ -358,6 +360,7 @@ func (r *run) settleMetered(st State) error {
 // the hold and closes it, all in one block.
 func (r *run) settle(st State, s *SessionView) error {
 	bill := s.Captured
+	because(st, "discount credit of session", s.ID)
 	var spent []spentLot
 	if s.Redeem {
 		s.CreditRedeemed = min(credits(st, s.Driver), chain.PPM(bill, r.rules.RedeemPPM))
@@ -383,6 +386,7 @@ func (r *run) settle(st State, s *SessionView) error {
 // close releases what is left of the hold and ends the session for good.
 func (r *run) close(st State, s *SessionView, final SessionState) error {
 	s.Released = s.Hold - s.Captured
+	because(st, "released by session", s.ID)
 	if err := add(st, s.purse(), s.Released); err != nil {
 		return err
 	}

@@ -334,10 +334,12 @@ func (r *run) trade(st State, view *SlotView, nodes []market.Node, fills []FillV
 		if f := &fills[i]; f.Supplier == 0 {
 			f.Local, f.Price = res.Fills[f.ID], res.Prices[f.Node]
 		}
+		because(st, "energy bought in slot", view.Slot)
 		if err := r.settleBuyer(st, view, &fills[i]); err != nil {
 			return err
 		}
 	}
+	because(st, "energy sold in slot", view.Slot)
 	for i := range fills {
 		if err := r.settleSeller(st, &fills[i]); err != nil {
 			return err

@@ -87,11 +87,18 @@ func NewMapState() *MapState { return &MapState{Overlay{own: newTable()}} }
 type Overlay struct {
 	parent State // nil: bottom
 	own    table
+	trace  *trace // nil: movements are not noted
 }
 
 // NewOverlay returns an empty overlay on parent. The parent must not change
 // while the overlay is in use.
-func NewOverlay(parent State) *Overlay { return &Overlay{parent: parent, own: newTable()} }
+func NewOverlay(parent State) *Overlay {
+	o := &Overlay{parent: parent, own: newTable()}
+	if p, ok := parent.(*Overlay); ok && p.trace != nil {
+		o.trace = &trace{cause: p.trace.cause, ref: p.trace.ref}
+	}
+	return o
+}
 
 // Get implements State.
 func (o *Overlay) Get(key []byte) []byte {
@@ -158,11 +165,19 @@ func (o *Overlay) Commit() {
 			o.parent.Delete(key)
 		}
 	})
+	if p, ok := o.parent.(*Overlay); ok && o.trace != nil && p.trace != nil {
+		p.trace.moves = append(p.trace.moves, o.trace.moves...)
+	}
 	o.Discard()
 }
 
 // Discard forgets every write.
-func (o *Overlay) Discard() { o.own = newTable() }
+func (o *Overlay) Discard() {
+	o.own = newTable()
+	if o.trace != nil {
+		o.trace.moves = nil
+	}
+}
 
 // changed calls fn for every key whose value differs from the parent's,
 // ascending, with both values (nil: absent).

@@ -105,6 +105,7 @@ func (r *run) transfer(st State, signer chain.Key, t chain.Transfer) error {
 	case t.To.IsSystem() || t.To == from:
 		return refuse(CodeAccount, "transfer to %s", t.To)
 	}
+	because(st, "transfer between", from.String()+" and "+t.To.String())
 	return move(st, from, t.To, t.Amount)
 }
 

@@ -110,6 +110,8 @@ type world struct {
 	last     BlockOutput
 	nonces   map[chain.Key]uint64
 	bankRefs int
+	keep     bool         // keep the blocks
+	blocks   []BlockInput // that were kept
 }
 
 func testGenesis(houses ...*house) chain.Genesis {
@@ -146,7 +148,11 @@ func (w *world) block(txs ...[]byte) BlockOutput {
 	w.t.Helper()
 	w.height++
 	w.now += 1000
-	out, err := Apply(w.st, BlockInput{Height: w.height, TimeMs: w.now, Txs: txs})
+	in := BlockInput{Height: w.height, TimeMs: w.now, Txs: txs}
+	if w.keep {
+		w.blocks = append(w.blocks, in)
+	}
+	out, err := Apply(w.st, in)
 	if err != nil {
 		w.t.Fatalf("block %d: %v", w.height, err)
 	}

@@ -1,0 +1,83 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
+)
+
+// TestReplayTellsEveryMovement: executing the stored blocks again gives the
+// balances and says why, while the ledger runs and when it does not.
+func TestReplayTellsEveryMovement(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	n := w.nodes[0].start()
+	n.submit(w.mint(0, "driver", 7))
+	n.submit(w.mint(1, "driver", 5))
+	check := func(replay func(fn func(int64, time.Time, ledger.BlockOutput)) error) {
+		t.Helper()
+		var sum chain.Nano
+		if err := replay(func(_ int64, at time.Time, out ledger.BlockOutput) {
+			for _, m := range out.Movements {
+				if m.Account == account("driver") && m.Cause == "paid in" && !at.IsZero() {
+					sum += m.Amount
+				}
+			}
+		}); err != nil || sum != 12 {
+			t.Errorf("%d paid in, %v", sum, err)
+		}
+	}
+	check(func(fn func(int64, time.Time, ledger.BlockOutput)) error { return n.eng.Replay(t.Context(), fn) })
+	n.stop()
+	check(func(fn func(int64, time.Time, ledger.BlockOutput)) error {
+		return ReplayHome(t.Context(), n.home, w.genesis, fn)
+	})
+}
+
+// TestOldProgramStopsVoting: a gateway whose program is too old for a change
+// of the rules commits the block before it, says what to do, and neither votes
+// nor breaks anything after a restart.
+func TestOldProgramStopsVoting(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	n := w.nodes[0].start()
+	first := n.submit(w.mint(0, "driver", 7))
+	at := first.Height + 6
+	w.nonces[1]++
+	r := n.submit(chain.SignTx("test-grid", w.nonces[1], chain.TxRules, chain.RulesChange{Height: at, MinVersion: ledger.RulesVersion + 1}, operator(1)))
+	if r.Code != ledger.CodeOK {
+		t.Fatalf("%+v", r)
+	}
+	for n.eng.Status().Halted == "" {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, err := n.eng.Submit(ctx, w.mint(0, "driver", 1))
+		cancel()
+		if err != nil && !errors.Is(err, ErrHalted) {
+			t.Fatal(err)
+		}
+	}
+	told := func() {
+		t.Helper()
+		var old *ledger.OutdatedError
+		s := n.eng.Status()
+		if err := n.eng.Halted(); !errors.As(err, &old) || old.Height != at || s.Height != at-1 || !strings.Contains(s.Halted, "update joulegate") {
+			t.Fatalf("at height %d, %v", s.Height, err)
+		}
+	}
+	told()
+	balance := n.balance("driver")
+	n.stop()
+	n.start()
+	told()
+	if got := n.balance("driver"); got != balance || got < 7 {
+		t.Errorf("balance %d, was %d", got, balance)
+	}
+	if err := n.eng.SubmitAsync(w.mint(0, "driver", 1)); !errors.Is(err, ErrHalted) {
+		t.Errorf("submit: %v", err)
+	}
+}
