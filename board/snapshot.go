@@ -16,7 +16,8 @@ type Snapshot struct {
 	Live     bool      `json:"live"` // the control loop runs
 	Meters   []Meter   `json:"meters"`
 	Chargers []Charger `json:"chargers"`
-	Alarms   []Alarm   `json:"alarms"` // what is wrong now, oldest first
+	Alarms   []Alarm   `json:"alarms"`            // what is wrong now, oldest first
+	Utility  string    `json:"utility,omitempty"` // a limit of the utility that is in force, in words
 }
 
 // Meter is the latest reading of one meter.
@@ -49,6 +50,7 @@ type Charger struct {
 	Cause     string            `json:"cause,omitempty"`             // what moved the actuator last
 	StartsIn  int64             `json:"starts_in_s,omitempty"`       // a start is spread: seconds to go
 	Heat      *int64            `json:"temperature_mdegc,omitempty"` // where a sensor is fitted
+	Phases    int               `json:"phases"`                      // in use
 	Order     string            `json:"phase_order,omitempty"`       // three-phase: right, wrong or not judged
 	Offline   bool              `json:"offline,omitempty"`           // the session lives on the limit for times without the ledger
 	Session   string            `json:"session,omitempty"`           // id while one is open

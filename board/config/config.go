@@ -421,8 +421,10 @@ func (c *Config) fill() {
 		h.Mode = or(h.Mode, "market")
 		h.MaxSwitches = or(h.MaxSwitches, 20)
 		h.OfflineWh = or(h.OfflineWh, 20_000)
-		h.DerateFrom = or(h.DerateFrom, 60)
-		h.MaxTemp = or(h.MaxTemp, 75)
+		if h.TempSensor != "" {
+			h.DerateFrom = or(h.DerateFrom, 60)
+			h.MaxTemp = or(h.MaxTemp, 75)
+		}
 	}
 }
 

@@ -235,7 +235,7 @@ func (c *Config) chargers(k *checker, b board.Board) {
 		if h.Pilot != "" && h.EVSE.Fitted() {
 			k.add(p+".pilot", "the controller under evse already says whether a vehicle is ready")
 		}
-		if h.DerateFrom < 20 || h.MaxTemp > 110 || h.DerateFrom >= h.MaxTemp {
+		if (h.DerateFrom != 0 || h.MaxTemp != 0) && (h.DerateFrom < 20 || h.MaxTemp > 110 || h.DerateFrom >= h.MaxTemp) {
 			k.add(p+".max_temp_c", "derate_from_c %d and max_temp_c %d: want 20 <= derate_from_c < max_temp_c <= 110", h.DerateFrom, h.MaxTemp)
 		}
 		if h.MaxSwitches < 1 || h.MaxSwitches > 120 {

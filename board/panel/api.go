@@ -55,6 +55,9 @@ type Backend interface {
 	// then. It asks neither the ledger nor the network. It needs the control
 	// socket.
 	OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (board.Charger, error)
+	// Dim takes an order of the utility to all chargers. It only lowers. It
+	// needs the control socket.
+	Dim(ctx context.Context, o DimOrder) error
 	// Events returns what this gateway put on record about itself, from the
 	// time from up to but not at to, oldest first; zero times are open ends.
 	// Of more than MaxEvents it returns the newest.
@@ -192,6 +195,12 @@ type ChargerOrder struct {
 	Do    string            `json:"do"`                 // one of ChargerOrders
 	Limit meter.MilliAmpere `json:"limit_ma,omitempty"` // of limit: per phase; 0: no limit of a person's
 	Mode  string            `json:"mode,omitempty"`     // of mode: off, now, surplus, market
+}
+
+// DimOrder is an order of the utility.
+type DimOrder struct {
+	Limit meter.Watt    `json:"limit_w"` // for each charger; 0: no limit
+	For   time.Duration `json:"for_ns"`  // 0: until the next order
 }
 
 // ChargerOrders are what can be done to a charger: an ordinary stop, clearing

@@ -181,6 +181,12 @@ func (c *Client) OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (bo
 	return call[board.Charger](ctx, c, http.MethodPost, "/chargers/"+strconv.Itoa(int(id)), o)
 }
 
+// Dim implements Backend.
+func (c *Client) Dim(ctx context.Context, o DimOrder) error {
+	_, err := call[struct{}](ctx, c, http.MethodPost, "/utility", o)
+	return err
+}
+
 // Events implements Backend.
 func (c *Client) Events(ctx context.Context, from, to time.Time) ([]Event, error) {
 	q := url.Values{}

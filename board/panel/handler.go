@@ -177,6 +177,13 @@ func (s *Server) Handler(control bool) http.Handler {
 			}
 			return b.OrderCharger(r.Context(), uint8(id), o)
 		})
+		handle("POST /utility", func(r *http.Request) (any, error) {
+			var o DimOrder
+			if err := body(r, &o); err != nil {
+				return nil, err
+			}
+			return struct{}{}, b.Dim(r.Context(), o)
+		})
 		handle("POST /meters/{id}/confirm", func(r *http.Request) (any, error) {
 			return struct{}{}, b.ConfirmMeter(r.Context(), r.PathValue("id"))
 		})

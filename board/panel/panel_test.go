@@ -248,6 +248,13 @@ func (f *fake) OrderCharger(_ context.Context, id uint8, o ChargerOrder) (board.
 	return c, nil
 }
 
+func (f *fake) Dim(_ context.Context, o DimOrder) error {
+	if o.Limit != 4200 || o.For != time.Hour {
+		return Refused("%+v", o)
+	}
+	return nil
+}
+
 func (f *fake) Events(_ context.Context, from, to time.Time) ([]Event, error) {
 	return []Event{{Time: fakeStart, Code: "charger.opened", Severity: 2, Subject: "charger-1", Text: from.UTC().String() + to.UTC().String(), Block: chain.Position{Epoch: 1, Number: 3}}}, nil
 }
@@ -483,6 +490,7 @@ func TestAdministrationIsLocal(t *testing.T) {
 		"verify":  func(b Backend) (any, error) { return b.LedgerVerify(ctx, nil) },
 		"confirm": func(b Backend) (any, error) { return nil, b.ConfirmMeter(ctx, "house") },
 		"charger": func(b Backend) (any, error) { return b.OrderCharger(ctx, 1, ChargerOrder{Do: "limit", Limit: 8000}) },
+		"dim":     func(b Backend) (any, error) { return nil, b.Dim(ctx, DimOrder{Limit: 4200, For: time.Hour}) },
 		"unsigned stop": func(b Backend) (any, error) {
 			return b.StopSession(ctx, openID, StopOrder{})
 		},

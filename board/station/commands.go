@@ -310,6 +310,10 @@ func (s *Station) ClearFault(ctx context.Context, connector uint8) error {
 		c, err := s.connector(connector)
 		switch {
 		case err != nil:
+		case c.phases.state.Stage == setpoint.Broken:
+			s.evidence("charger.fault_cleared", 2, chargerName(connector), "a person cleared: the phases did not switch; "+c.st.Fault.String())
+			c.phases.state = setpoint.Repaired(c.phases.state)
+			s.step(c, session.ClearFault{})
 		case c.st.Fault == session.NoFault:
 			err = refuse(NoFault, "charger %d has no fault", connector)
 		default:

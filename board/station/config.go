@@ -15,6 +15,7 @@ import (
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/circuit"
 	"github.com/joulegate/joulegate/meter/session"
 	"github.com/joulegate/joulegate/meter/setpoint"
 	"github.com/joulegate/joulegate/meter/slot"
@@ -64,6 +65,7 @@ const (
 	ShuttingDown   = "shutting_down"
 	ClockUnset     = "clock_unset"
 	InSession      = "in_session"
+	Negative       = "negative"
 )
 
 func refuse(code, format string, args ...any) error {
@@ -135,9 +137,14 @@ type Charger struct {
 	StopButton  drivers.Input
 	Trip        drivers.Relay // shunt trip
 	Thermometer Thermometer
+	Wiring      circuit.Wiring
+	Circuit     string // of Config.Circuits
 	Session     session.Rules
-	Setpoint    setpoint.Rules
-	Mode        setpoint.Mode
+	// Switch says when to change between one and three phases. Allowed is
+	// the wiring's to set, after it has checked an installer's signature.
+	Switch   setpoint.SwitchRules
+	Setpoint setpoint.Rules
+	Mode     setpoint.Mode
 }
 
 // Config is what a station is made of.
@@ -151,6 +158,14 @@ type Config struct {
 	QuoteLife   time.Duration
 	Meters      []Meter
 	Chargers    []Charger
+	Battery     string // meter of the house's battery; "": none
+	// Circuits with, at the same index, the meter of each ("": none), and how
+	// they are shared.
+	Circuits      []circuit.Circuit
+	CircuitMeters []string
+	Sharing       circuit.Rules
+	Dim           circuit.DimRules
+	DimContact    drivers.Input // of the utility; nil: none
 
 	Outbox    Outbox
 	Store     Store
@@ -192,13 +207,21 @@ func FromConfig(c config.Config) (Config, error) {
 		intervals[m.ID] = m.Interval.D()
 		out.Meters = append(out.Meters, Meter{ID: m.ID, Role: role, Interval: m.Interval.D()})
 	}
-	for _, h := range c.Chargers {
+	out.Circuits, out.CircuitMeters = c.Tree()
+	out.Battery = c.Battery.Meter
+	out.Sharing, out.Dim = c.CircuitRules(), c.DimRules()
+	ends, err := c.Ends()
+	if err != nil {
+		return out, err
+	}
+	for i, h := range c.Chargers {
 		mode, err := setpoint.ParseMode(h.Mode)
 		if err != nil {
 			return out, err
 		}
 		out.Chargers = append(out.Chargers, Charger{
-			ID: h.ID, Meter: h.Meter, Mode: mode,
+			ID: h.ID, Meter: h.Meter, Mode: mode, Wiring: ends[i].Wiring, Circuit: ends[i].Circuit,
+			Switch: setpoint.SwitchRules{UpDelay: t.OnDelay.D(), DownLate: t.OffDelay.D(), Rest: t.OffDelay.D()},
 			Session: session.Rules{
 				MaxCurrent: h.MaxCurrent, Phases: h.Phases, Wallbox: h.Relay == "", Pilot: h.EVSE.Fitted() || h.Pilot != "", Site: site,
 				Temp: h.TempSensor != "", Trip: h.Trip != "", Fuse: c.Site.Fuse,
@@ -211,7 +234,7 @@ func FromConfig(c config.Config) (Config, error) {
 				// an ordinary stop takes StopWait.
 				Horizon: intervals[h.Meter] + t.StopWait.D() + 2*t.Tick.D(),
 			},
-			Setpoint: setpoint.Rules{MaxCurrent: h.MaxCurrent, Fuse: c.Site.Fuse, Phases: h.Phases, OnDelay: t.OnDelay.D(), OffDelay: t.OffDelay.D()},
+			Setpoint: setpoint.Rules{MaxCurrent: h.MaxCurrent, Phases: h.Phases, BatteryFirst: c.Battery.First, OnDelay: t.OnDelay.D(), OffDelay: t.OffDelay.D()},
 		})
 	}
 	return out, nil

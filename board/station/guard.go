@@ -118,36 +118,44 @@ const heatEvery = 2 * time.Second
 // Times of a limiter worker.
 const (
 	pilotEvery  = time.Second     // between two looks at the pilot
+	statusEvery = 5 * time.Second // between two looks at everything else the device tells
 	refreshEach = 2 * time.Second // a limit is repeated, so that the controller's own time-out sees a live gateway
 	busTimeout  = 2 * time.Second // one call, queueing included
 )
 
 // pilot is what a limiter worker found out.
 type pilot struct {
-	state drivers.VehicleState
-	at    time.Duration
-	err   error // of the last look or the last offer
+	looked bool // state was read at that time
+	state  drivers.VehicleState
+	at     time.Duration
+	status *drivers.Status // nil: not read this time
+	phases int             // in use; 0: not known
+	err    error           // of the last look or the last command
 }
 
-// limiter carries out offers on the bus. The loop sets want; the worker alone
-// talks to the device.
+// limiter carries out offers on the bus. The loop sets what is wanted; the
+// worker alone talks to the device. While the loop is not alive it tells the
+// device 0 A, and once that is done nothing more: the heartbeat ends with the
+// loop, and the device falls back by itself.
 type limiter struct {
 	dev  drivers.Limiter
 	p    *pulse
 	tell func(pilot)
 
-	mu   sync.Mutex
-	want meter.MilliAmpere
-	kick chan struct{}
+	mu     sync.Mutex
+	want   meter.MilliAmpere
+	phases int           // to switch to; 0: as they are
+	seen   time.Duration // when the vehicle's state was read last
+	kick   chan struct{}
 }
 
 func newLimiter(dev drivers.Limiter, p *pulse, tell func(pilot)) *limiter {
 	return &limiter{dev: dev, p: p, tell: tell, kick: make(chan struct{}, 1)}
 }
 
-func (l *limiter) offer(a meter.MilliAmpere) {
+func (l *limiter) set(f func()) {
 	l.mu.Lock()
-	l.want = a
+	f()
 	l.mu.Unlock()
 	select {
 	case l.kick <- struct{}{}:
@@ -155,10 +163,22 @@ func (l *limiter) offer(a meter.MilliAmpere) {
 	}
 }
 
+func (l *limiter) offer(a meter.MilliAmpere) { l.set(func() { l.want = a }) }
+
+func (l *limiter) switchTo(phases int) { l.set(func() { l.phases = phases }) }
+
+// seenAt is when the vehicle's state was read last.
+func (l *limiter) seenAt() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen
+}
+
+// live reports whether the loop is to be obeyed.
+func (l *limiter) live() bool { return l.p.alive() && !l.p.stalled.Load() }
+
 func (l *limiter) wanted() meter.MilliAmpere {
-	// The heartbeat ends with the loop: a controller with a time-out of its
-	// own then falls back by itself, and one without is told 0 A.
-	if !l.p.alive() {
+	if !l.live() {
 		return 0
 	}
 	l.mu.Lock()
@@ -172,44 +192,137 @@ func (l *limiter) run(ctx context.Context) {
 			l.tell(pilot{err: err})
 		}
 	}()
-	look := time.NewTicker(pilotEvery)
-	defer look.Stop()
-	applied, wrote := meter.MilliAmpere(-1), l.p.now()
-	write := func() error {
-		want := l.wanted()
-		if want == applied && l.p.now()-wrote < refreshEach {
-			return nil
-		}
-		c, cancel := context.WithTimeout(ctx, busTimeout)
-		defer cancel()
-		err := l.dev.SetLimit(c, want)
-		applied, wrote = want, l.p.now()
-		if err != nil {
-			applied = -1 // unknown: try again at the next turn
-		}
-		return err
-	}
-	read := func() pilot {
-		at := l.p.now()
-		c, cancel := context.WithTimeout(ctx, busTimeout)
-		defer cancel()
-		s, err := l.dev.VehicleState(c)
-		return pilot{s, at, err}
-	}
-	for first := true; ; first = false {
-		err := write()
-		if first || err == nil {
-			got := read()
-			got.err = errors.Join(err, got.err)
-			l.tell(got)
-		} else {
-			l.tell(pilot{err: err})
-		}
+	w := limiterWork{limiter: l, applied: -1}
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.kick:
-		case <-look.C:
+		case <-next.C:
+		}
+		w.turn(ctx)
+		next.Reset(w.pause())
+	}
+}
+
+// limiterWork is what the worker remembers between two turns.
+type limiterWork struct {
+	*limiter
+	applied                  meter.MilliAmpere // -1: not known
+	wrote, beat, look, whole time.Duration     // when each was done last
+	begun                    bool
+}
+
+// pause is how long the worker may sleep.
+func (w *limiterWork) pause() time.Duration {
+	if b, ok := w.dev.(drivers.Heartbeat); ok {
+		if every := b.BeatEvery(); every > 0 {
+			return max(50*time.Millisecond, min(pilotEvery, every/3))
 		}
 	}
+	return pilotEvery
+}
+
+func (w *limiterWork) call(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
+func (w *limiterWork) turn(ctx context.Context) {
+	if w.applied == 0 && !w.live() {
+		return // it has been told 0 A and has to notice that we are gone
+	}
+	err := w.write(ctx)
+	if err == nil && w.live() {
+		err = errors.Join(w.heartbeat(ctx), w.order(ctx))
+	}
+	now := w.p.now()
+	switch {
+	case err != nil && w.begun:
+		w.tell(pilot{err: err})
+	case !w.begun || now-w.look >= pilotEvery:
+		w.begun, w.look = true, now
+		got := w.read(ctx, now)
+		got.err = errors.Join(err, got.err)
+		w.tell(got)
+	}
+}
+
+// write tells the device what is wanted, and repeats it.
+func (w *limiterWork) write(ctx context.Context) error {
+	want, now := w.wanted(), w.p.now()
+	if want == w.applied && now-w.wrote < refreshEach {
+		return nil
+	}
+	w.applied, w.wrote = -1, now // not known until confirmed
+	err := w.call(ctx, func(ctx context.Context) error { return w.dev.SetLimit(ctx, want) })
+	if err == nil {
+		w.applied = want
+	}
+	return err
+}
+
+// heartbeat says that the gateway is there, if the device listens for it.
+func (w *limiterWork) heartbeat(ctx context.Context) error {
+	b, ok := w.dev.(drivers.Heartbeat)
+	if !ok {
+		return nil
+	}
+	every, now := b.BeatEvery(), w.p.now()
+	if every == 0 || w.beat != 0 && now-w.beat < every/2 {
+		return nil
+	}
+	w.beat = now
+	return w.call(ctx, b.Beat)
+}
+
+// order switches phases if that was asked for.
+func (w *limiterWork) order(ctx context.Context) error {
+	w.mu.Lock()
+	n := w.phases
+	w.phases = 0
+	w.mu.Unlock()
+	sw, ok := w.dev.(drivers.PhaseSwitcher)
+	if n == 0 || !ok {
+		return nil
+	}
+	return w.call(ctx, func(ctx context.Context) error { return sw.SwitchPhases(ctx, n) })
+}
+
+// read looks at the pilot, and now and then at everything else.
+func (w *limiterWork) read(ctx context.Context, at time.Duration) (got pilot) {
+	got.at = at
+	st, ok := w.dev.(drivers.Statused)
+	if whole := ok && (w.whole == 0 || at-w.whole >= statusEvery); whole {
+		w.whole = at
+		got.err = w.call(ctx, func(ctx context.Context) error {
+			v, err := st.Status(ctx)
+			if err == nil {
+				got.status, got.state, got.looked = &v, v.Vehicle, true
+			}
+			return err
+		})
+		if sw, ok := w.dev.(drivers.PhaseSwitcher); ok && len(sw.PhaseCounts()) > 1 {
+			got.err = errors.Join(got.err, w.call(ctx, func(ctx context.Context) (err error) {
+				got.phases, err = sw.Phases(ctx)
+				return err
+			}))
+		}
+	}
+	if !got.looked { // also when the whole could not be read
+		got.err = errors.Join(got.err, w.call(ctx, func(ctx context.Context) (err error) {
+			got.state, err = w.dev.VehicleState(ctx)
+			got.looked = err == nil
+			return err
+		}))
+	}
+	if got.looked {
+		w.mu.Lock()
+		w.seen = at
+		w.mu.Unlock()
+	}
+	return got
 }

@@ -30,6 +30,9 @@ func (s *Station) snapshot() board.Snapshot {
 		v.Chargers = append(v.Chargers, s.showCharger(c))
 	}
 	v.Alarms = s.alarms()
+	if d := s.dimmed; d.PerDevice > 0 {
+		v.Utility = fmt.Sprintf("at most %d W for each charger: %s", d.PerDevice, d.Why)
+	}
 	return v
 }
 
@@ -54,7 +57,7 @@ func (s *Station) showCharger(c *charger) board.Charger {
 	v := board.Charger{
 		ID: c.ID, Meter: c.Meter, State: c.st.Phase.String(), Why: c.st.Why, Vehicle: c.st.Vehicle.String(), Mode: c.mode.String(),
 		Limit: c.st.Offered, Current: c.st.Current, Relay: c.st.Relay, Fault: c.st.Fault.String(), LastStop: c.stopped,
-		MaxLimit: c.Session.MaxCurrent, Actuator: c.actuator(), Cause: c.st.Cause, Offline: c.st.Offline(),
+		MaxLimit: c.Session.MaxCurrent, Phases: c.inUse(), Actuator: c.actuator(), Cause: c.st.Cause, Offline: c.st.Offline(),
 	}
 	if wait := c.st.StartsAt - s.now; wait > 0 {
 		v.StartsIn = int64((wait + time.Second - 1) / time.Second)

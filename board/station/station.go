@@ -15,6 +15,7 @@ import (
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/circuit"
 	"github.com/joulegate/joulegate/meter/session"
 	"github.com/joulegate/joulegate/meter/setpoint"
 	"github.com/joulegate/joulegate/meter/slot"
@@ -48,6 +49,11 @@ type Station struct {
 	chargers []*charger
 	meters   []*meterState
 	site     *meterState
+	tree     *circuit.Tree
+	share    circuit.State
+	dim      circuit.DimState
+	dimmed   circuit.Limit
+	dimmer   string        // what the utility's contact said last
 	quotes   []chain.Quote // open ones, oldest first
 	notes    []ledgerNote  // for sessions that are not open yet, oldest first
 	queue    []entry
@@ -91,7 +97,8 @@ type charger struct {
 	set     setpoint.State
 	mode    setpoint.Mode
 	limit   meter.MilliAmpere // a person's; 0: none
-	why     string            // the setpoint's words
+	why     string            // what keeps it from more
+	phases  phases
 
 	opening bool // SessionOpen is on its way to disk
 	closing bool // SessionStop is
@@ -107,6 +114,7 @@ type charger struct {
 	strayed  time.Duration // it was as commanded last
 	pilotErr error
 	heatErr  error
+	failed   bool          // the wallbox reports a fault
 	checked  time.Duration // output read back
 	pressed  bool          // the stop button
 	offer    offers
@@ -188,6 +196,16 @@ func New(cfg Config) (*Station, error) {
 			c.limiter = newLimiter(h.Limiter, &s.pulse, func(p pilot) { s.mail.put(func() { s.mail.pilots[h.ID] = p }) })
 		}
 		s.chargers = append(s.chargers, c)
+	}
+	var ends []circuit.Charger
+	for _, h := range cfg.Chargers {
+		if h.Wiring == (circuit.Wiring{}) {
+			h.Wiring = circuit.Straight(h.Session.Phases)
+		}
+		ends = append(ends, circuit.Charger{ID: h.ID, Circuit: h.Circuit, Wiring: h.Wiring, MaxCurrent: h.Session.MaxCurrent})
+	}
+	if s.tree, err = circuit.New(cfg.Sharing, cfg.Circuits, ends); err != nil {
+		return nil, err
 	}
 	if err := s.restore(was.Chargers); err != nil {
 		return nil, err
@@ -435,7 +453,9 @@ func (s *Station) tick() {
 	for _, c := range s.chargers {
 		s.contacts(c)
 		s.readBack(c)
-		s.decide(c)
+	}
+	s.allot()
+	for _, c := range s.chargers {
 		s.step(c, session.Tick{})
 		s.recordOffer(c)
 	}
@@ -522,20 +542,6 @@ func (s *Station) readBack(c *charger) {
 	s.step(c, session.Output{Closed: closed, OK: err == nil})
 }
 
-// decide computes what the charger may offer.
-func (s *Station) decide(c *charger) {
-	in := setpoint.Input{Mode: c.mode, Authorised: c.st.Confirmed, Limit: c.limit}
-	if m := s.site; m != nil && m.seen && s.now-m.good <= c.Session.StaleAfter {
-		in.SiteKnown = true
-		in.Site, _ = m.last.Power()
-		in.House = current(&m.last, c.Setpoint.Phases)
-		in.Charger, _ = c.meter.last.Power()
-		in.Draw = c.st.Current
-	}
-	c.set, c.why = setpoint.Step(c.Setpoint, c.set, in, s.now)
-	s.step(c, session.Setpoint{Limit: c.set.Limit})
-}
-
 // current returns the highest phase current of a reading, measured or, where
 // the meter gives none, computed from the power.
 func current(r *meter.Reading, phases int) meter.MilliAmpere {
@@ -602,10 +608,7 @@ func (s *Station) collect() {
 	}
 	for _, c := range s.chargers {
 		if p, ok := pilots[c.ID]; ok {
-			c.pilotErr = p.err
-			if p.err == nil {
-				s.step(c, session.Vehicle{State: p.state, At: p.at})
-			}
+			s.heard(c, p)
 		}
 		if h, ok := heats[c.ID]; ok {
 			c.heatErr = h.err
@@ -617,6 +620,33 @@ func (s *Station) collect() {
 	for _, n := range notes {
 		s.note(n)
 	}
+}
+
+// heard takes what a limiter worker found out.
+func (s *Station) heard(c *charger, p pilot) {
+	c.pilotErr = p.err
+	if p.phases > 0 {
+		c.phases.now = p.phases
+	}
+	if p.looked {
+		s.step(c, session.Vehicle{State: p.state, At: p.at})
+	}
+	st := p.status
+	if st == nil {
+		return
+	}
+	if st.Temperature != nil {
+		s.step(c, session.Temperature{Value: session.MilliCelsius(*st.Temperature), At: p.at})
+	}
+	dev := session.Device{Failed: st.Fault != 0}
+	if dev.Failed {
+		dev.Text = fmt.Sprintf("fault code %d, status %d", st.Fault, st.Code)
+		if !c.failed {
+			s.evidence("charger.device_fault", 3, chargerName(c.ID), "the wallbox says: "+dev.Text)
+		}
+	}
+	c.failed = dev.Failed
+	s.step(c, dev)
 }
 
 func (s *Station) note(n ledgerNote) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,16 +55,22 @@ type world struct {
 	t  *testing.T
 	mu sync.Mutex
 
-	relay   *driverstest.Relay
-	evse    *driverstest.Limiter
-	estop   *driverstest.Input
-	block   func()           // called by the stop button, to stall the loop
-	silent  map[string]bool  // meters that say nothing
-	reg     map[string]int64 // mWh
-	house   int64            // mW that the house draws beside the car
-	page    uint64
-	station *Station
-	boot    time.Time
+	yaml      string // of the gateway
+	tweak     func(*Config)
+	relay     *driverstest.Relay // nil: the wallbox switches
+	evse      *driverstest.Limiter
+	volts     [3]int64                  // at the car's meter
+	draw      func(offered int64) int64 // what the car takes; nil: what it is offered
+	doubt     string                    // why its readings are suspect; "": they are good
+	estop     *driverstest.Input
+	unplugged atomic.Bool
+	block     func()           // called by the stop button, to stall the loop
+	silent    map[string]bool  // meters that say nothing
+	reg       map[string]int64 // mWh
+	house     int64            // mW that the house draws beside the car
+	page      uint64
+	station   *Station
+	boot      time.Time
 
 	disk      []byte
 	writes    int
@@ -88,7 +95,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	w := &world{
-		t: t, relay: &driverstest.Relay{}, evse: &driverstest.Limiter{}, estop: &driverstest.Input{}, killed: make(chan struct{}),
+		t: t, yaml: testConfig, volts: [3]int64{230_000, 230_000, 230_000}, relay: &driverstest.Relay{}, evse: &driverstest.Limiter{}, estop: &driverstest.Input{}, killed: make(chan struct{}),
 		silent: map[string]bool{}, reg: map[string]int64{"house": 9_000_700, "car": 5_000_300}, house: 500_000,
 		held: map[chain.ID]bool{}, seqs: map[chain.ID]uint32{}, regs: map[chain.ID][]meter.WattHour{}, stops: map[chain.ID][]chain.SessionStop{},
 		pages: map[string]uint64{}, meters: map[string]chain.MeterRecord{},
@@ -238,7 +245,7 @@ func (w *world) Active() (bool, error) {
 }
 
 func (w *world) config() Config {
-	c, err := config.Parse([]byte(testConfig))
+	c, err := config.Parse([]byte(w.yaml))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -248,7 +255,10 @@ func (w *world) config() Config {
 	}
 	cfg.ChainID, cfg.Device, cfg.SlotSeconds = "test", deviceKey, 10
 	h := &cfg.Chargers[0]
-	h.Relay, h.Limiter, h.EStop = w.relay, w.evse, w
+	if w.relay != nil {
+		h.Relay = w.relay
+	}
+	h.Limiter, h.EStop = w.evse, w
 	cfg.Outbox, cfg.Store, cfg.Publisher = w, w, w
 	cfg.Receipt = func(r Receipt) (chain.Hash, error) {
 		if r.End.Value < r.Begin.Value || r.Quote.ID != r.Session {
@@ -262,6 +272,9 @@ func (w *world) config() Config {
 	w.mu.Unlock()
 	cfg.Now = func() time.Duration { return time.Since(boot) }
 	cfg.Log = slog.New(slog.NewTextHandler(logWriter{w.t}, nil))
+	if w.tweak != nil {
+		w.tweak(&cfg)
+	}
 	return cfg
 }
 
@@ -280,14 +293,23 @@ func (w *world) physics(ctx context.Context) {
 			return
 		case <-time.After(100 * time.Millisecond):
 		}
-		closed, _ := w.relay.Closed()
+		closed := w.relay == nil
+		if !closed {
+			closed, _ = w.relay.Closed()
+		}
 		amps := int64(0)
 		if closed {
 			amps = int64(w.evse.Limit())
 		}
-		if amps > 0 {
+		if f := w.draw; f != nil {
+			amps = f(amps)
+		}
+		switch {
+		case w.unplugged.Load():
+			w.evse.Plug(drivers.StateA)
+		case amps > 0:
 			w.evse.Plug(drivers.StateC)
-		} else {
+		default:
 			w.evse.Plug(drivers.StateB)
 		}
 		power := amps * 3 * 230
@@ -302,10 +324,19 @@ func (w *world) physics(ctx context.Context) {
 		for id, p := range map[string]int64{"house": power + w.house, "car": power} {
 			if n%10 == 0 && !w.silent[id] && st != nil {
 				w.page++
-				say = append(say, meter.Reading{
+				r := meter.Reading{
 					Device: id, Profile: "eastron-sdm630", Unit: 1, Page: w.page, Wall: time.Now().UnixMilli(), Quality: meter.Good, Mono: since,
 					Points: []meter.Point{{Quantity: meter.Power, Value: p}, {Quantity: meter.Import, Value: w.reg[id]}, {Quantity: meter.Export, Value: 0}, {Quantity: meter.Current, Phase: 1, Value: p / 690}},
-				})
+				}
+				if id == "car" {
+					for l, v := range w.volts {
+						r.Points = append(r.Points, meter.Point{Quantity: meter.Voltage, Phase: uint8(l + 1), Value: v})
+					}
+					if w.doubt != "" {
+						r.Quality, r.Reason = meter.Suspect, w.doubt
+					}
+				}
+				say = append(say, r)
 			}
 		}
 		var notes []chain.ID

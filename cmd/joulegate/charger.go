@@ -13,6 +13,7 @@ import (
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/circuit"
 	"github.com/joulegate/joulegate/meter/setpoint"
 	"github.com/spf13/cobra"
 )
@@ -50,6 +51,10 @@ func (b backend) OrderCharger(ctx context.Context, id uint8, o panel.ChargerOrde
 	}
 	c, err := b.station.Charger(ctx, id)
 	return c, refused(err)
+}
+
+func (b backend) Dim(ctx context.Context, o panel.DimOrder) error {
+	return refused(b.station.Dim(ctx, circuit.Message, o.Limit, o.For))
 }
 
 func (b backend) Events(ctx context.Context, from, to time.Time) ([]panel.Event, error) {
@@ -138,6 +143,26 @@ ledger or the network. What a limit refuses is refused by name.`,
 				return panel.ChargerOrder{Do: "mode", Mode: args[0]}, nil
 			}),
 	)
+	dim := &cobra.Command{
+		Use:     "dim WATT",
+		Short:   "Pass on an order of the utility: at most that much for each charger; 0 ends it",
+		Long:    "Limits all chargers of this gateway as an order of the utility does: it only\nlowers, and never below dimming.per_device_w (4.2 kW by section 14a EnWG).",
+		Example: "  joulegate charger dim 4200 --for 1h\n  joulegate charger dim 0",
+		Args:    cobra.ExactArgs(1),
+	}
+	dim.Flags().Duration("for", 0, "how long it stands; 0: until the next order")
+	c.AddCommand(query(dim, func(cmd *cobra.Command, g *panel.Client, args []string) (panel.DimOrder, error) {
+		w, err := strconv.ParseInt(args[0], 10, 32)
+		if err != nil || w < 0 {
+			return panel.DimOrder{}, usageError{fmt.Errorf("dim %q: write watts like 4200, or 0", args[0])}
+		}
+		o := panel.DimOrder{Limit: meter.Watt(w)}
+		o.For, _ = cmd.Flags().GetDuration("for")
+		return o, g.Dim(cmd.Context(), o)
+	}, func(w io.Writer, o panel.DimOrder) error {
+		_, err := fmt.Fprintf(w, "the utility's limit for each charger is %d W (0: none)\n", o.Limit)
+		return err
+	}))
 	return c
 }
 

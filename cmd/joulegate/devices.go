@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/board/config"
 	"github.com/joulegate/joulegate/board/station"
 	"github.com/joulegate/joulegate/chain"
@@ -138,7 +139,7 @@ func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) err
 			if in.pin == "" {
 				continue
 			}
-			contact, err := openPin(d.pins, in.pin, gpio.NewInput)
+			contact, err := openPin(d.pins, in.pin, inputPin)
 			if err != nil {
 				return fmt.Errorf("charger %d: %s: %w", h.ID, in.what, err)
 			}
@@ -161,6 +162,9 @@ func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) err
 	}
 	return nil
 }
+
+// inputPin opens a pin as what the station reads.
+func inputPin(o gpio.Opener, p board.Pin) (drivers.Input, error) { return gpio.NewInput(o, p) }
 
 // sensorFile is a temperature as Linux shows sensors: hwmon's temp1_input, a
 // thermal zone's temp, a 1-Wire sensor's temperature.

@@ -164,6 +164,11 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	if err := g.devices.addChargers(cfg, sc.Chargers); err != nil {
 		return nil, err
 	}
+	if in := cfg.Dimming.Pin; in != "" {
+		if sc.DimContact, err = openPin(g.devices.pins, in, inputPin); err != nil {
+			return nil, fmt.Errorf("dimming.pin: %w", err)
+		}
+	}
 	if g.station, err = station.New(sc); err != nil {
 		return nil, err
 	}
