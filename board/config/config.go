@@ -132,7 +132,6 @@ type Circuit struct {
 	Rating  meter.MilliAmpere `yaml:"rating_ma" doc:"fuse per phase, 6000..250000"`
 	Reserve meter.MilliAmpere `yaml:"reserve_ma,omitempty" doc:"kept free per phase for other loads on it, which nobody measures"`
 	Power   meter.Watt        `yaml:"power_w,omitempty" doc:"most that its chargers take together; 0: the fuse alone limits"`
-	Meter   string            `yaml:"meter,omitempty" doc:"meter with role connection of all that flows through it; left out: only its chargers are known"`
 }
 
 // Feeder is a cable that several gateways share.

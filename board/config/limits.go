@@ -53,8 +53,8 @@ func (c *Config) Tree() (all []circuit.Circuit, meters []string) {
 	}
 	all, meters = append(all, site), append(meters, watch)
 	for _, k := range c.Circuits {
-		all = append(all, circuit.Circuit{ID: k.ID, Parent: k.Parent, Rating: k.Rating, Reserve: k.Reserve, Power: k.Power, Metered: k.Meter != ""})
-		meters = append(meters, k.Meter)
+		all = append(all, circuit.Circuit{ID: k.ID, Parent: k.Parent, Rating: k.Rating, Reserve: k.Reserve, Power: k.Power})
+		meters = append(meters, "") // its meter would need a role that the ledger does not book
 	}
 	return all, meters
 }
@@ -173,9 +173,6 @@ func (c *Config) circuits(k *checker) {
 		}
 		if v.Reserve < 0 || v.Reserve > v.Rating {
 			k.add(p+".reserve_ma", "%d is outside 0..%d", v.Reserve, v.Rating)
-		}
-		if v.Meter != "" && k.ids[v.Meter] != chain.RoleConnection.String() {
-			k.add(p+".meter", "%q is no meter with role connection", v.Meter)
 		}
 		if v.Power < 0 || v.Power > 250_000 {
 			k.add(p+".power_w", "%d is outside 0..250000", v.Power)
