@@ -28,6 +28,8 @@ func (r *run) transaction(st State, e chain.Envelope) error {
 		err = decoded(t, func(b chain.Join) error { return r.join(st, t.Signer, b) })
 	case chain.TxTariff:
 		err = decoded(t, func(b chain.Tariff) error { return r.setTariffs(st, t.Signer, []chain.Tariff{b}) })
+	case chain.TxDim:
+		err = decoded(t, func(b chain.Dim) error { return r.dim(st, t.Signer, b) })
 	default:
 		var ok bool
 		if ok, err = r.mandates(st, t); !ok {

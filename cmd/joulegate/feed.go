@@ -252,7 +252,7 @@ func kinds(records []chain.Record) []string {
 func txWord(k chain.TxKind) string {
 	words := map[chain.TxKind]string{
 		chain.TxMint: "operator: money minted", chain.TxBurn: "operator: money burned", chain.TxTransfer: "transfer", chain.TxInvite: "operator: invitation",
-		chain.TxJoin: "a gateway joined", chain.TxRevoke: "operator: membership revoked", chain.TxTariff: "operator: tariff",
+		chain.TxJoin: "a gateway joined", chain.TxRevoke: "operator: membership revoked", chain.TxTariff: "operator: tariff", chain.TxDim: "operator: order to dim",
 	}
 	if w := words[k]; w != "" {
 		return w
