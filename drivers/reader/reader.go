@@ -619,11 +619,11 @@ func (r *Reader) identityBlocks() (out []profile.Block) {
 		if r.other && b.Function == p.Function {
 			b.Function = p.Fallback
 		}
-		for ; b.Count > most; b.Count -= most {
-			out = append(out, profile.Block{Function: b.Function, Address: b.Address, Count: most})
-			b.Address += most
+		if parts := chop(b, most); parts != nil {
+			out = append(out, parts...)
+		} else {
+			out = append(out, b)
 		}
-		out = append(out, b)
 	}
 	return out
 }
@@ -678,18 +678,25 @@ func (r *Reader) blocks(n uint16) []profile.Block {
 // split returns blocks of at most n registers that together read what b does,
 // or nil if b cannot be divided so.
 func (r *Reader) split(b profile.Block, n uint16) []profile.Block {
-	blocks := r.blocks(n)
-	if r.chain != nil {
-		var err error
-		if blocks, err = r.cfg.Profile.ChainBlocks(*r.chain, n); err != nil {
-			return nil
+	if r.chain == nil {
+		if parts := r.cfg.Profile.Divide(b, n); len(parts) > 1 || len(parts) == 1 && parts[0] != b {
+			return parts
 		}
-	}
-	blocks = slices.DeleteFunc(blocks, func(x profile.Block) bool {
-		return x.Slow != b.Slow || !within(x, b)
-	})
-	if len(blocks) == 0 || len(blocks) == 1 && blocks[0] == b {
 		return nil
 	}
-	return blocks
+	return chop(b, n)
+}
+
+// chop cuts b into blocks of at most n registers, or returns nil if it has no
+// more.
+func chop(b profile.Block, n uint16) (out []profile.Block) {
+	if b.Count <= n {
+		return nil
+	}
+	for ; b.Count > n; b.Address, b.Count = b.Address+n, b.Count-n {
+		part := b
+		part.Count = n
+		out = append(out, part)
+	}
+	return append(out, b)
 }

@@ -26,6 +26,25 @@ type Value struct {
 // does; 0 means no further limit. A number that is longer than maxBlock is
 // read whole. It is nil for a SunSpec profile: see Chain.Blocks.
 func (p *Profile) Blocks(maxBlock uint16) []Block {
+	return p.blocks(maxBlock, func(Block) bool { return true })
+}
+
+// Divide returns blocks of at most maxBlock registers that together read every
+// register that whole, one of Blocks or of an earlier Divide, reads for a
+// point. They have whole's function.
+func (p *Profile) Divide(whole Block, maxBlock uint16) []Block {
+	out := p.blocks(maxBlock, func(b Block) bool {
+		return b.Slow == whole.Slow && (b.Function == whole.Function || whole.Function == p.Fallback) &&
+			b.Address >= whole.Address && int(b.Address)+int(b.Count) <= int(whole.Address)+int(whole.Count)
+	})
+	for i := range out {
+		out[i].Function = whole.Function
+	}
+	return out
+}
+
+// blocks plans the reads of those registers of points that are wanted.
+func (p *Profile) blocks(maxBlock uint16, wanted func(Block) bool) []Block {
 	limit := p.Timing.maxBlock()
 	if maxBlock != 0 {
 		limit = min(limit, maxBlock)
@@ -39,7 +58,9 @@ func (p *Profile) Blocks(maxBlock uint16) []Block {
 		pt := &p.Points[i]
 		alone := pt.Alone || p.Timing.Alone
 		add := func(addr, n uint16) {
-			spans = append(spans, span{Block{pt.Function, addr, n, pt.Slow}, alone})
+			if b := (Block{pt.Function, addr, n, pt.Slow}); wanted(b) {
+				spans = append(spans, span{b, alone})
+			}
 		}
 		for _, a := range pt.terms() {
 			add(a, pt.Registers())

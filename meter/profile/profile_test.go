@@ -89,6 +89,40 @@ func TestBuiltin(t *testing.T) {
 	}
 }
 
+// However a plan is cut while a device's limit is found, it reads every
+// register that it read before.
+func TestDivide(t *testing.T) {
+	for _, p := range profile.All() {
+		plan := p.Blocks(0)
+		for _, limit := range []uint16{62, 38, 31, 19, 15, 10, 9, 7, 4} {
+			var cut []profile.Block
+			for _, b := range plan {
+				if b.Count <= limit {
+					cut = append(cut, b)
+					continue
+				}
+				parts := p.Divide(b, limit)
+				for _, part := range parts {
+					if part.Function != b.Function || part.Slow != b.Slow || part.Address < b.Address || part.Address+part.Count > b.Address+b.Count {
+						t.Errorf("%s: %+v is no part of %+v", p.ID, part, b)
+					}
+				}
+				cut = append(cut, parts...)
+			}
+			plan = cut
+			for _, pt := range p.Points {
+				for _, addr := range slices.Concat([]uint16{pt.Address}, pt.Sum, pt.Less) {
+					if !slices.ContainsFunc(plan, func(b profile.Block) bool {
+						return b.Function == pt.Function && addr >= b.Address && addr+pt.Registers() <= b.Address+b.Count
+					}) {
+						t.Errorf("%s: cut to %d, register %d of %s is not read", p.ID, limit, addr, meter.PointName(pt.Quantity, pt.Phase))
+					}
+				}
+			}
+		}
+	}
+}
+
 // Every point is read by exactly the blocks, none is cut, none is too long,
 // and alone means alone.
 func TestBlocks(t *testing.T) {
