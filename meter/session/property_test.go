@@ -12,12 +12,19 @@ import (
 
 // model knows, independently of the machine, what the conditions are.
 type model struct {
-	held, begun, estop, disk, drain, fault bool
-	obeys                                  bool
-	limit                                  meter.MilliAmpere
-	vehicle                                drivers.VehicleState
-	meterAt, siteAt, pilotAt, lastStep     time.Duration
-	openedAt                               time.Duration
+	held, begun, estop, disk, drain    bool
+	fault                              Fault
+	obeys                              bool
+	lost, overloaded, failed           bool // supply, house's fuse, wallbox
+	spread                             bool // asked for a random time and did not get it
+	startsAt                           time.Duration
+	closings                           []time.Duration
+	heat                               MilliCelsius
+	heatAt                             time.Duration
+	limit                              meter.MilliAmpere
+	vehicle                            drivers.VehicleState
+	meterAt, siteAt, pilotAt, lastStep time.Duration
+	openedAt                           time.Duration
 }
 
 // TestNothingEnergisesWithoutAllConditions drives the machine with arbitrary
@@ -26,10 +33,13 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 	closures := 0
 	rapid.Check(t, func(t *rapid.T) {
 		r := testRules
+		r.Wallbox, r.Trip, r.Temp = rapid.Bool().Draw(t, "wallbox"), rapid.Bool().Draw(t, "trip"), rapid.Bool().Draw(t, "thermometer")
+		r.Fuse, r.DerateFrom, r.TempMax = 25_000, 60_000, 80_000
+		r.MaxSwitches, r.StartSpread, r.OfflineWh = rapid.IntRange(3, 60).Draw(t, "closings"), 30*time.Second, 2000
 		r.FullAfter, r.StartLimit, r.ResumeLimit, r.MinOff = 20*time.Second, 40*time.Second, 15*time.Second, 2*time.Second
 		const never = -time.Hour
 		now := time.Hour
-		m := model{disk: true, obeys: true, meterAt: never, siteAt: never, pilotAt: never, openedAt: now}
+		m := model{disk: true, obeys: true, heat: 30_000, heatAt: never, meterAt: never, siteAt: never, pilotAt: never, openedAt: now}
 		var s State
 		reg := meter.MilliWattHour(1_000_000)
 		var did []string
@@ -39,7 +49,17 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			was := s
 			var acts []Action
 			s, acts = Step(r, s, e, now)
-			fresh := now-m.meterAt <= r.StaleAfter && now-m.siteAt <= r.StaleAfter && now-m.pilotAt <= r.StaleAfter
+			checkTransition(t, was.Phase, s.Phase)
+			if _, cleared := e.(ClearFault); !cleared && was.Fault&^s.Fault != 0 {
+				t.Fatalf("%T cleared %q, left %q", e, was.Fault, s.Fault)
+			}
+			fresh := now-m.meterAt <= r.StaleAfter && now-m.siteAt <= r.StaleAfter && now-m.pilotAt <= r.StaleAfter && (!r.Temp || now-m.heatAt <= r.StaleAfter)
+			lastHour := 0
+			for _, at := range m.closings {
+				if now-at <= time.Hour {
+					lastHour++
+				}
+			}
 			for _, a := range acts {
 				did = append(did, a.Kind.String())
 				switch a.Kind {
@@ -50,18 +70,30 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 				case CloseRelay:
 					closures++
 					connected := m.vehicle == drivers.StateB || m.vehicle == drivers.StateC || m.vehicle == drivers.StateD
-					if !m.held || !m.begun || m.estop || !m.disk || m.drain || m.fault || !m.obeys || !fresh || !connected ||
+					m.closings = append(m.closings, now)
+					switch {
+					case m.lost, m.overloaded, m.failed, m.spread, now < m.startsAt, lastHour >= r.MaxSwitches:
+						t.Fatalf("closed on %T at %s: model %+v, %d closings", e, now, m, lastHour)
+					}
+					if !m.held || !m.begun || m.estop || !m.disk || m.drain || m.fault != 0 || !m.obeys || !fresh || !connected ||
 						m.limit < MinCurrent || gap > r.LoopLimit || now-m.openedAt < r.MinOff || s.ID == (chain.ID{}) {
 						t.Fatalf("closed on %T at %s: model %+v, fresh %t, gap %s", e, now, m, fresh, gap)
 					}
 				case Alarm:
-					m.fault = true
+					m.fault |= a.Fault
+				case TripOn:
+					if !r.Trip || !s.Fault.Has(Weld) {
+						t.Fatalf("shunt trip on %T with faults %q", e, s.Fault)
+					}
+				case AskDelay:
+					m.spread = true
 				case RecordStop, Ended:
 					m.held, m.begun = false, false
+					m.spread, m.startsAt = false, 0
 				}
 			}
 			switch {
-			case s.Fault != NoFault, m.estop, gap > r.LoopLimit && was.Phase != Idle:
+			case s.Fault != NoFault, m.estop, m.lost, m.failed, gap > r.LoopLimit && was.Phase != Idle:
 				if s.Relay {
 					t.Fatalf("relay closed: fault %q, stop %t, gap %s", s.Fault, m.estop, gap)
 				}
@@ -75,6 +107,14 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			}
 			if s.Phase == Idle && s.Relay {
 				t.Fatal("idle with a closed relay")
+			}
+			if s.Tripping && !s.Fault.Has(Weld) && was.Fault.Has(Weld) {
+				// cleared in the middle of a pulse, which ends by itself
+			} else if s.Tripping && !s.Fault.Has(Weld) && !was.Tripping {
+				t.Fatal("trips without a weld")
+			}
+			if r.Temp && m.heat >= r.DerateFrom+10_000 && s.Offered > 11_000 {
+				t.Fatalf("offers %d mA at %s", s.Offered, m.heat)
 			}
 			for _, a := range acts {
 				if a.Kind == RecordBegin && rapid.Bool().Draw(t, "disk is quick") {
@@ -94,7 +134,12 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 				step(Reading{Good: true, Import: reg, Current: meter.MilliAmpere(rapid.SampledFrom([]int{0, 300, 900, 6000, 16000, 20000}).Draw(t, "mA")), At: now})
 			}
 			m.siteAt = now
-			step(SiteReading{At: now})
+			if m.overloaded {
+				m.overloaded = false // the house is within its fuse again
+			}
+			step(SiteReading{Current: 12_000, At: now})
+			m.heatAt = now
+			step(Temperature{m.heat, now})
 			m.pilotAt = now
 			step(Vehicle{State: m.vehicle, At: now})
 		}
@@ -111,7 +156,47 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 				step(Output{Closed: s.Relay, OK: true})
 				step(Tick{})
 			}
-			switch rapid.IntRange(0, 24).Draw(t, "event") {
+			switch rapid.IntRange(0, 32).Draw(t, "event") {
+			case 23:
+				m.heat = MilliCelsius(rapid.SampledFrom([]int{20_000, 30_000, 65_000, 75_000, 90_000}).Draw(t, "heat"))
+				m.heatAt = now
+				step(Temperature{m.heat, now})
+			case 24:
+				step(Inputs{Earth: true})
+			case 25:
+				m.failed = rapid.Bool().Draw(t, "failed")
+				step(Device{Failed: m.failed})
+			case 26: // a phase is lost: the second of two readings counts
+				for i := range 2 {
+					now += 1100 * time.Millisecond
+					m.meterAt = now
+					m.lost = m.lost || i == 1
+					step(Reading{Good: true, Import: reg, Volts: [3]meter.MilliVolt{230_000, 0, 230_000}, Known: 3, At: now})
+				}
+			case 27: // the supply is complete
+				now += time.Millisecond
+				m.meterAt, m.lost = now, false
+				step(Reading{Good: true, Import: reg, Volts: [3]meter.MilliVolt{230_000, 230_000, 230_000}, Known: 3, At: now})
+			case 28: // the house's fuse
+				for i := range 8 {
+					now += 900 * time.Millisecond
+					m.siteAt = now
+					m.overloaded = m.overloaded || i >= 6 && s.Relay
+					step(SiteReading{Current: 30_000, At: now})
+				}
+			case 29:
+				step(Setpoint{m.limit, "a slot begins"})
+			case 30:
+				d := time.Duration(rapid.IntRange(0, 60).Draw(t, "spread")) * time.Second
+				if m.spread {
+					m.spread, m.startsAt = false, now+min(d, r.StartSpread)
+				}
+				step(Spread{d})
+			case 31:
+				m.spread, m.startsAt = false, 0
+				step(StartNow{})
+			case 32:
+				step(Online{rapid.Bool().Draw(t, "online")})
 			case 0, 1, 2:
 				if s.Phase == Idle {
 					m.held, m.begun = false, false
@@ -145,10 +230,10 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			case 14:
 				step(Stalled{})
 			case 15:
-				m.fault = false
+				m.fault = NoFault
 				step(ClearFault{})
 			case 16:
-				step(Stop{Reason: chain.StopDriver})
+				step(Stop{chain.StopDriver, ""})
 			case 17:
 				step(StopRecorded{})
 			case 18:
@@ -164,7 +249,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			case 21:
 				if s.Phase == Idle {
 					m.held, m.begun = false, true
-					step(Resume{Saved: Saved{ID: id, MaxWh: 300, Begun: true, Base: reg, Last: reg}})
+					step(Resume{Saved{ID: id, MaxWh: 300, Begun: true, Base: reg, Last: reg}, rapid.Bool().Draw(t, "power")})
 				}
 			case 22:
 				if rapid.IntRange(0, 20).Draw(t, "drain") == 0 {

@@ -37,10 +37,11 @@ type rig struct {
 	draw                        func() meter.MilliAmpere
 	contact                     func() Contact
 	estop                       bool
+	went                        map[[2]Phase]bool // transitions
 }
 
 func newRig(t *testing.T) *rig {
-	g := &rig{t: t, r: testRules, good: true, vehicle: drivers.StateB, reg: 5_000_300, now: time.Hour}
+	g := &rig{t: t, r: testRules, good: true, vehicle: drivers.StateB, reg: 5_000_300, now: time.Hour, went: map[[2]Phase]bool{}}
 	g.draw = func() meter.MilliAmpere {
 		if g.s.Relay {
 			return g.s.Offered
@@ -53,7 +54,10 @@ func newRig(t *testing.T) *rig {
 
 func (g *rig) do(e Event) []Action {
 	var acts []Action
+	was := g.s.Phase
 	g.s, acts = Step(g.r, g.s, e, g.now)
+	checkTransition(g.t, was, g.s.Phase)
+	g.went[[2]Phase{was, g.s.Phase}] = true
 	g.acts = append(g.acts, acts...)
 	for _, a := range acts {
 		if a.Kind == RecordBegin {
