@@ -86,6 +86,7 @@ type ValidatorUpdate struct {
 // Event tells people and logs what happened; no part of the state. Codes:
 //
 //	block.equivocation                                       subject: device key
+//	charger.unauthorised                                     member name
 //	credit.expired  money.minted  money.burned               account
 //	payout.asked  .paid  .cancelled  .overdue                payout number
 //	dispute.opened  .answered  .resolved  .defaulted         dispute number

@@ -217,7 +217,10 @@ func (r *run) meterRecord(st State, m *member, epoch uint32, rec chain.MeterReco
 	if !goodName(rec.Meter) || !goodQuality(rec.Quality) || rec.Role < chain.RoleSite || rec.Role > chain.RoleStorage || rec.Page == 0 {
 		return refuse(CodeMalformed, "meter %q role %s quality %s page %d", rec.Meter, rec.Role, rec.Quality, rec.Page)
 	}
-	at := min(max(rec.At, m.JoinedMs), r.time+r.skew())
+	at := min(rec.At, r.time+r.skew())
+	if at < m.JoinedMs {
+		at = r.time // a clock that was never set
+	}
 	k := meterKey(device, rec.Meter)
 	last, known := get[MeterView](st, k)
 	grid, hasGrid := get[connection](st, key(tabGrid))
@@ -267,12 +270,33 @@ func (r *run) meterRecord(st State, m *member, epoch uint32, rec chain.MeterReco
 		put(st, k, next)
 		return nil
 	}
+	if rec.Role == chain.RoleCharger && !fresh && imp > 0 {
+		r.loose(st, m, &rec, last.Slot, imp)
+	}
 	next.Based, next.Import, next.Export, next.AtMs, next.Slot = true, rec.Import, rec.Export, max(at, last.AtMs), max(rec.Slot, last.Slot)
 	put(st, k, next)
 
 	// Only energy that lies within its slot may trade there.
 	whole := !fresh && rec.Slot >= last.Slot && rec.Slot <= last.Slot+1 && max(imp, exp) <= plausible(power, 0, 2*r.rules.SlotSeconds*1000)
-	return r.book(st, m, &rec, imp, exp, whole, fresh)
+	return r.book(st, m, &rec, max(rec.Slot, last.Slot), imp, exp, whole, fresh)
+}
+
+// loose tells of energy through a charger that no session explains: all of it
+// flowed after the slot in which the gateway's last session ended. The site's
+// own meter has counted it, so its owner pays for it.
+func (r *run) loose(st State, m *member, rec *chain.MeterRecord, since chain.Slot, wh meter.WattHour) {
+	c := countersOf(st, m.Member.Device)
+	open := false
+	st.Iterate(key(tabConnector, m.Member.Device[:]), func(_, _ []byte) bool {
+		open = true
+		return false
+	})
+	if open || since < c.SessionSlot {
+		return
+	}
+	c.Unauthorised += wh
+	put(st, key(tabCounters, m.Member.Device[:]), c)
+	r.event("charger.unauthorised", m.Member.Name, "%s: %d Wh in slots %d..%d without a session, borne by the site", rec.Meter, wh, since+1, rec.Slot)
 }
 
 // newMeter checks that a meter's role is free.
@@ -311,8 +335,10 @@ func (r *run) bound(st State, m *member, role chain.Role) int64 {
 
 // book books metered energy to its slot if that is still open, and to the
 // totals at the grid's price if it is late. whole tells that it lies within
-// the slot; fresh that the record only set a base.
-func (r *run) book(st State, m *member, rec *chain.MeterRecord, imp, exp meter.WattHour, whole, fresh bool) error {
+// the slot; fresh that the record only set a base. What is late has the price
+// of slot priced, which is not before the meter's last record: nobody picks a
+// cheap hour of the past.
+func (r *run) book(st State, m *member, rec *chain.MeterRecord, priced chain.Slot, imp, exp meter.WattHour, whole, fresh bool) error {
 	device := m.Member.Device
 	k := bucketKey(rec.Slot, device)
 	b, _ := get[bucket](st, k)
@@ -362,7 +388,7 @@ func (r *run) book(st State, m *member, rec *chain.MeterRecord, imp, exp meter.W
 		put(st, k, b)
 	}
 	if late && !fresh {
-		return r.bookLate(st, m, rec.Slot, imp, exp, whole)
+		return r.bookLate(st, m, priced, imp, exp, whole)
 	}
 	return nil
 }

@@ -243,6 +243,8 @@ type counters struct {
 	Certificates CertificateTotals `cbor:"21,keyasint,omitzero"`
 	FirmBought   meter.WattHour    `cbor:"22,keyasint,omitempty"` // of BoughtLocal, under contracts
 	FirmSold     meter.WattHour    `cbor:"23,keyasint,omitempty"`
+	SessionSlot  chain.Slot        `cbor:"40,keyasint,omitempty"` // in which the last session ended
+	Unauthorised meter.WattHour    `cbor:"41,keyasint,omitempty"` // through chargers without a session
 }
 
 // bucket gathers a gateway's metered energy of one slot until it clears.

@@ -184,7 +184,10 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 		s.Reported = max(min(n.slot, r.slot+2), 0) - 1
 		r.event("session.charging", s.ID.String(), "at %s from register %d Wh", m.Member.Name, n.register)
 	}
-	at := min(max(n.at, s.since()-r.skew()), r.time+r.skew())
+	at := min(n.at, r.time+r.skew())
+	if at < s.since()-r.skew() {
+		at = r.time // a clock that was never set
+	}
 	if !s.Based {
 		at = max(at, s.RegisterMs)
 		if doubt := r.trust(n.quality, n.slot, at, at, 0); doubt != "" || n.register < 0 || n.export < 0 {
@@ -312,6 +315,9 @@ func capture(st State, s *SessionView, to chain.Account, amount chain.Nano) erro
 func (r *run) end(st State, s *SessionView) {
 	s.State = SessionMetered
 	st.Delete(connectorKey(s.Gateway, s.Connector))
+	c := countersOf(st, s.Gateway)
+	c.SessionSlot = max(c.SessionSlot, s.Reported, r.slot)
+	put(st, key(tabCounters, s.Gateway[:]), c)
 	putSession(st, s)
 }
 

@@ -327,5 +327,5 @@ func TestStateOfAKnownHistory(t *testing.T) {
 	w := newWorld(t)
 	w.charge(1, w.c, firstSl, 600, true, map[*house][2]meter.WattHour{w.a: {0, 1000}, w.c: {600, 0}})
 	w.charge(2, w.a, firstSl+1, 500, true, map[*house][2]meter.WattHour{w.b: {70, 0}})
-	equal(t, "state", StateHash(w.st).String(), "5b65b6f6cba1a1129ed080245efc4dd6220d71f330bb91ac591a34da857a4684")
+	equal(t, "state", StateHash(w.st).String(), "0507e9be81bbc141f1a5e4e6e708a12f1210bfcd6d91bfc4614454c3adb9ce65")
 }

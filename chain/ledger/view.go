@@ -97,6 +97,7 @@ type MemberView struct {
 	SupplierImport meter.WattHour  `json:"supplier_billed_wh"`      // import left to the supplier's own bill
 	SupplierExport meter.WattHour  `json:"supplier_remunerated_wh"` // export left to the supplier's own bill
 
+	Unauthorised meter.WattHour    `json:"unauthorised_wh,omitempty"` // through chargers without a session
 	FirmBought   meter.WattHour    `json:"firm_bought_wh,omitempty"` // of BoughtLocal, under contracts
 	FirmSold     meter.WattHour    `json:"firm_sold_wh,omitempty"`
 	Certificates CertificateTotals `json:"certificates,omitzero"`
@@ -361,7 +362,7 @@ func MemberOf(st State, device chain.Key) (MemberView, bool) {
 		Member: m.Member, Node: n.Parent, Fee: n.Fee, Active: m.Active, JoinedMs: m.JoinedMs, LastSlot: c.LastSlot,
 		Import: c.Import, Export: c.Export, Produced: c.Produced, BoughtLocal: c.BoughtLocal, SoldLocal: c.SoldLocal,
 		SupplierImport: c.SupplierImport, SupplierExport: c.SupplierExport,
-		FirmBought: c.FirmBought, FirmSold: c.FirmSold, Certificates: c.Certificates,
+		Unauthorised: c.Unauthorised, FirmBought: c.FirmBought, FirmSold: c.FirmSold, Certificates: c.Certificates,
 	}
 	v.Head, _ = HeadOf(st, device)
 	if val, ok := get[validator](st, key(tabValidator, m.Member.Validator[:])); ok && val.Device == device {
