@@ -98,7 +98,7 @@ type MemberView struct {
 	SupplierExport meter.WattHour  `json:"supplier_remunerated_wh"` // export left to the supplier's own bill
 
 	Unauthorised meter.WattHour    `json:"unauthorised_wh,omitempty"` // through chargers without a session
-	FirmBought   meter.WattHour    `json:"firm_bought_wh,omitempty"` // of BoughtLocal, under contracts
+	FirmBought   meter.WattHour    `json:"firm_bought_wh,omitempty"`  // of BoughtLocal, under contracts
 	FirmSold     meter.WattHour    `json:"firm_sold_wh,omitempty"`
 	Certificates CertificateTotals `json:"certificates,omitzero"`
 }
