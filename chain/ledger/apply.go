@@ -3,6 +3,7 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 
 	"github.com/joulegate/joulegate/chain"
@@ -308,7 +309,7 @@ func (r *run) execute(block State, raw []byte) TxResult {
 func (r *run) attempt(st State, raw []byte, fn func(State) error) error {
 	clock, events := r.clock, len(r.events)
 	scratch := NewOverlay(st)
-	err := fn(scratch)
+	err := guarded(func() error { return fn(scratch) })
 	if err == nil {
 		if broken := checkDelta(scratch); len(broken) > 0 {
 			err = errors.New(strings.Join(broken, "; "))
@@ -325,6 +326,25 @@ func (r *run) attempt(st State, raw []byte, fn func(State) error) error {
 		err = refuse(CodeInvariant, "%v", err)
 	}
 	return err
+}
+
+// guarded turns a panic of the ledger's rules into an error: the transaction
+// that made them meet an impossible state is to blame, and every gateway meets
+// it alike. A State that fails panics with an error of its own, for which no
+// transaction is to blame: that goes on.
+func guarded(fn func() error) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case runtime.Error:
+			err = fmt.Errorf("panic: %w", p)
+		case error:
+			panic(p)
+		default:
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return fn()
 }
 
 func result(err error) TxResult {

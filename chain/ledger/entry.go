@@ -47,7 +47,7 @@ const (
 	tabSale       = 'D' // slot, session -> meter.WattHour: what a car has given in a slot not cleared yet
 	tabFirm       = 'F' // 'v', id -> FirmView; 'o', first slot, id -> nothing: offers still open
 	tabDelivery   = 'H' // slot, offer, number -> FirmDelivery
-	tabDim        = 'W' // node -> DimView
+	tabDim        = 'Z' // node -> DimView
 	tabExpiry     = 'X' // slot, account, number -> nothing: when a lot expires
 	tabProposal   = 'g' // expiry, proposal id -> nothing: joint statements that have been executed
 	tabDispute    = 'x' // number -> DisputeView

@@ -469,6 +469,20 @@ var txRows = map[chain.TxKind]txRow{
 			}
 		}, nil,
 	},
+	chain.TxDim: {
+		operator, func(r *ripe) any { return chain.Dim{Node: "f1", Limit: 4200, Until: r.now + 1e6, Reason: "x"} },
+		func(r *ripe) map[flaw]try {
+			d := chain.Dim{Node: "f1", Limit: 4200, Until: r.now + 1e6, Reason: "x"}
+			return map[flaw]try{
+				negative: {with(d, func(d *chain.Dim) { d.Limit = -1 }), nil, CodeRange},
+				overflow: {with(d, func(d *chain.Dim) { d.Until = math.MaxInt64 }), nil, CodeRange},
+				unknown:  {with(d, func(d *chain.Dim) { d.Node = "nowhere" }), nil, CodeNode},
+				state:    {with(d, func(d *chain.Dim) { d.Until = 1 }), nil, CodeRange},
+				notYours: {nil, r.a.owner, CodeNotAllowed},
+				form:     {with(d, func(d *chain.Dim) { d.Reason = long }), nil, CodeMalformed},
+			}
+		}, nil,
+	},
 }
 
 // with returns a changed copy.
@@ -758,6 +772,33 @@ func (w *world) ledgerless(h *house) chain.Hash {
 		return true
 	})
 	return StateHash(st)
+}
+
+// Two tables under one byte would read each other's entries.
+func TestEveryTableHasItsOwnByte(t *testing.T) {
+	owner := map[string]string{}
+	pkgs, err := parser.ParseDir(token.NewFileSet(), ".", func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range pkgs["ledger"].Files {
+		ast.Inspect(f, func(n ast.Node) bool {
+			v, ok := n.(*ast.ValueSpec)
+			if !ok || !strings.HasPrefix(v.Names[0].Name, "tab") || len(v.Values) == 0 {
+				return true
+			}
+			if lit, ok := v.Values[0].(*ast.BasicLit); ok {
+				if other := owner[lit.Value]; other != "" {
+					t.Errorf("%s and %s are both %s", v.Names[0].Name, other, lit.Value)
+				}
+				owner[lit.Value] = v.Names[0].Name
+			}
+			return true
+		})
+	}
+	if len(owner) < 40 {
+		t.Fatalf("only %d tables found", len(owner))
+	}
 }
 
 // Codes are told apart by their words, and no number is used twice.

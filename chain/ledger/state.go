@@ -13,7 +13,7 @@ import (
 
 // State is the ordered key-value store that the ledger runs on: a Merkle tree
 // on a gateway, a map in tests. It returns no errors: an implementation whose
-// storage fails panics, because a ledger that cannot read its state must not
+// storage fails panics with an error, because a ledger that cannot read its state must not
 // go on. Keys and values are never empty. Neither side changes a slice after
 // it has been handed over.
 //

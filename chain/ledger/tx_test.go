@@ -228,6 +228,12 @@ func TestBrokenInvariantIsRefusedAndReported(t *testing.T) {
 		"drains reserve": func(st State) error { return move(st, chain.AccountPromotion, chain.AccountReserve, 5) },
 		"forgets a mint": func(st State) error { put(st, key(tabMoney), supply{Minted: 5}); return nil },
 		"internal error": func(State) error { return errors.New("impossible") },
+		"panics": func(st State) error {
+			st.Set(AccountKey(w.driver.account()), []byte{1})
+			balance(st, w.driver.account())
+			return nil
+		},
+		"indexes beyond": func(st State) error { _ = st.Get(AccountKey(w.driver.account()))[1000]; return nil },
 		"loses a capture": func(st State) error {
 			putSession(st, &SessionView{ID: chain.ID{9}, State: SessionClosed, Hold: 5})
 			return nil
@@ -240,6 +246,31 @@ func TestBrokenInvariantIsRefusedAndReported(t *testing.T) {
 		}
 		equal(t, what+": state", StateHash(w.st), before)
 	}
+}
+
+// A State that fails is nobody's fault: the ledger stops.
+func TestFailingStateHaltsTheLedger(t *testing.T) {
+	w := newWorld(t)
+	broken := errors.New("disk")
+	defer func() {
+		if p := recover(); p != any(broken) {
+			t.Fatalf("recovered %v", p)
+		}
+	}()
+	_, _ = Apply(failing{w.st, broken}, BlockInput{Height: w.height + 1, TimeMs: w.now + 1, Txs: [][]byte{w.mint(w.driver.account(), 1)}})
+	t.Fatal("the ledger went on")
+}
+
+type failing struct {
+	State
+	err error
+}
+
+func (f failing) Get(k []byte) []byte {
+	if k[0] == tabNonce {
+		panic(f.err)
+	}
+	return f.State.Get(k)
 }
 
 // Damage that no transaction did is found after the block, and halts.
