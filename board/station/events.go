@@ -183,7 +183,7 @@ func (s *Station) recordOffer(c *charger) {
 // quality puts on record when a meter stops or starts to be believed.
 func (s *Station) quality(m *meterState, r meter.Reading) {
 	was, now := m.last.Quality, r.Quality
-	if m.last.Device == "" || was == now {
+	if was == now || m.last.Device == "" && now == meter.Good {
 		return
 	}
 	switch now {

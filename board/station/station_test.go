@@ -21,6 +21,7 @@ import (
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/drivers/driverstest"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/poll"
 	"github.com/joulegate/joulegate/meter/session"
 	"github.com/joulegate/joulegate/meter/setpoint"
 	"github.com/joulegate/joulegate/meter/slot"
@@ -59,9 +60,14 @@ type world struct {
 	tweak     func(*Config)
 	relay     *driverstest.Relay // nil: the wallbox switches
 	evse      *driverstest.Limiter
-	volts     [3]int64                  // at the car's meter
-	draw      func(offered int64) int64 // what the car takes; nil: what it is offered
-	doubt     string                    // why its readings are suspect; "": they are good
+	volts     [3]int64                   // at the car's meter
+	draw      func(offered int64) int64  // what the car takes; nil: what it is offered
+	poll      *poll.State                // judges the car's readings as the poller does; nil: they are good
+	skew      time.Duration              // of the wall clock
+	signed    chain.SignedQuote          // of the last start
+	serial    string                     // of the car's meter
+	shown     func(register int64) int64 // what its register shows; nil: what it counted
+	doubt     string                     // why its readings are suspect; "": they are good
 	estop     *driverstest.Input
 	unplugged atomic.Bool
 	block     func()           // called by the stop button, to stall the loop
@@ -70,6 +76,7 @@ type world struct {
 	house     int64            // mW that the house draws beside the car
 	page      uint64
 	station   *Station
+	end       func() error // ends the station
 	boot      time.Time
 
 	disk      []byte
@@ -271,6 +278,7 @@ func (w *world) config() Config {
 	w.boot = boot
 	w.mu.Unlock()
 	cfg.Now = func() time.Duration { return time.Since(boot) }
+	cfg.By = "config 0badc0de, joulegate test"
 	cfg.Log = slog.New(slog.NewTextHandler(logWriter{w.t}, nil))
 	if w.tweak != nil {
 		w.tweak(&cfg)
@@ -332,6 +340,17 @@ func (w *world) physics(ctx context.Context) {
 					for l, v := range w.volts {
 						r.Points = append(r.Points, meter.Point{Quantity: meter.Voltage, Phase: uint8(l + 1), Value: v})
 					}
+					if w.shown != nil {
+						r.Points[1].Value = w.shown(w.reg[id])
+					}
+					if w.poll != nil {
+						digits := make([]int64, len(r.Points))
+						judged := meter.Reading{}
+						*w.poll, judged = poll.Step(*w.poll, poll.Limits{MaxPower: 22_000_000}.WithDefaults(), poll.Outcome{
+							Now: since, Wall: r.Wall, Points: r.Points, Digits: digits, Identity: poll.Identity{Serial: w.serial},
+						})
+						r.Quality, r.Reason = judged.Quality, judged.Reason
+					}
 					if w.doubt != "" {
 						r.Quality, r.Reason = meter.Suspect, w.doubt
 					}
@@ -372,6 +391,7 @@ func (w *world) run() func() error {
 	w.station = st
 	w.mu.Unlock()
 	end := sync.OnceValue(func() error { cancel(); return <-out })
+	w.end = end
 	w.t.Cleanup(func() { end() }) // a failed test ends its station, too
 	return end
 }
@@ -409,7 +429,8 @@ func (w *world) start(max meter.WattHour) chain.ID {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := w.station.Start(w.t.Context(), signed(q)); err != nil && !w.isDead() {
+	w.signed = signed(q)
+	if err := w.station.Start(w.t.Context(), w.signed); err != nil && !w.isDead() {
 		w.t.Fatal(err)
 	}
 	return q.ID

@@ -100,6 +100,8 @@
 //	phase order             the meter, if it can tell     cut; returns with it
 //	charge controller       pilot E or F, error code      cut, session ends
 //	stale or suspect meter  age of the last good reading  6 A, later 0 A and open
+//	stuck register          stands still while        0 A, open, session ends
+//	                        200 Wh have flowed
 //	stalled loop            longer than LoopLimit         cut; rests, returns
 //
 // A latched fault survives a restart, ends the session, refuses the next one

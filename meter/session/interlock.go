@@ -22,10 +22,25 @@ func (m *machine) reading(e Reading) {
 	if grown := e.Import - m.Last; m.known && m.heard && grown > 0 && !m.Relay && e.Current > WeldAbove {
 		m.loose += grown
 	}
+	m.judgeStuck(e)
 	m.Last, m.known = e.Import, true
 	m.Current, m.meterAt, m.heard, m.unseen = e.Current, e.At, true, 0
 	m.judgeCurrent(e)
 	m.judgeLoose()
+}
+
+// judgeStuck stops on a register that does not move while current flows. At
+// least one phase carries it, at no less than the lowest voltage.
+func (m *machine) judgeStuck(e Reading) {
+	if !m.Relay || !m.heard || e.Import != m.Last || e.Current < FullBelow {
+		m.still = 0
+		return
+	}
+	m.still += int64(min(e.Current, m.Current)) * (e.At - m.meterAt).Milliseconds()
+	if wh := meter.WattHour(m.still * minVolt / 3_600_000_000); wh >= StuckEnergy && m.Phase == Charging {
+		m.note(3, "meter.stuck", "the register of the session meter stands at %d Wh while at least %d Wh have flowed: what it has not counted is not billed", m.Last.WattHours(), wh)
+		m.stop(chain.StopMeter, "the session meter's register is stuck")
+	}
 }
 
 // judgeCurrent latches what only the session meter can see.

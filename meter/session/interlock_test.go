@@ -219,6 +219,31 @@ func TestHouseFuseOverloadedOpensOrdinarily(t *testing.T) {
 	g.want(Charging, true)
 }
 
+func TestStuckRegisterEndsTheSession(t *testing.T) {
+	g := newRig(t)
+	g.charge(100_000)
+	g.run(20 * time.Second)
+	was := g.s.Last
+	pass := func(d time.Duration, register func() meter.MilliWattHour) {
+		g.meterOff = true
+		for end := g.now + d; g.now < end; {
+			g.run(time.Second)
+			g.do(Reading{Good: true, Import: register(), Current: g.draw(), At: g.now})
+		}
+	}
+	// A meter that steps by 100 Wh stands still most of the time.
+	pass(10*time.Minute, func() meter.MilliWattHour { return was + (g.reg-was)/100_000*100_000 })
+	g.want(Charging, true)
+	was = g.s.Last
+	pass(3*time.Minute, func() meter.MilliWattHour { return was })
+	g.want(Charging, true)
+	pass(2*time.Minute, func() meter.MilliWattHour { return was })
+	g.noted("meter.stuck")
+	if a := g.stopped(chain.StopMeter); a.Register != was {
+		t.Fatalf("ends at %d, stood at %d", a.Register, was)
+	}
+}
+
 func TestShuntTripIsPulsedWhileTheWeldIsSeen(t *testing.T) {
 	g := newRig(t)
 	g.r.Trip = true

@@ -59,6 +59,7 @@ type State struct {
 	rampAt                     time.Duration // when 0 A was offered
 	ramping                    bool
 	unseen                     int64 // mA*ms offered since the last good reading
+	still                      int64 // mA*ms that flowed since the register moved last
 	mismatchAt                 time.Duration
 	mismatching                bool
 	welding, overing, fulling  held
@@ -270,12 +271,14 @@ func (m *machine) resume(e Resume) {
 		m.Reason = e.Stopping
 		m.Cause = "it was stopping before the restart"
 		m.enter(Stopping)
+		m.note(2, "session.resumed", "session %s was stopping (%s) when the program ended; last register %d Wh", e.ID, e.Stopping, e.Last.WattHours())
 		return
 	case e.Begun:
 		m.enter(Suspended)
 	default:
 		m.enter(Held)
 	}
+	m.note(2, "session.resumed", "session %s goes on after a restart; begin register %d Wh, last register %d Wh", e.ID, e.Base.WattHours(), e.Last.WattHours())
 	if e.PowerReturned {
 		m.ask("power returned")
 	}

@@ -100,8 +100,13 @@ const (
 	// load, and again each time it has doubled.
 	LooseEnergy meter.MilliWattHour = 10_000
 
-	// nominal voltage + 10 % (EN 50160), for the most that can flow
-	maxVolt = 253
+	// StuckEnergy must have flowed, on one phase alone, before a register
+	// that stands still counts as stuck. Meters step by up to 100 Wh.
+	StuckEnergy meter.WattHour = 200
+
+	// nominal voltage +-10 % (EN 50160), for the most and the least that can
+	// flow
+	maxVolt, minVolt = 253, 207
 )
 
 // Rules are the limits of one charger. They do not change while it runs. A
