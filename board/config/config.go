@@ -39,6 +39,7 @@ type Config struct {
 	Profiles   string    `yaml:"profiles,omitempty" doc:"folder with device profiles of your own; they go before the built-in ones"`
 	Meters     []Meter   `yaml:"meters" doc:"smart meters and inverters; exactly one has the role site"`
 	Chargers   []Charger `yaml:"chargers,omitempty" doc:"charging points, each with its own session meter"`
+	Readers    []Reader  `yaml:"readers,omitempty" doc:"readers of cards and printed codes, for drivers without a phone"`
 	Site       Site      `yaml:"site" doc:"limits of the house connection"`
 	Circuits   []Circuit `yaml:"circuits,omitempty" doc:"cables with fuses of their own below the main fuse, down to the chargers"`
 	Feeder     Feeder    `yaml:"feeder,omitempty" doc:"a cable that several gateways share, above the main fuse"`
@@ -116,6 +117,14 @@ type EVSE struct {
 
 // Fitted reports whether the charger has a charge controller.
 func (e EVSE) Fitted() bool { return e != EVSE{} }
+
+// Reader reads cards and printed codes at a charger.
+type Reader struct {
+	Charger uint8          `yaml:"charger" doc:"number of the charger it starts and stops"`
+	Device  string         `yaml:"device,omitempty" doc:"serial device that says one card number (hex) or code per line"`
+	Socket  string         `yaml:"socket,omitempty" doc:"instead: Unix socket, made by the gateway, that takes such lines and answers them"`
+	MaxWh   meter.WattHour `yaml:"max_wh" doc:"most energy that one tap pays for"`
+}
 
 // Site holds the limits of the house connection.
 type Site struct {
@@ -411,6 +420,10 @@ func (c *Config) fill() {
 		d.PerDevice = or(d.PerDevice, 4_200)
 		d.Silence = or(d.Silence, sec(120))
 		d.Failsafe = or(d.Failsafe, Duration(2*time.Hour))
+	}
+	for i := range c.Readers {
+		r := &c.Readers[i]
+		r.MaxWh = or(r.MaxWh, 30_000)
 	}
 	for i := range c.Chargers {
 		h := &c.Chargers[i]

@@ -66,6 +66,7 @@ func (c *Config) Validate() Errors {
 	c.chargers(k, b)
 	c.limits(k, b)
 	c.watchdog(k, b)
+	c.readers(k)
 	c.services(k)
 	c.timing(k)
 	return k.errs
@@ -318,6 +319,30 @@ func (c *Config) watchdog(k *checker, b board.Board) {
 		}
 		if p.Debounce > 100_000 {
 			k.add(at+".debounce_us", "%d is outside 0..100000: a stop button may not wait longer", p.Debounce)
+		}
+	}
+}
+
+func (c *Config) readers(k *checker) {
+	if len(c.Readers) > MaxChargers {
+		k.add("readers", "%d, at most %d", len(c.Readers), MaxChargers)
+		return
+	}
+	where := map[string]string{}
+	for i, r := range c.Readers {
+		p := fmt.Sprintf("readers[%d]", i)
+		if !slices.ContainsFunc(c.Chargers, func(h Charger) bool { return h.ID == r.Charger }) {
+			k.add(p+".charger", "there is no charger %d", r.Charger)
+		}
+		if (r.Device == "") == (r.Socket == "") {
+			k.add(p, "wants exactly one of device and socket")
+		} else if at := r.Device + r.Socket; where[at] != "" {
+			k.add(p, "%s is already used by %s", at, where[at])
+		} else {
+			where[at] = p
+		}
+		if r.MaxWh < 100 || r.MaxWh > 200_000 {
+			k.add(p+".max_wh", "%d is outside 100..200000", r.MaxWh)
 		}
 	}
 }

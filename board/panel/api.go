@@ -79,6 +79,12 @@ type Backend interface {
 	// Receipt returns a closed session's receipt: format "ocmf" or "xml".
 	Receipt(ctx context.Context, id chain.ID, format string) ([]byte, error)
 
+	// Mandates returns what an account pays for: mandates and reserves.
+	Mandates(ctx context.Context, payer chain.Account) (Mandates, error)
+	// Failsafe returns what a charger's wallbox does when this gateway is
+	// gone; with set, after it was told so. It needs the control socket.
+	Failsafe(ctx context.Context, charger uint8, set *Failsafe) (Failsafe, error)
+
 	// Invite makes a token for one new gateway. It needs an operator's key
 	// on this gateway.
 	Invite(ctx context.Context, req InviteRequest) (Invitation, error)
@@ -100,6 +106,22 @@ type Status struct {
 	Members     int        `json:"members"`
 	Broker      string     `json:"broker,omitempty"` // address of the embedded MQTT broker
 	Basis       string     `json:"basis,omitempty"`  // legal basis of selling for money; "simulated" until recorded
+}
+
+// Mandates is what an account pays for.
+type Mandates struct {
+	Mandates []ledger.MandateView `json:"mandates"`
+	Reserves []ledger.ReserveView `json:"reserves"`
+}
+
+// Failsafe is what a wallbox does when its gateway is gone.
+type Failsafe struct {
+	Charger   uint8             `json:"charger"`
+	Profile   string            `json:"profile,omitempty"`
+	Current   meter.MilliAmpere `json:"current_ma"`        // per phase; 0: pauses, or not told
+	TimeoutMs int64             `json:"timeout_ms"`        // silence after which it counts as gone; 0: it does not watch
+	BeatMs    int64             `json:"beat_ms,omitempty"` // how often this gateway shows that it is there
+	Fixed     bool              `json:"fixed,omitempty"`   // the model does not let it be set
 }
 
 // Update is one thing that changed: one server-sent event.

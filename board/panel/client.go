@@ -187,6 +187,20 @@ func (c *Client) Dim(ctx context.Context, o DimOrder) error {
 	return err
 }
 
+// Mandates implements Backend.
+func (c *Client) Mandates(ctx context.Context, payer chain.Account) (Mandates, error) {
+	return get[Mandates](ctx, c, "/accounts/"+url.PathEscape(payer.String())+"/mandates")
+}
+
+// Failsafe implements Backend.
+func (c *Client) Failsafe(ctx context.Context, charger uint8, set *Failsafe) (Failsafe, error) {
+	path := "/chargers/" + strconv.Itoa(int(charger)) + "/failsafe"
+	if set == nil {
+		return get[Failsafe](ctx, c, path)
+	}
+	return call[Failsafe](ctx, c, http.MethodPost, path, set)
+}
+
 // Events implements Backend.
 func (c *Client) Events(ctx context.Context, from, to time.Time) ([]Event, error) {
 	q := url.Values{}

@@ -67,6 +67,13 @@ func (s *Server) Handler(control bool) http.Handler {
 		}
 		return b.Account(r.Context(), id)
 	})
+	handle("GET /accounts/{id}/mandates", func(r *http.Request) (any, error) {
+		var id chain.Account
+		if err := id.UnmarshalText([]byte(r.PathValue("id"))); err != nil {
+			return nil, Invalid("%v", err)
+		}
+		return b.Mandates(r.Context(), id)
+	})
 	handle("GET /nonce", func(r *http.Request) (any, error) {
 		var k chain.Key
 		if err := k.UnmarshalText([]byte(r.URL.Query().Get("key"))); err != nil {
@@ -163,10 +170,35 @@ func (s *Server) Handler(control bool) http.Handler {
 			}
 			return b.Submit(r.Context(), t.Envelope)
 		})
-		handle("POST /chargers/{id}", func(r *http.Request) (any, error) {
+		charger := func(r *http.Request) (uint8, error) {
 			id, err := strconv.ParseUint(r.PathValue("id"), 10, 8)
 			if err != nil {
-				return nil, Invalid("charger %q is not a number of 1..255", short(r.PathValue("id")))
+				return 0, Invalid("charger %q is not a number of 1..255", short(r.PathValue("id")))
+			}
+			return uint8(id), nil
+		}
+		handle("GET /chargers/{id}/failsafe", func(r *http.Request) (any, error) {
+			id, err := charger(r)
+			if err != nil {
+				return nil, err
+			}
+			return b.Failsafe(r.Context(), id, nil)
+		})
+		handle("POST /chargers/{id}/failsafe", func(r *http.Request) (any, error) {
+			id, err := charger(r)
+			if err != nil {
+				return nil, err
+			}
+			var f Failsafe
+			if err := body(r, &f); err != nil {
+				return nil, err
+			}
+			return b.Failsafe(r.Context(), id, &f)
+		})
+		handle("POST /chargers/{id}", func(r *http.Request) (any, error) {
+			id, err := charger(r)
+			if err != nil {
+				return nil, err
 			}
 			var o ChargerOrder
 			if err := body(r, &o); err != nil {
@@ -175,7 +207,7 @@ func (s *Server) Handler(control bool) http.Handler {
 			if !slices.Contains(ChargerOrders, o.Do) {
 				return nil, Invalid("%q: a charger can be told to %s", short(o.Do), strings.Join(ChargerOrders, ", "))
 			}
-			return b.OrderCharger(r.Context(), uint8(id), o)
+			return b.OrderCharger(r.Context(), id, o)
 		})
 		handle("POST /utility", func(r *http.Request) (any, error) {
 			var o DimOrder

@@ -234,6 +234,20 @@ func (f *fake) ConfirmMeter(_ context.Context, id string) error {
 	return nil
 }
 
+func (f *fake) Mandates(_ context.Context, payer chain.Account) (Mandates, error) {
+	return Mandates{Mandates: []ledger.MandateView{{Payer: payer, Used: 3}}, Reserves: []ledger.ReserveView{}}, nil
+}
+
+func (f *fake) Failsafe(_ context.Context, id uint8, set *Failsafe) (Failsafe, error) {
+	if id != 1 {
+		return Failsafe{}, NotFound("no charger %d", id)
+	}
+	if set != nil {
+		return *set, nil
+	}
+	return Failsafe{Charger: id, Current: 6000, TimeoutMs: 30_000}, nil
+}
+
 func (f *fake) Chargers(context.Context) ([]board.Charger, error) { return f.snapshot().Chargers, nil }
 
 func (f *fake) OrderCharger(_ context.Context, id uint8, o ChargerOrder) (board.Charger, error) {

@@ -142,6 +142,7 @@ ledger or the network. What a limit refuses is refused by name.`,
 				}
 				return panel.ChargerOrder{Do: "mode", Mode: args[0]}, nil
 			}),
+		newChargerFailsafeCmd(),
 	)
 	dim := &cobra.Command{
 		Use:     "dim WATT",

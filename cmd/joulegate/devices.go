@@ -31,6 +31,7 @@ type devices struct {
 	lines    map[string]*modbus.Line
 	readers  []*reader.Reader
 	profiles map[string]*profile.Profile // by device id
+	boxes    map[uint8]*wallbox.Box      // by charger
 	library  *profile.Library            // nil: the built-in profiles
 	pins     *pins
 }
@@ -38,7 +39,7 @@ type devices struct {
 // openDevices opens lines and pins. An error names the device and closes what
 // was opened.
 func openDevices(cfg config.Config, log *slog.Logger) (_ *devices, err error) {
-	d := &devices{lines: map[string]*modbus.Line{}, profiles: map[string]*profile.Profile{}}
+	d := &devices{lines: map[string]*modbus.Line{}, profiles: map[string]*profile.Profile{}, boxes: map[uint8]*wallbox.Box{}}
 	defer func() {
 		if err != nil {
 			d.close()
@@ -157,7 +158,7 @@ func (d *devices) addChargers(cfg config.Config, chargers []station.Charger) err
 			if err != nil {
 				return fmt.Errorf("charger %d: %w", h.ID, err)
 			}
-			c.Limiter = box
+			c.Limiter, d.boxes[h.ID] = box, box
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/joulegate/joulegate/board/access"
 	"github.com/joulegate/joulegate/board/config"
 	"github.com/joulegate/joulegate/board/live"
 	"github.com/joulegate/joulegate/board/mqtt"
@@ -56,6 +57,7 @@ type gateway struct {
 	live    *live.Hub
 	mqtt    *mqtt.Service
 	panel   *panel.Server
+	readers []*access.Reader
 	metrics *prometheus.Registry
 }
 
@@ -189,7 +191,10 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 		refusals: map[chain.ID]string{}, watchers: map[chan panel.Update]struct{}{},
 	}
 
-	// People: MQTT, the page, the commands.
+	// People: cards and codes, MQTT, the page, the commands.
+	if g.readers, err = g.newReaders(); err != nil {
+		return nil, err
+	}
 	if g.mqtt, err = g.newMQTT(); err != nil {
 		return nil, err
 	}
@@ -247,6 +252,9 @@ func (g *gateway) run(ctx context.Context) error {
 	})
 	upper.Go(func() error { g.station.Note("gateway.started", 1, g.cfg.Name, provenance(g.cfg)); return nil })
 	upper.Go(func() error { return quiet(upperCtx, g.panel.Run(upperCtx)) })
+	for _, r := range g.readers {
+		upper.Go(func() error { return runReader(upperCtx, r, g.log) })
+	}
 	upper.Go(func() error { return quiet(upperCtx, g.mqtt.Run(upperCtx)) })
 	upper.Go(func() error { return followed(g.report(upperCtx)) })
 	upper.Go(func() error { return followed(g.offer(upperCtx)) })

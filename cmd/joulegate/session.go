@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/joulegate/joulegate/board/access"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/keys"
@@ -29,17 +30,18 @@ from the hold, and what is left returns in the same block as the settlement.`,
 func quoteFlags(c *cobra.Command) {
 	f := c.Flags()
 	f.String("wallet", "", "driver's `WALLET`: a file, or a name in the state folder")
+	f.String("code", "", "instead: a printed `CODE`, whose maker pays")
 	f.Uint8("connector", 1, "charging point")
 	f.String("kwh", "10", "most `ENERGY` to pay for, in kWh")
 	f.Bool("redeem", false, "spend saved discount credit on this bill")
-	_ = c.MarkFlagRequired("wallet")
+	c.MarkFlagsOneRequired("wallet", "code")
+	c.MarkFlagsMutuallyExclusive("wallet", "code")
 	atFlag(c)
 }
 
 // askQuote reads the flags, opens the driver's wallet and fetches a quote.
 func askQuote(cmd *cobra.Command, g *panel.Client) (keys.Wallet, panel.Quote, error) {
-	name, _ := cmd.Flags().GetString("wallet")
-	w, err := wallet(cmd, name)
+	w, err := payer(cmd)
 	if err != nil {
 		return w, panel.Quote{}, err
 	}
@@ -52,6 +54,16 @@ func askQuote(cmd *cobra.Command, g *panel.Client) (keys.Wallet, panel.Quote, er
 	redeem, _ := cmd.Flags().GetBool("redeem")
 	q, err := g.Quote(cmd.Context(), panel.QuoteRequest{Connector: connector, Driver: w.Public(), MaxWh: meter.WattHour(n / 1e6), Redeem: redeem})
 	return w, q, err
+}
+
+// payer is the wallet or the printed code that pays.
+func payer(cmd *cobra.Command) (keys.Wallet, error) {
+	if code, _ := cmd.Flags().GetString("code"); code != "" {
+		key, err := access.ParseCode(code)
+		return keys.Wallet{Name: "code", Key: key}, err
+	}
+	name, _ := cmd.Flags().GetString("wallet")
+	return wallet(cmd, name)
 }
 
 func printQuote(w io.Writer, q panel.Quote) error {

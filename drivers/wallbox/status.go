@@ -79,3 +79,6 @@ func (b *Box) Status(ctx context.Context) (out drivers.Status, err error) {
 	})
 	return out, err
 }
+
+// Profile returns the id of the device's profile.
+func (b *Box) Profile() string { return b.prof.ID }

@@ -129,7 +129,7 @@ func (b *Box) failsafe(ctx context.Context) (out drivers.FailsafeSetting, err er
 
 // SetFailsafe implements drivers.Failsafe.
 func (b *Box) SetFailsafe(ctx context.Context, want drivers.FailsafeSetting) (out drivers.FailsafeSetting, err error) {
-	if b.failCurrent == nil && b.failTimeout == nil {
+	if !b.FailsafeCanBeSet() {
 		return out, fmt.Errorf("%s: its failsafe cannot be set: %w", b.prof.ID, drivers.ErrNotFitted)
 	}
 	if err := CheckLimit(want.Current); err != nil {
@@ -298,3 +298,6 @@ func (b *Box) send(ctx context.Context, name string, power meter.MilliWatt) erro
 	}
 	return nil
 }
+
+// FailsafeCanBeSet reports whether SetFailsafe can do anything.
+func (b *Box) FailsafeCanBeSet() bool { return b.failCurrent != nil || b.failTimeout != nil }
