@@ -253,6 +253,7 @@ func txWord(k chain.TxKind) string {
 	words := map[chain.TxKind]string{
 		chain.TxMint: "operator: money minted", chain.TxBurn: "operator: money burned", chain.TxTransfer: "transfer", chain.TxInvite: "operator: invitation",
 		chain.TxJoin: "a gateway joined", chain.TxRevoke: "operator: membership revoked", chain.TxTariff: "operator: tariff", chain.TxDim: "operator: order to dim",
+		chain.TxMandate: "mandate signed", chain.TxMandateRevoke: "mandate revoked", chain.TxOffline: "reserve for a gateway",
 	}
 	if w := words[k]; w != "" {
 		return w

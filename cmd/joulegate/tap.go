@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"slices"
 	"sync"
@@ -87,17 +86,13 @@ func (g *gateway) newReaders() ([]*access.Reader, error) {
 	if len(g.cfg.Readers) == 0 {
 		return nil, nil
 	}
-	var book *access.Book // nil: codes only
-	secret, err := cardsSecret(g.state, false)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		g.log.Info("no card has been added: readers take printed codes only", "file", g.state.cardsKey())
-	case err != nil:
+	secret, err := cardsSecret(g.state, true)
+	if err != nil {
 		return nil, err
-	default:
-		if book, err = access.OpenBook(g.state.cards(), secret); err != nil {
-			return nil, err
-		}
+	}
+	book, err := access.OpenBook(g.state.cards(), secret)
+	if err != nil {
+		return nil, err
 	}
 	t := &taps{g: g, log: g.log.With("part", "tap"), started: map[chain.Key]chain.ID{}}
 	if err := t.load(); err != nil {

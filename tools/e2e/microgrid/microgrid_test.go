@@ -174,6 +174,7 @@ func (g *gateway) install() {
 	}
 	if len(c.Chargers) > 0 {
 		c.Chargers[0].EVSE = evse
+		c.Readers = []config.Reader{{Charger: 1, Socket: g.readerSocket(), MaxWh: 5000}}
 	}
 	c.Pins.Socket = g.house.Pins
 	c.P2P.Listen = []string{g.multiaddr()}
