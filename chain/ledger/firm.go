@@ -202,6 +202,7 @@ func (r *run) firmOffer(st State, signer chain.Key, o chain.FirmOffer) error {
 	if f.Hold, err = f.makerHold(f.Left); err != nil {
 		return err
 	}
+	because(st, "collateral of firm offer", f.ID)
 	if err := move(st, maker.Account, chain.AccountCollateral, f.Hold); err != nil {
 		return err
 	}
@@ -274,6 +275,7 @@ func (r *run) firmTake(st State, signer chain.Key, t chain.FirmTake) error {
 		}
 		put(st, contractKey(s, f.ID, f.Taken), c)
 	}
+	because(st, "collateral of firm offer", f.ID)
 	if err := move(st, taker.Account, chain.AccountCollateral, mine); err != nil {
 		return err
 	}
@@ -305,6 +307,7 @@ func (r *run) firmCancel(st State, signer chain.Key, c chain.FirmCancel) error {
 
 // closeFirm returns the collateral for what nobody has taken.
 func (r *run) closeFirm(st State, f FirmView) error {
+	because(st, "returned by firm offer", f.ID)
 	if err := move(st, chain.AccountCollateral, f.Maker.Account, f.Hold); err != nil {
 		return err
 	}
@@ -355,6 +358,7 @@ func (r *run) deliver(st State, view *SlotView, fills []FillView) ([]FirmDeliver
 			Offer: chain.ID(k[9:25]), Number: binary.BigEndian.Uint32(k[25:]), Seller: c.Seller, Buyer: c.Buyer,
 			Wh: c.Wh, Price: c.Price, Fee: c.Fee,
 		}
+		because(st, "contract of firm offer", d.Offer)
 		if err := r.settleContract(st, view, &c, &d, index[c.Seller.order(chain.Sell)], index[c.Buyer.order(chain.Buy)]); err != nil {
 			return nil, err
 		}

@@ -213,6 +213,7 @@ func (r *run) offline(st State, signer chain.Key, b chain.Offline) error {
 		}
 		put(st, k, v)
 		r.event("reserve.added", payer.String(), "%d nano for gateway %s", b.Amount, b.Gateway.Short())
+		because(st, "set apart for gateway", b.Gateway)
 		return move(st, payer, purse, b.Amount)
 	}
 	want, err := chain.AddNano(v.Leaving, -b.Amount)
@@ -251,6 +252,7 @@ func (r *run) returnReserves(st State) error {
 		} else {
 			put(st, rk, reserve{})
 		}
+		because(st, "returned from gateway", gateway)
 		if err := move(st, purse, payer, amount); err != nil {
 			return err
 		}

@@ -40,6 +40,7 @@ func (r *run) loss(st State, view *SlotView, sites []*site) error {
 		from, to = to, from
 	}
 	value = min(value, balance(st, from))
+	because(st, "losses of slot", view.Slot)
 	if err := move(st, from, to, value); err != nil {
 		return err
 	}
@@ -216,6 +217,7 @@ func (r *run) bookCorrection(st State, m *member, k []byte, view *CorrectionView
 		c.SupplierImport = max(0, c.SupplierImport+view.Import)
 		c.SupplierExport = max(0, c.SupplierExport+view.Export)
 	} else {
+		because(st, "correction of slot", view.Slot)
 		if err := move(st, from, to, amount); err != nil {
 			return err
 		}

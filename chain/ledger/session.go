@@ -266,6 +266,7 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 // meter has paid the owner for it, or charged him less, so he owes the driver
 // the feed-in price as far as his balance goes.
 func (r *run) buyBySite(st State, m *member, s *SessionView, slot chain.Slot, wh meter.WattHour) {
+	because(st, "energy given by session", s.ID)
 	_, feedIn := r.prices(st, slot)
 	if !pay(st, m.owner(), s.Driver, feedIn, wh) {
 		r.event("session.sold_unpaid", s.ID.String(), "slot %d: %s owes for %d Wh at %d nano/Wh", slot, m.Member.Name, wh, feedIn)
