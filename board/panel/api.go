@@ -19,6 +19,8 @@ import (
 // Unavailable reach the caller as they are; any other error is the gateway's
 // own trouble: it is logged, and its text is shown on the control socket only.
 type Backend interface {
+	Money
+
 	Status(ctx context.Context) (Status, error)
 	// Watch sends what changes until ctx ends, then closes the channel. The
 	// first updates describe the present. A slow receiver loses older
@@ -249,7 +251,11 @@ type Event struct {
 // Session is a charging session as the ledger knows it.
 type Session struct {
 	ledger.SessionView
-	GatewayName string `json:"gateway_name"`
+	GatewayName string     `json:"gateway_name"`
+	Refunded    chain.Nano `json:"refunded_nano,omitempty"` // of the bill
+	Dispute     uint64     `json:"dispute,omitempty"`       // number
+	Invoice     string     `json:"invoice,omitempty"`       // document that bills it
+	NotBillable string     `json:"not_for_billing,omitempty"`
 }
 
 // QuoteRequest asks for a price.

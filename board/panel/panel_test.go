@@ -29,6 +29,7 @@ import (
 // fake is a neighbourhood on a sunny noon: it answers as a gateway would and
 // grows a block whenever tick is called.
 type fake struct {
+	Money     // not part of what these tests ask
 	mu        sync.Mutex
 	started   time.Time
 	height    int64
@@ -312,7 +313,7 @@ func (f *fake) Sessions(context.Context) ([]Session, error) {
 	s := func(id chain.ID, v ledger.SessionView, name string) Session {
 		v.ID, v.Connector, v.Cap, v.Driver, v.DriverKey, v.Gateway = id, 1, 300000, chain.AccountOf(pub(driver)), pub(driver), pub(key(name))
 		v.Hold = chain.Nano(v.Cap) * chain.Nano(v.MaxWh)
-		return Session{v, name}
+		return Session{SessionView: v, GatewayName: name}
 	}
 	return []Session{
 		s(openID, ledger.SessionView{State: ledger.SessionCharging, MaxWh: 2000, Wh: 412, LocalWh: 371, OpenedMs: at + 60000, Redeem: true}, "house4"),
@@ -344,7 +345,7 @@ func (f *fake) StartSession(_ context.Context, q chain.SignedQuote) (Session, er
 	if err != nil {
 		return Session{}, err
 	}
-	return Session{ledger.SessionView{ID: quote.ID, State: ledger.SessionHeld, Driver: chain.AccountOf(quote.Driver), MaxWh: quote.MaxWh, Hold: quote.Hold}, "house4"}, nil
+	return Session{SessionView: ledger.SessionView{ID: quote.ID, State: ledger.SessionHeld, Driver: chain.AccountOf(quote.Driver), MaxWh: quote.MaxWh, Hold: quote.Hold}, GatewayName: "house4"}, nil
 }
 
 func (f *fake) StopSession(ctx context.Context, id chain.ID, _ StopOrder) (Session, error) {

@@ -47,6 +47,28 @@ func billOf(st State, id chain.ID) bill {
 	return b
 }
 
+// BillView is what became of a settled session's bill.
+type BillView struct {
+	Refunded chain.Nano // of the bill
+	Money    chain.Nano // of Refunded, in money
+	Restored chain.Nano // of Refunded, in credit
+	Clawed   chain.Nano // earned credit taken back
+	Dispute  uint64     // number; 0: none
+	Invoice  string     // document that bills it; "": not billed yet
+}
+
+// BillOf returns what became of a session's bill; nothing yet is all zero.
+func BillOf(st State, id chain.ID) BillView {
+	b := billOf(st, id)
+	v := BillView{Refunded: b.Refunded, Money: b.Money, Restored: b.Restored, Clawed: b.Clawed, Dispute: b.Dispute}
+	if b.Invoice != 0 {
+		rules := RulesOf(st)
+		doc := InvoiceView{Kind: KindInvoice, Simulated: rules.Simulated(), Number: b.Invoice}
+		v.Invoice = doc.ID()
+	}
+	return v
+}
+
 // share returns floor(n*part/whole) for 0 <= part <= whole, 0 < whole, n >= 0.
 func share(n, part, whole chain.Nano) chain.Nano {
 	hi, lo := bits.Mul64(uint64(n), uint64(part))

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,7 +19,8 @@ func newAccountCmd() *cobra.Command {
 nothing about the person. Money is minted by the operator against a payment in
 the real world, and is redeemable at par.`,
 	}
-	c.AddCommand(newAccountLsCmd(), newAccountNewCmd(), newAccountMintCmd(), newAccountBurnCmd(), newAccountTransferCmd())
+	c.AddCommand(newAccountLsCmd(), newAccountNewCmd(), newAccountMintCmd(), newAccountBurnCmd(), newAccountTransferCmd(),
+		newAccountPayoutCmd(), newAccountRefundCmd(), newAccountStatementCmd(), newAccountProfileCmd(), newAccountCosignCmd())
 	return c
 }
 
@@ -33,9 +33,18 @@ func newAccountLsCmd() *cobra.Command {
 	}, func(cmd *cobra.Command, g *panel.Client, _ []string) ([]panel.Account, error) {
 		return g.Accounts(cmd.Context())
 	}, func(l stoppedLedger, _ []string) ([]panel.Account, error) { return accountsOf(l), nil }, func(w io.Writer, accounts []panel.Account) error {
-		rows := [][]string{{"ACCOUNT", "NAME", "BALANCE", "HELD", "CREDIT"}}
+		rows := [][]string{{"ACCOUNT", "NAME", "BALANCE", "HELD", "CREDIT", "PAYOUT"}}
 		for _, a := range accounts {
-			rows = append(rows, []string{a.Account.String(), a.Name, money(a.Balance), money(a.Held), money(a.Credits)})
+			var asked chain.Nano
+			payout := ""
+			for _, p := range a.Payouts {
+				asked += p.Amount
+				payout = money(asked)
+				if p.Overdue {
+					payout += " OVERDUE"
+				}
+			}
+			rows = append(rows, []string{a.Account.String(), a.Name, money(a.Balance), money(a.Held), money(a.Credits), payout})
 		}
 		return table(w, rows)
 	})
@@ -79,35 +88,18 @@ func moneyCmd(use, short, example, signer string, flags func(c *cobra.Command), 
 	c := &cobra.Command{
 		Use: use, Short: short, Example: example, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, _ := cmd.Flags().GetString("amount")
-			amount, err := parseMoney(s)
+			amount, err := amountFlag(cmd)
 			if err != nil {
-				return usageError{err}
-			}
-			if amount <= 0 {
-				return usageError{errors.New("--amount must be more than zero")}
+				return err
 			}
 			kind, body, err := build(cmd, amount)
 			if err != nil {
 				return err
 			}
-			name, _ := cmd.Flags().GetString("wallet")
-			w, err := wallet(cmd, name)
-			if err != nil {
-				return err
+			if cmd.Flags().Lookup("draft") != nil {
+				return agree(cmd, kind, body)
 			}
-			cl, err := dial(cmd)
-			if err != nil {
-				return err
-			}
-			r, err := submit(cmd, cl, w, kind, body)
-			if err != nil {
-				return err
-			}
-			return emit(cmd, r, func(out io.Writer) error {
-				_, err := fmt.Fprintf(out, "done in block %d\n", r.Height)
-				return err
-			})
+			return sign(cmd, kind, body)
 		},
 	}
 	c.Flags().String("amount", "", "`AMOUNT` in currency units, for example 12.50")
@@ -118,10 +110,10 @@ func moneyCmd(use, short, example, signer string, flags func(c *cobra.Command), 
 }
 
 func newAccountMintCmd() *cobra.Command {
-	return moneyCmd("mint", "Credit a payment that arrived in the real world (operator)",
+	return agreed(moneyCmd("mint", "Credit a payment that arrived in the real world (operator)",
 		"  joulegate account mint --to anna --amount 50 --ref SEPA-2026-0017", "operator",
 		func(c *cobra.Command) {
-			c.Flags().String("to", "", "`ACCOUNT`, public key or wallet to credit; sys:grid and sys:promotion fund feed-in and credits")
+			c.Flags().String("to", "", "`ACCOUNT`, public key or wallet to credit; sys:grid, sys:promotion and sys:rounding fund feed-in, credits and rounding")
 			c.Flags().String("ref", "", "bank `REFERENCE` of the payment; each can be used once")
 			_ = c.MarkFlagRequired("to")
 			_ = c.MarkFlagRequired("ref")
@@ -131,11 +123,11 @@ func newAccountMintCmd() *cobra.Command {
 			ref, _ := cmd.Flags().GetString("ref")
 			a, err := account(cmd, to)
 			return chain.TxMint, chain.Mint{To: a, Amount: amount, BankRef: ref}, err
-		})
+		}), "")
 }
 
 func newAccountBurnCmd() *cobra.Command {
-	return moneyCmd("burn", "Take money out against a payout in the real world (operator)",
+	return agreed(moneyCmd("burn", "Take money out against a payout in the real world (operator)",
 		"  joulegate account burn --from anna --amount 12.50 --ref SEPA-2026-0031", "operator",
 		func(c *cobra.Command) {
 			c.Flags().String("from", "", "`ACCOUNT`, public key or wallet to debit")
@@ -148,7 +140,7 @@ func newAccountBurnCmd() *cobra.Command {
 			ref, _ := cmd.Flags().GetString("ref")
 			a, err := account(cmd, from)
 			return chain.TxBurn, chain.Burn{From: a, Amount: amount, BankRef: ref}, err
-		})
+		}), "")
 }
 
 func newAccountTransferCmd() *cobra.Command {

@@ -225,7 +225,9 @@ func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote
 	var retail chain.NanoPerWh
 	var credit chain.Nano
 	var last []ledger.SlotView
+	var why string
 	err := b.ledger.View(func(st ledger.State) {
+		why = ledger.NotBillable(st, b.self, req.Connector, time.Now().UnixMilli())
 		retail, _ = ledger.TariffAt(st, chain.SlotAt(time.Now().UnixMilli(), b.genesis.SlotSeconds))
 		credit = ledger.AccountOf(st, chain.AccountOf(req.Driver)).Credits
 		last = ledger.RecentSlots(st, 1)
@@ -253,8 +255,8 @@ func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote
 	if req.Redeem {
 		words = append(words, fmt.Sprintf("discount credit of %s %s is spent on it, at most %s of the bill", money(credit), cur, percent(b.genesis.Credit.RedeemPPM)))
 	}
-	if b.genesis.Basis == "simulated" {
-		words = append(words, "simulated: nobody has recorded a legal basis for selling energy here, not for billing")
+	if why != "" {
+		words = append(words, "not for billing: "+why)
 	}
 	return panel.Quote{
 		Bytes: chain.Marshal(q), ID: q.ID, Gateway: q.Gateway, Driver: q.Driver, Expires: time.UnixMilli(q.Expires),

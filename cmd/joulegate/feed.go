@@ -140,7 +140,8 @@ func eventLevel(code string) slog.Level {
 	switch code {
 	case "block.equivocation", "ledger.violation":
 		return slog.LevelError
-	case "record.refused", "meter.suspect", "session.suspect", "session.refused", "session.ended_by_rule", "session.excess":
+	case "record.refused", "meter.suspect", "session.suspect", "session.refused", "session.ended_by_rule", "session.excess",
+		"payout.overdue", "dispute.opened", "dispute.defaulted", "rules.proposed", "rules.changed", "rules.dropped":
 		return slog.LevelWarn
 	}
 	return slog.LevelDebug
@@ -254,6 +255,9 @@ func txWord(k chain.TxKind) string {
 		chain.TxMint: "operator: money minted", chain.TxBurn: "operator: money burned", chain.TxTransfer: "transfer", chain.TxInvite: "operator: invitation",
 		chain.TxJoin: "a gateway joined", chain.TxRevoke: "operator: membership revoked", chain.TxTariff: "operator: tariff", chain.TxDim: "operator: order to dim",
 		chain.TxMandate: "mandate signed", chain.TxMandateRevoke: "mandate revoked", chain.TxOffline: "reserve for a gateway",
+		chain.TxJoint: "several people agreed", chain.TxRules: "operator: rules", chain.TxPayout: "payout asked", chain.TxPayoutPaid: "operator: payout paid",
+		chain.TxPayoutCancel: "payout cancelled", chain.TxRefund: "operator: refund", chain.TxDispute: "bill disputed", chain.TxAnswer: "dispute answered",
+		chain.TxResolve: "dispute resolved", chain.TxInvoice: "operator: invoice", chain.TxProfile: "profile", chain.TxMeterApproval: "operator: meter approved",
 	}
 	if w := words[k]; w != "" {
 		return w

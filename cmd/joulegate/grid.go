@@ -33,7 +33,7 @@ func newGridCmd() *cobra.Command {
 		Use:   "grid",
 		Short: "Create, join and watch a microgrid",
 	}
-	c.AddCommand(newGridCreateCmd(), newGridInviteCmd(), newGridJoinCmd(), newGridMembersCmd(), newGridRevokeCmd(), newGridDimCmd())
+	c.AddCommand(newGridCreateCmd(), newGridInviteCmd(), newGridJoinCmd(), newGridMembersCmd(), newGridRevokeCmd(), newGridDimCmd(), newGridRulesCmd())
 	return c
 }
 
@@ -172,6 +172,7 @@ func newGridCreateCmd() *cobra.Command {
 		node, fee                         string
 		maxPower                          int64
 		transfers                         bool
+		basis, tax                        string
 	)
 	c := &cobra.Command{
 		Use:   "create",
@@ -207,7 +208,14 @@ money and invites members; move it off this machine when you can.`,
 			g := chain.Genesis{
 				Version: chain.Version, ChainID: chainID, SlotSeconds: int64(slot.Seconds()), GraceSeconds: int64(grace.Seconds()),
 				Currency: currency, MinorDigits: digits, Nodes: []chain.Node{{ID: "root"}},
-				Transfers: transfers, StartSeconds: int64(start.Seconds()), Basis: "simulated",
+				Transfers: transfers, StartSeconds: int64(start.Seconds()), Basis: basis,
+			}
+			if tax != "" {
+				ppm, err := parsePercent(tax)
+				if err != nil {
+					return usageError{fmt.Errorf("--tax: %w", err)}
+				}
+				g.Money.Tax = []chain.TaxRate{{PPM: ppm}}
 			}
 			if g.Retail, err = parsePrice(retail); err != nil {
 				return usageError{fmt.Errorf("--retail: %w", err)}
@@ -291,6 +299,8 @@ money and invites members; move it off this machine when you can.`,
 	f.StringVar(&fee, "fee", "0", "network fee `PRICE` per kWh of this house's own edge")
 	f.Int64Var(&maxPower, "max-power", 43_000, "`WATTS` at the house connection; bounds plausible energy")
 	f.BoolVar(&transfers, "transfers", false, "allow transfers between people")
+	f.StringVar(&basis, "basis", chain.Simulated, "legal `BASIS` of selling energy for money, for example a supplier's licence; it cannot be recorded later, while simulated money is in the ledger")
+	f.StringVar(&tax, "tax", "", "tax contained in prices, `PERCENT` of the net amount; default: the operator is not subject to tax")
 	f.StringSlice("advertise", nil, "`MULTIADDR` at which neighbours reach this gateway; default: p2p.listen")
 	return c
 }
@@ -557,11 +567,6 @@ func newGridRevokeCmd() *cobra.Command {
 		Example: `  joulegate grid revoke west --reason "sold"`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, _ := cmd.Flags().GetString("wallet")
-			w, err := wallet(cmd, name)
-			if err != nil {
-				return err
-			}
 			cl, err := dial(cmd)
 			if err != nil {
 				return err
@@ -575,19 +580,12 @@ func newGridRevokeCmd() *cobra.Command {
 					continue
 				}
 				reason, _ := cmd.Flags().GetString("reason")
-				r, err := submit(cmd, cl, w, chain.TxRevoke, chain.Revoke{Device: m.Device, Reason: reason})
-				if err != nil {
-					return err
-				}
-				return emit(cmd, r, func(out io.Writer) error {
-					_, err := fmt.Fprintf(out, "%s is no longer a member, since block %d\n", m.Name, r.Height)
-					return err
-				})
+				return agree(cmd, chain.TxRevoke, chain.Revoke{Device: m.Device, Reason: reason})
 			}
 			return fmt.Errorf("no active member %q; see: joulegate grid members", args[0])
 		},
 	}
 	c.Flags().String("wallet", "operator", "operator's `WALLET`: a file, or a name in the state folder")
 	c.Flags().String("reason", "", "a few words, no personal data")
-	return c
+	return agreed(c, "operator")
 }

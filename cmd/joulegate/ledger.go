@@ -40,6 +40,14 @@ func newLedgerStatusCmd() *cobra.Command {
 			{"open sessions", strconv.Itoa(s.OpenSessions)},
 			{"money", fmt.Sprintf("%s minted, %s burned", money(s.Minted), money(s.Burned))},
 			{"discount credit", money(s.Credits) + " outstanding, fully backed"},
+			{"payouts", fmt.Sprintf("%d wait, %d of them overdue", s.OpenPayouts, s.OverduePayouts)},
+			{"disputes", fmt.Sprintf("%d open", s.OpenDisputes)},
+		}
+		if s.Simulated {
+			rows = append(rows, []string{"basis", "simulated, not for billing"})
+		}
+		if s.UpdateHeight > 0 {
+			rows = append(rows, []string{"UPDATE", fmt.Sprintf("this program is too old for the rules from block %d on: update joulegate before", s.UpdateHeight)})
 		}
 		if s.Counters == nil { // from the stores
 			rows = append(rows, []string{"this gateway", "does not run"})

@@ -33,7 +33,7 @@ func quoteFlags(c *cobra.Command) {
 	f.String("code", "", "instead: a printed `CODE`, whose maker pays")
 	f.Uint8("connector", 1, "charging point")
 	f.String("kwh", "10", "most `ENERGY` to pay for, in kWh")
-	f.Bool("redeem", false, "spend saved discount credit on this bill")
+	f.Bool("redeem", false, "spend saved discount credit on this bill; default: what the account's profile says")
 	c.MarkFlagsOneRequired("wallet", "code")
 	c.MarkFlagsMutuallyExclusive("wallet", "code")
 	atFlag(c)
@@ -52,6 +52,13 @@ func askQuote(cmd *cobra.Command, g *panel.Client) (keys.Wallet, panel.Quote, er
 	}
 	connector, _ := cmd.Flags().GetUint8("connector")
 	redeem, _ := cmd.Flags().GetBool("redeem")
+	if !cmd.Flags().Changed("redeem") {
+		a, err := g.Account(cmd.Context(), w.Account())
+		if err != nil {
+			return w, panel.Quote{}, err
+		}
+		redeem = a.Profile.Redeem
+	}
 	q, err := g.Quote(cmd.Context(), panel.QuoteRequest{Connector: connector, Driver: w.Public(), MaxWh: meter.WattHour(n / 1e6), Redeem: redeem})
 	return w, q, err
 }
@@ -205,6 +212,35 @@ func printSession(w io.Writer, s panel.Session) error {
 	return table(w, rows)
 }
 
+// printReceipt is the receipt that a driver reads.
+func printReceipt(w io.Writer, s panel.Session) error {
+	if s.State.Open() {
+		fmt.Fprintln(w, "still open: this is not the final bill")
+	}
+	rows := [][]string{
+		{"session", s.ID.String()},
+		{"at", fmt.Sprintf("%s, connector %d", s.GatewayName, s.Connector)},
+		{"from", time.UnixMilli(s.OpenedMs).Format(time.DateTime)},
+		{"to", time.UnixMilli(max(s.RegisterMs, s.OpenedMs)).Format(time.DateTime)},
+		{"energy", fmt.Sprintf("%s, register %d to %d Wh", kWh(s.Wh), s.Begin, s.Register)},
+		{"from neighbours", kWh(s.LocalWh)},
+		{"price", money(s.Captured) + ", tax included"},
+		{"discount credit", money(s.CreditRedeemed) + " spent on it"},
+		{"paid", money(s.Paid) + " from your balance"},
+		{"discount credit", money(s.CreditEarned) + " earned for next time"},
+	}
+	if s.Refunded > 0 {
+		rows = append(rows, []string{"refunded", money(s.Refunded)})
+	}
+	if s.Invoice != "" {
+		rows = append(rows, []string{"invoice", s.Invoice})
+	}
+	if s.NotBillable != "" {
+		rows = append(rows, []string{"NOT FOR BILLING", s.NotBillable})
+	}
+	return table(w, rows)
+}
+
 func newReceiptCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "receipt ID",
@@ -226,6 +262,16 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 			if err != nil {
 				return err
 			}
+			s, err := cl.Session(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			if text, _ := cmd.Flags().GetBool("text"); text {
+				return emit(cmd, s, func(w io.Writer) error { return printReceipt(w, s) })
+			}
+			if s.NotBillable != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "not for billing:", s.NotBillable)
+			}
 			b, err := cl.Receipt(cmd.Context(), id, format)
 			if err != nil {
 				return err
@@ -239,7 +285,8 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 	}
 	c.Flags().Bool("ocmf", true, "one OCMF line")
 	c.Flags().Bool("xml", false, "the XML container that transparency software reads")
-	c.MarkFlagsMutuallyExclusive("ocmf", "xml")
+	c.Flags().Bool("text", false, "in words: energy, price, discount credit spent and earned")
+	c.MarkFlagsMutuallyExclusive("ocmf", "xml", "text")
 	atFlag(c)
 	return c
 }

@@ -41,7 +41,7 @@ func sessionsOf(st ledger.State) []panel.Session {
 	names := namesOf(st)
 	out := []panel.Session{}
 	for _, s := range ledger.Sessions(st) {
-		out = append(out, panel.Session{SessionView: s, GatewayName: names[s.Gateway]})
+		out = append(out, panel.NewSession(st, s, names[s.Gateway]))
 	}
 	return out
 }
@@ -51,11 +51,41 @@ func sessionOf(st ledger.State, id chain.ID) (panel.Session, error) {
 	if !ok {
 		return panel.Session{}, panel.NotFound("no session %s", id)
 	}
-	return panel.Session{SessionView: s, GatewayName: namesOf(st)[s.Gateway]}, nil
+	return panel.NewSession(st, s, namesOf(st)[s.Gateway]), nil
 }
 
 func marketOf(st ledger.State) panel.Market {
 	return panel.NewMarket(ledger.RulesOf(st), ledger.Members(st), ledger.RecentSlots(st, panel.MaxHistory))
+}
+
+func rulesOf(st ledger.State, height int64) panel.Rules {
+	return panel.Rules{
+		Rules: ledger.RulesOf(st), Pending: append([]chain.RulesChange{}, ledger.PendingRules(st)...), Height: height,
+		Knows: ledger.RulesVersion, Approvals: append([]ledger.MeterApprovalView{}, ledger.MeterApprovals(st)...),
+	}
+}
+
+func payoutsOf(st ledger.State, open bool) []ledger.PayoutView {
+	if open {
+		return append([]ledger.PayoutView{}, ledger.OpenPayouts(st)...)
+	}
+	return append([]ledger.PayoutView{}, ledger.Payouts(st)...)
+}
+
+func invoicesOf(st ledger.State, a chain.Account) []panel.Invoice {
+	out := []panel.Invoice{}
+	for _, v := range ledger.Invoices(st, a) {
+		out = append(out, panel.NewInvoice(v))
+	}
+	return out
+}
+
+func invoiceOf(st ledger.State, id string) (panel.Invoice, error) {
+	v, ok := ledger.InvoiceOf(st, id)
+	if !ok {
+		return panel.Invoice{}, panel.NotFound("no document %q; see: joulegate invoice ls", id)
+	}
+	return panel.NewInvoice(v), nil
 }
 
 // statusOf is the ledger's summary; height, at and root are the last block's.

@@ -182,7 +182,7 @@ function here() {
 
 function ledger() {
   const l = data.ledger, st = data.status;
-  if (l) $('ledger').textContent = l.halted ? 'HALTED: ' + l.halted : (l.catching_up ? 'catching up · ' : '') + `height ${num(l.height)} · ${plural(l.validators, 'validator')} · ${l.waiting ? plural(l.waiting, 'transaction') + ' waiting · ' : ''}state ${l.state_hash.slice(0, 12)}`;
+  if (l) $('ledger').textContent = l.halted ? 'HALTED: ' + l.halted : (l.catching_up ? 'catching up · ' : '') + `height ${num(l.height)} · ${plural(l.validators, 'validator')} · ${l.waiting ? plural(l.waiting, 'transaction') + ' waiting · ' : ''}${l.open_payouts ? plural(l.open_payouts, 'payout') + ' to pay' + (l.overdue_payouts ? `, ${num(l.overdue_payouts)} OVERDUE` : '') + ' · ' : ''}${l.open_disputes ? plural(l.open_disputes, 'dispute') + ' open · ' : ''}${l.update_height ? `UPDATE joulegate before block ${num(l.update_height)} · ` : ''}state ${l.state_hash.slice(0, 12)}`;
   if (st) {
     $('who').textContent = `${st.gateway} in ${st.chain} · ${plural(st.members, 'member')}, ${plural(st.peers, 'peer')} connected`;
     $('basis').textContent = (st.basis === 'simulated' ? 'Simulated money. ' : '') + `joulegate ${st.version} · prepaid credit with a discount, redeemable at par.`;
@@ -224,7 +224,7 @@ function sessions() {
         el('td.num', done ? money(s.paid_nano) : '–'),
         el('td.num', s.credit_redeemed_nano ? el('span.plus', money(s.credit_redeemed_nano) + ' used') : s.redeem && !done ? 'to be used' : '–', s.credit_earned_nano > 0 && el('small', '+' + money(s.credit_earned_nano) + ' earned')),
         el('td.num', done || s.state === 'expired' ? money(s.released_nano) : '–'),
-        el('td', done ? el('a', { href: `${api}/receipts/${s.id}?format=ocmf` }, 'OCMF') : ''));
+        el('td', s.refunded_nano > 0 && el('small', money(s.refunded_nano) + ' refunded'), s.not_for_billing && el('small', { title: s.not_for_billing }, 'not for billing'), done ? el('a', { href: `${api}/receipts/${s.id}?format=ocmf` }, 'OCMF') : ''));
     }))) : el('p.empty', `No car has charged yet. A driver asks for a price first: joulegate session quote`));
 }
 
