@@ -103,10 +103,10 @@ type Revoke struct {
 
 // Tariff sets the supplier's prices for a range of slots, both inclusive.
 type Tariff struct {
-	From   Slot      `cbor:"1,keyasint"`
-	To     Slot      `cbor:"2,keyasint"`
-	Retail NanoPerWh `cbor:"3,keyasint"`
-	FeedIn NanoPerWh `cbor:"4,keyasint"` // <= Retail
+	From   Slot      `cbor:"1,keyasint" json:"from_slot"`
+	To     Slot      `cbor:"2,keyasint" json:"to_slot"`
+	Retail NanoPerWh `cbor:"3,keyasint" json:"retail_nano_per_wh"`
+	FeedIn NanoPerWh `cbor:"4,keyasint" json:"feed_in_nano_per_wh"` // <= Retail
 }
 
 // Member is one gateway of the microgrid as the ledger knows it.

@@ -90,6 +90,8 @@ type Backend interface {
 	// Invite makes a token for one new gateway. It needs an operator's key
 	// on this gateway.
 	Invite(ctx context.Context, req InviteRequest) (Invitation, error)
+
+	TradeBackend
 }
 
 // Status says who this gateway is and whether it is well.

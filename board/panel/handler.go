@@ -149,6 +149,7 @@ func (s *Server) Handler(control bool) http.Handler {
 		return b.StopSession(r.Context(), id, order)
 	})
 	moneyRoutes(handle, b, control)
+	s.trade(handle, control)
 	// These write their answers themselves.
 	raw := func(path string, h func(w http.ResponseWriter, r *http.Request) error) {
 		mux.HandleFunc("GET "+Prefix+path, func(w http.ResponseWriter, r *http.Request) {

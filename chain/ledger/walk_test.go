@@ -28,6 +28,8 @@ type walker struct {
 	base    map[string][2]meter.WattHour // first registers
 	done    map[*house]chain.Slot        // newest slot reported
 	seen    map[string]int               // result codes
+	selling map[byte]*charging
+	flown   int // slots whose flows were added up
 }
 
 type charging struct {
@@ -53,7 +55,7 @@ func TestRandomWalk(t *testing.T) {
 
 func walk(t *testing.T, seed int64) {
 	t.Logf("replay with -ledger.seed=%d", seed)
-	w := &walker{world: newWorld(t), rnd: rand.New(rand.NewSource(seed)), done: map[*house]chain.Slot{}, base: map[string][2]meter.WattHour{}, seen: map[string]int{}}
+	w := &walker{world: newWorld(t), rnd: rand.New(rand.NewSource(seed)), done: map[*house]chain.Slot{}, base: map[string][2]meter.WattHour{}, seen: map[string]int{}, selling: map[byte]*charging{}}
 	w.houses = []*house{w.a, w.b, w.c}
 	for _, h := range w.houses {
 		w.done[h] = firstSl - 1
@@ -69,11 +71,14 @@ func walk(t *testing.T, seed int64) {
 		w.ok(w.mint(p.account(), 3e9))
 	}
 	w.ok(w.mint(w.a.owner.account(), 2e9), w.mint(w.b.owner.account(), 2e8))
+	w.on(chain.FeatureFirm)
+	w.on(chain.FeatureV2V)
 
 	var closed, redeemed int
 	for range *walkBlocks {
 		w.now += w.rnd.Int63n(600_000)
-		txs := w.next()
+		txs := append(w.next(), w.trades()...)
+		cleared := StatusOf(w.st).LastCleared
 		out := w.block(txs...) // checks all invariants in full
 		for i, r := range out.Results {
 			w.seen[r.Code.String()]++
@@ -84,7 +89,9 @@ func walk(t *testing.T, seed int64) {
 				w.history = append(w.history, txs[i])
 			}
 		}
+		w.flows(cleared)
 	}
+	w.tradedEnough()
 	for _, s := range Sessions(w.st) {
 		if s.State == SessionClosed {
 			closed++
@@ -98,6 +105,12 @@ func walk(t *testing.T, seed int64) {
 		m, _ := MeterOf(w.st, h.key, "site")
 		c := countersOf(w.st, h.key)
 		imp, exp := c.Import, c.Export
+		for _, x := range CorrectionsOf(w.st, h.key) {
+			if x.State == CorrectionBooked {
+				imp -= x.Import
+				exp -= x.Export
+			}
+		}
 		each(w.st, key(tabBucket), func(k []byte, b bucket) bool {
 			if chain.Key(k[8:]) == h.key {
 				imp += b.Import

@@ -119,3 +119,19 @@ func (r Result) MarshalJSON() ([]byte, error) {
 		Grid     grid                       `json:"grid"`
 	}{r.Welfare, r.Fills, r.Prices, r.Fees, r.Paid, r.Received, grid{r.GridImport, r.GridExport}})
 }
+
+// MarshalJSON writes what [ParseProblem] reads.
+func (p Problem) MarshalJSON() ([]byte, error) {
+	out := problemJSON{Nodes: []nodeJSON{}, Orders: []orderJSON{}}
+	for _, n := range p.Nodes {
+		out.Nodes = append(out.Nodes, nodeJSON(n))
+	}
+	if p.Grid != nil {
+		g := gridJSON(*p.Grid)
+		out.Grid = &g
+	}
+	for _, o := range p.Orders {
+		out.Orders = append(out.Orders, orderJSON{ID: o.ID, Side: o.Side.String(), Wh: o.Wh, Limit: o.Limit, Node: o.Node})
+	}
+	return json.Marshal(out)
+}

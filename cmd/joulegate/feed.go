@@ -226,7 +226,7 @@ func (f *feed) words(txs [][]byte) (out []string) {
 
 var recordWords = map[chain.RecordKind]string{
 	chain.KindOffer: "offer", chain.KindMeter: "meter reading", chain.KindSessionOpen: "session opened",
-	chain.KindSessionMeter: "energy charged", chain.KindSessionStop: "session stopped", chain.KindEvent: "event",
+	chain.KindSessionMeter: "energy charged", chain.KindSessionStop: "session stopped", chain.KindMeterCorrection: "meter corrected", chain.KindEvent: "event",
 }
 
 // kinds counts records by kind, in words, in the order of appearance.
@@ -258,6 +258,8 @@ func txWord(k chain.TxKind) string {
 		chain.TxJoint: "several people agreed", chain.TxRules: "operator: rules", chain.TxPayout: "payout asked", chain.TxPayoutPaid: "operator: payout paid",
 		chain.TxPayoutCancel: "payout cancelled", chain.TxRefund: "operator: refund", chain.TxDispute: "bill disputed", chain.TxAnswer: "dispute answered",
 		chain.TxResolve: "dispute resolved", chain.TxInvoice: "operator: invoice", chain.TxProfile: "profile", chain.TxMeterApproval: "operator: meter approved",
+		chain.TxTariffs: "operator: tariff table", chain.TxZones: "operator: network fees", chain.TxFeature: "operator: a feature switched",
+		chain.TxFirmOffer: "firm offer", chain.TxFirmTake: "firm offer accepted", chain.TxFirmCancel: "firm offer withdrawn", chain.TxCorrection: "operator: a correction decided",
 	}
 	if w := words[k]; w != "" {
 		return w

@@ -104,7 +104,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 		newRunCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newVersionCmd(),
 		newGridCmd(), newPeerCmd(), newConfigCmd(),
 		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newSessionCmd(), newReceiptCmd(), newCardCmd(), newMandateCmd(), newCodeCmd(), newJournalCmd(),
-		newLedgerCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newMarketCmd(),
+		newLedgerCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newMarketCmd(), newFlowCmd(),
 	)
 	for _, c := range root.Commands() {
 		strictArgs(c)
