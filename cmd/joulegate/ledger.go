@@ -121,7 +121,8 @@ func verifyLedger(cmd *cobra.Command, progress func(height, to int64)) (panel.Ve
 
 func newMarketCmd() *cobra.Command {
 	c := &cobra.Command{Use: "market", Short: "Prices and trades between neighbours"}
-	c.AddCommand(newMarketClearCmd(), newMarketStatusCmd(), newMarketCertifyCmd(), newMarketProblemCmd(), newMarketAllocationCmd())
+	c.AddCommand(newMarketClearCmd(), newMarketStatusCmd(), newMarketCertifyCmd(), newMarketProblemCmd(), newMarketAllocationCmd(),
+		newMarketTariffCmd(), newMarketZonesCmd(), newMarketFirmCmd(), newMarketFeatureCmd(), newMarketCorrectionCmd())
 	return c
 }
 
