@@ -337,7 +337,13 @@ func (s *Server) trade(handle func(pattern string, h func(r *http.Request) (any,
 		}
 		return b.Flow(r.Context(), req)
 	})
-	handle("GET /market/terms", func(r *http.Request) (any, error) { return b.Terms(r.Context()) })
+	handle("GET /market/terms", func(r *http.Request) (any, error) {
+		t, err := b.Terms(r.Context())
+		if !control {
+			t.Corrections = []ledger.CorrectionView{} // between a site and its supplier
+		}
+		return t, err
+	})
 	if !control {
 		return
 	}

@@ -31,10 +31,11 @@ type touPrice struct {
 }
 
 type touRule struct {
-	Days     string `yaml:"days,omitempty"` // mon-fri, sat, 2026-12-25, separated by commas; empty: every day
-	From     string `yaml:"from,omitempty"` // 06:00; empty: midnight
-	To       string `yaml:"to,omitempty"`   // exclusive; before From: over midnight, of the day on which it begins
-	touPrice `yaml:",inline"`
+	Days   string `yaml:"days,omitempty"` // mon-fri, sat, 2026-12-25, separated by commas; empty: every day
+	From   string `yaml:"from,omitempty"` // 06:00; empty: midnight
+	To     string `yaml:"to,omitempty"`   // exclusive; before From: over midnight, of the day on which it begins
+	Retail string `yaml:"retail"`
+	FeedIn string `yaml:"feed_in"`
 }
 
 // rule is a touRule, parsed.
@@ -42,6 +43,10 @@ type rule struct {
 	days           func(t time.Time) bool
 	from, to       int // minutes of the day
 	retail, feedIn chain.NanoPerWh
+}
+
+func parseTable(b []byte) (t touTable, err error) {
+	return t, yaml.UnmarshalWithOptions(b, &t, yaml.Strict())
 }
 
 func (p touPrice) parse() (retail, feedIn chain.NanoPerWh, err error) {
@@ -69,7 +74,7 @@ func parsePerKWh(s string) (chain.NanoPerWh, error) {
 }
 
 func (r touRule) parse() (out rule, err error) {
-	if out.retail, out.feedIn, err = r.touPrice.parse(); err != nil {
+	if out.retail, out.feedIn, err = (touPrice{r.Retail, r.FeedIn}).parse(); err != nil {
 		return out, err
 	}
 	clock := func(s string, def int) (int, error) {
@@ -230,12 +235,12 @@ hours are worked out here. Slots that have begun keep their price.`,
 		Example: "  joulegate market tariff set winter.yaml --dry-run\n  joulegate market tariff set winter.yaml",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var t touTable
 			b, err := os.ReadFile(args[0])
 			if err != nil {
 				return err
 			}
-			if err := yaml.UnmarshalWithOptions(b, &t, yaml.Strict()); err != nil {
+			t, err := parseTable(b)
+			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			g, err := dial(cmd)

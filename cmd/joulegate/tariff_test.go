@@ -32,13 +32,18 @@ func berlin(t *testing.T) *time.Location {
 // its hours is where the clocks on the wall say.
 func TestTariffTableOnShortAndLongDays(t *testing.T) {
 	loc := berlin(t)
-	table := touTable{
-		Zone: "Europe/Berlin", Other: &touPrice{"0.30", "0.08"},
-		Rules: []touRule{
-			{From: "02:00", To: "03:00", touPrice: touPrice{"0.10", "0.05"}},
-			{Days: "mon-fri", From: "17:00", To: "20:00", touPrice: touPrice{"0.40", "0.08"}},
-			{From: "23:00", To: "01:00", touPrice: touPrice{"0.20", "0.08"}},
-		},
+	table, err := parseTable([]byte(`
+zone: Europe/Berlin
+from: x
+to: x
+other: {retail: 0.30, feed_in: 0.08}
+rules:
+  - {from: "02:00", to: "03:00", retail: 0.10, feed_in: 0.05}
+  - {days: mon-fri, from: "17:00", to: "20:00", retail: 0.40, feed_in: 0.08}
+  - {from: "23:00", to: "01:00", retail: 0.20, feed_in: 0.08}
+`))
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, day := range []struct {
 		date         string
@@ -89,9 +94,9 @@ func TestTariffTableOnShortAndLongDays(t *testing.T) {
 func TestTariffTableRules(t *testing.T) {
 	loc := berlin(t)
 	table := touTable{Zone: "Europe/Berlin", From: "2026-12-24", To: "2026-12-27", Rules: []touRule{
-		{Days: "2026-12-25", touPrice: touPrice{"0.05", "0.01"}},
-		{Days: "thu", From: "22:00", To: "06:00", touPrice: touPrice{"0.10", "0.01"}},
-		{Days: "fri-mon", touPrice: touPrice{"0.20", "0.01"}},
+		{Days: "2026-12-25", Retail: "0.05", FeedIn: "0.01"},
+		{Days: "thu", From: "22:00", To: "06:00", Retail: "0.10", FeedIn: "0.01"},
+		{Days: "fri-mon", Retail: "0.20", FeedIn: "0.01"},
 	}}
 	ranges, err := table.expand(900, 0)
 	if err != nil {
