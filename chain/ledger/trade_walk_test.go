@@ -39,13 +39,13 @@ func (w *walker) trades() (txs [][]byte) {
 			}
 		}
 	}
-	if w.chance(40) {
+	if w.chance(60) {
 		h := pick(w, w.houses)
 		from := now + 1 + chain.Slot(w.rnd.Intn(3))
 		o := chain.FirmOffer{ID: id(), Device: h.key, Side: chain.Side(1 + w.rnd.Intn(2)), From: from, To: from + chain.Slot(w.rnd.Intn(4)), Wh: some(700), Price: chain.NanoPerWh(70_000 + w.rnd.Intn(250_000))}
 		p := h.owner
-		for n, c := range w.selling {
-			if c.house == h && w.chance(50) {
+		for n := range byte(255) { // in a fixed order
+			if c := w.selling[n]; c != nil && c.house == h && w.chance(50) {
 				o.Session, o.Side, p = chain.ID{n}, chain.Sell, w.drivers[int(n)%len(w.drivers)]
 				break
 			}
@@ -80,7 +80,7 @@ func (w *walker) trades() (txs [][]byte) {
 			w.selling[n] = &charging{house: h, id: n, since: w.now}
 		}
 	}
-	for n := range byte(255) { // in a fixed order
+	for n := range byte(255) {
 		c := w.selling[n]
 		if c == nil || w.chance(40) {
 			continue
