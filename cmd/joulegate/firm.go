@@ -15,9 +15,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// signed makes a command that signs one transaction with --wallet and waits
+// signedCmd makes a command that signs one transaction with --wallet and waits
 // for the block that holds it.
-func signed(c *cobra.Command, build func(cmd *cobra.Command, g *panel.Client, args []string) (chain.TxKind, any, error)) *cobra.Command {
+func signedCmd(c *cobra.Command, build func(cmd *cobra.Command, g *panel.Client, args []string) (chain.TxKind, any, error)) *cobra.Command {
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		g, err := dial(cmd)
 		if err != nil {
@@ -123,7 +123,7 @@ joulegate market feature firm --on --basis TEXT`,
 	for _, f := range []string{"price", "from", "to"} {
 		_ = offer.MarkFlagRequired(f)
 	}
-	signed(offer, func(cmd *cobra.Command, g *panel.Client, _ []string) (chain.TxKind, any, error) {
+	signedCmd(offer, func(cmd *cobra.Command, g *panel.Client, _ []string) (chain.TxKind, any, error) {
 		o := chain.FirmOffer{Side: chain.Sell}
 		rand.Read(o.ID[:])
 		switch side, _ := cmd.Flags().GetString("side"); side {
@@ -153,7 +153,7 @@ joulegate market feature firm --on --basis TEXT`,
 		o.Device, err = deviceFlag(cmd, g)
 		return chain.TxFirmOffer, o, err
 	})
-	take := signed(party(&cobra.Command{
+	take := signedCmd(party(&cobra.Command{
 		Use:     "take OFFER",
 		Short:   "Accept an offer, in full or in part",
 		Example: "  joulegate market firm take 5f0c... --wallet owner --kwh 0.2",
@@ -172,7 +172,7 @@ joulegate market feature firm --on --basis TEXT`,
 		t.Device, err = deviceFlag(cmd, g)
 		return chain.TxFirmTake, t, err
 	})
-	cancel := signed(&cobra.Command{
+	cancel := signedCmd(&cobra.Command{
 		Use:   "cancel OFFER",
 		Short: "Withdraw what nobody has taken of an offer",
 		Args:  cobra.ExactArgs(1),
@@ -210,7 +210,7 @@ func newMarketZonesCmd() *cobra.Command {
 		}
 		return table(w, rows)
 	})
-	set := signed(&cobra.Command{
+	set := signedCmd(&cobra.Command{
 		Use:     "set NODE=PARENT:FEE...",
 		Short:   "Plan fees and places in the network from a time on (operator)",
 		Long:    "set changes where nodes hang and what their edge costs per kWh, from the first slot\nafter --from on. A name that is not known becomes a new feeder.",
@@ -252,7 +252,7 @@ func newMarketZonesCmd() *cobra.Command {
 }
 
 func newMarketFeatureCmd() *cobra.Command {
-	c := signed(&cobra.Command{
+	c := signedCmd(&cobra.Command{
 		Use:       "feature firm|v2v",
 		Short:     "Switch firm orders or selling cars, and record the basis (operator)",
 		Example:   "  joulegate market feature v2v --on --basis \"feed-in contract 2026-114\"\n  joulegate market feature v2v",
@@ -320,7 +320,7 @@ traded stays. What favours the site itself waits until an operator accepts it.`,
 	add.Flags().String("reason", "", "`TEXT` without personal data, at most 64 bytes")
 	_ = add.MarkFlagRequired("slot")
 	_ = add.MarkFlagRequired("reason")
-	rule := signed(&cobra.Command{
+	rule := signedCmd(&cobra.Command{
 		Use:     "rule CORRECTION",
 		Short:   "Accept or refuse a correction that waits (operator)",
 		Example: "  joulegate market correction rule 5f0c... --accept",
