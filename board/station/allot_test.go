@@ -3,6 +3,7 @@ package station
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -307,6 +308,103 @@ func TestPhasesFollowTheSun(t *testing.T) {
 		}
 		if len(w.events("charger.phases")) != 1 {
 			t.Error("the switch is not on record")
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// BenchmarkTurn is one turn of the loop with two chargers, which happens forty
+// times a second for as long as the gateway lives.
+func BenchmarkTurn(b *testing.B) {
+	w := &world{
+		relay: &driverstest.Relay{}, evse: &driverstest.Limiter{}, estop: &driverstest.Input{}, yaml: twoChargers,
+		silent: map[string]bool{}, reg: map[string]int64{}, held: map[chain.ID]bool{},
+	}
+	w.tweak = func(c *Config) {
+		c.Chargers[1].Relay, c.Chargers[1].Limiter = &driverstest.Relay{}, &driverstest.Limiter{}
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	s, err := New(w.config())
+	if err != nil {
+		b.Fatal(err)
+	}
+	now := time.Duration(0)
+	s.cfg.Now = func() time.Duration { now += s.cfg.Tick; return now }
+	s.clock()
+	b.ReportAllocs()
+	for b.Loop() {
+		s.tick()
+	}
+}
+
+const twoChargers = `
+version: 1
+name: north
+board: simulated
+lines: [{id: rs485, tcp: "127.0.0.1:502"}]
+meters:
+- {id: house, line: rs485, unit: 1, profile: eastron-sdm630, role: site}
+- {id: car, line: rs485, unit: 2, profile: eastron-sdm630, role: charger}
+- {id: van, line: rs485, unit: 3, profile: eastron-sdm630, role: charger}
+chargers:
+- {id: 1, meter: car, relay: RELAY1, estop: IN1, circuit: garage, evse: {line: rs485, unit: 10, profile: simpleevse}}
+- {id: 2, meter: van, relay: RELAY2, circuit: garage, wiring: L2 L3 L1, evse: {line: rs485, unit: 11, profile: simpleevse}}
+circuits: [{id: garage, rating_ma: 20000}]
+site: {fuse_ma: 35000}
+pins: {socket: /run/pins}
+timing: {min_off: 2s, hold_limit: 20s, start_limit: 600s, full_after: 30s, resume_limit: 20s}
+`
+
+// Two cars on one cable of 20 A get 10 A each, and one alone its 16 A.
+func TestTwoChargersShareACable(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.yaml = twoChargers
+		other, relay := &driverstest.Limiter{}, &driverstest.Relay{}
+		other.Plug(drivers.StateB)
+		w.tweak = func(c *Config) { c.Chargers[1].Relay, c.Chargers[1].Limiter = relay, other }
+		end := w.run()
+		wait(4 * time.Second)
+		w.start(20_000)
+		van := 0
+		speak := func() { // the van's meter
+			van++
+			taken := int64(0)
+			if closed, _ := relay.Closed(); closed {
+				taken = int64(other.Limit())
+			}
+			w.mu.Lock()
+			w.reg["van"] += taken * 690 / 3600
+			r := meter.Reading{
+				Device: "van", Page: uint64(van), Wall: time.Now().UnixMilli(), Quality: meter.Good, Mono: time.Since(w.boot),
+				Points: []meter.Point{{Quantity: meter.Power, Value: taken * 690}, {Quantity: meter.Import, Value: w.reg["van"]}, {Quantity: meter.Export}, {Quantity: meter.Current, Phase: 1, Value: taken}},
+			}
+			w.mu.Unlock()
+			w.station.Reading(r)
+		}
+		pass := func(seconds int) {
+			for range seconds {
+				speak()
+				wait(time.Second)
+			}
+		}
+		pass(20)
+		if w.evse.Limit() != 16_000 {
+			t.Fatalf("alone: %d mA", w.evse.Limit())
+		}
+		w.connector = 2
+		second := w.start(20_000)
+		pass(40)
+		if a, b := w.evse.Limit(), other.Limit(); a != 10_000 || b != 10_000 {
+			t.Fatalf("%d and %d mA on a cable of 20 A: %s; %s", a, b, w.last().Chargers[0].Why, w.last().Chargers[1].Why)
+		}
+		if err := w.station.Stop(t.Context(), second, chain.StopDriver); err != nil {
+			t.Fatal(err)
+		}
+		pass(30)
+		if w.evse.Limit() != 16_000 || other.Limit() != 0 {
+			t.Fatalf("alone again: %d and %d mA: %s", w.evse.Limit(), other.Limit(), w.last().Chargers[0].Why)
 		}
 		if err := end(); err != nil {
 			t.Fatal(err)

@@ -693,8 +693,8 @@ func (s *Station) read(m *meterState, r meter.Reading) {
 			if good && ok {
 				c.last = Register{reg.WattHours(), r.Wall, meter.Good}
 			}
-			e := session.Reading{Good: good && ok, Import: reg, Current: current(&r, c.Session.Phases), At: r.Mono}
-			e.Volts, e.Known = volts(&r, c.Session.Phases)
+			e := session.Reading{Good: good && ok, Import: reg, Current: current(&r, c.inUse()), At: r.Mono}
+			e.Volts, e.Known = volts(&r, c.inUse())
 			s.step(c, e)
 		}
 	}
@@ -735,8 +735,8 @@ func (s *Station) step(c *charger, e session.Event) {
 		}
 		s.index()
 	}
-	if c.st.Fault != was.Fault {
-		s.dirty = true
+	if c.st.Fault != was.Fault || c.st.Relay != was.Relay {
+		s.dirty = true // faults and the count of closings survive
 	}
 	for _, a := range acts {
 		s.act(c, a)

@@ -2,6 +2,7 @@ package station
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -69,6 +70,7 @@ type world struct {
 	shown     func(register int64) int64 // what its register shows; nil: what it counted
 	doubt     string                     // why its readings are suspect; "": they are good
 	estop     *driverstest.Input
+	connector uint8 // of the next start; 0: 1
 	unplugged atomic.Bool
 	block     func()           // called by the stop button, to stall the loop
 	silent    map[string]bool  // meters that say nothing
@@ -425,7 +427,7 @@ func (w *world) start(max meter.WattHour) chain.ID {
 	w.t.Helper()
 	var driver chain.Key
 	copy(driver[:], driverKey.Public().(ed25519.PublicKey))
-	q, err := w.station.Quote(w.t.Context(), 1, driver, max, 300_000, false)
+	q, err := w.station.Quote(w.t.Context(), cmp.Or(w.connector, 1), driver, max, 300_000, false)
 	if err != nil {
 		w.t.Fatal(err)
 	}

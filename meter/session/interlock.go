@@ -77,27 +77,33 @@ func (m *machine) judgeLoose() {
 	m.note(3, "energy.unauthorised", "%d Wh have flowed without a session since the circuit was opened: they are the site's", m.loose.WattHours())
 }
 
-// supply judges the voltages of one reading.
+// supply judges the voltages of one reading. A phase is missing when another
+// one is there: a meter behind the open contactor, or without supply itself,
+// shows none at all, and tells nothing.
 func (m *machine) supply(e Reading) {
-	bad, back := "", true
-	for i, v := range e.Volts[:min(max(e.Known, 0), len(e.Volts))] {
-		if v < PhaseBack {
-			back = false
-		}
+	volts := e.Volts[:min(max(e.Known, 0), len(e.Volts))]
+	bad, back, most := "", len(volts) > 0 || e.Order == Clockwise, meter.MilliVolt(0)
+	for i, v := range volts {
+		most = max(most, v)
+		back = back && v >= PhaseBack
 		if v < PhaseLow && bad == "" {
 			bad = fmt.Sprintf("phase L%d has %d V", i+1, v/1000)
 		}
 	}
-	if e.Order == Reversed && m.r.Phases == 3 {
+	dark := m.dark.lasts(m.lost != "" && len(volts) > 0 && most < PhaseDark, e.At)
+	switch {
+	case e.Order == Reversed && m.r.Phases == 3:
 		bad, back = "the phases are in the wrong order", false
+	case most < PhaseBack:
+		bad = ""
 	}
 	switch {
-	case m.losing.lasts(bad != "", e.At) >= PhaseAfter && m.lost == "":
+	case m.lost == "" && m.losing.lasts(bad != "", e.At) >= PhaseAfter:
 		m.lost = bad
 		m.note(3, "supply.lost", "%s", bad)
-	case m.lost != "" && back && (e.Known > 0 || e.Order != NotJudged):
-		m.note(1, "supply.returned", "the supply is complete again; before: %s", m.lost)
-		m.lost = ""
+	case m.lost != "" && (back || dark >= PhaseRetry):
+		m.note(1, "supply.returned", "no phase is known to be missing any more; before: %s", m.lost)
+		m.lost, m.losing = "", held{}
 		if m.Phase == Authorised || m.Phase == Suspended {
 			m.ask("power returned")
 		}

@@ -176,6 +176,16 @@ func TestLostPhaseOpensAndReturnsSpread(t *testing.T) {
 			g.want(Charging, true)
 		})
 	}
+	t.Run("a meter behind the contactor is tried again", func(t *testing.T) {
+		g := newRig(t)
+		g.charge(10_000)
+		g.supply(3*time.Second, [3]meter.MilliVolt{230_000, 0, 230_000}, NotJudged)
+		g.want(Suspended, false)
+		g.supply(50*time.Second, [3]meter.MilliVolt{0, 3_000, 0}, NotJudged)
+		g.want(Suspended, false)
+		g.supply(20*time.Second, [3]meter.MilliVolt{0, 3_000, 0}, NotJudged)
+		g.want(Charging, true)
+	})
 	t.Run("70 % is enough, and one phase is any of three", func(t *testing.T) {
 		g := newRig(t)
 		g.charge(10_000)

@@ -64,7 +64,7 @@ type State struct {
 	mismatching                bool
 	welding, overing, fulling  held
 	houseOver, heating         held
-	losing                     held
+	losing, dark               held
 	lost                       string // which phase is missing or that they are in the wrong order
 	overloaded                 bool   // the house's fuse
 	tripAt                     time.Duration

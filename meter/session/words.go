@@ -88,9 +88,12 @@ const (
 	TripAgain                        = 10 * time.Second
 	closingsWithin                   = time.Hour
 
-	// A phase is missing below 70 % of 230 V and back above 80 %.
-	PhaseLow  meter.MilliVolt = 161_000
-	PhaseBack meter.MilliVolt = 184_000
+	// A phase is missing below 70 % of 230 V and back above 80 %. A meter
+	// behind the open contactor shows next to nothing: then PhaseRetry.
+	PhaseLow   meter.MilliVolt = 161_000
+	PhaseBack  meter.MilliVolt = 184_000
+	PhaseDark  meter.MilliVolt = 50_000
+	PhaseRetry                 = time.Minute
 
 	// FullBelow is what a vehicle draws at most when it is full. It is well
 	// below 6 A because one that is offered 6 A may take somewhat less.

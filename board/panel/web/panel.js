@@ -161,8 +161,9 @@ function here() {
   const s = data.snapshot;
   if (!s) return;
   $('heretime').textContent = s.live ? 'read ' + clock(s.time) : 'the control loop stands still: charger off';
-  draw('here', [s.meters, s.chargers, s.alarms], () => {
+  draw('here', [s.meters, s.chargers, s.alarms, s.utility], () => {
     const rows = (s.alarms ?? []).map(a => el('div.row.alarm', el('h3', a.text), el('span.val', '⚠'), el('p.sub', `${a.code} · ${a.subject} · since ${clock(a.since)}`)));
+    if (s.utility) rows.push(el('div.row', el('h3', 'The utility limits charging'), el('p.sub', s.utility)));
     for (const m of s.meters ?? []) {
       const out = m.power_w < 0;
       rows.push(el('div.row', el('h3', roles[m.role] ?? m.role),
