@@ -890,9 +890,27 @@ func (s *Station) flush() error {
 				return fmt.Errorf("last records: %w", r.err)
 			}
 		case <-t.C:
-			return errors.New("last records: the disk does not answer")
+			return s.leave()
 		}
 		s.pulse.tick()
 	}
 	return nil
+}
+
+// leave saves what the outbox does not take, as one that still waits for the
+// neighbours' word does: it goes out after the next start.
+func (s *Station) leave() error {
+	state := chain.Marshal(s.save())
+	saved := make(chan error, 1)
+	go func() { saved <- s.cfg.Store.Save(state) }()
+	select {
+	case err := <-saved:
+		if err != nil {
+			return fmt.Errorf("last records: %w", err)
+		}
+		s.cfg.Log.Info("records wait for the next start", "records", len(s.queue))
+		return nil
+	case <-time.After(flushLimit):
+		return errors.New("last records: the disk does not answer")
+	}
 }

@@ -90,16 +90,17 @@ type world struct {
 	failDisk  error
 	slow      time.Duration // a write takes so long
 
-	records []chain.Record
-	leaves  []slot.Leaves
-	refuse  bool // the ledger holds nothing
-	held    map[chain.ID]bool
-	seqs    map[chain.ID]uint32
-	regs    map[chain.ID][]meter.WattHour
-	stops   map[chain.ID][]chain.SessionStop
-	pages   map[string]uint64
-	meters  map[string]chain.MeterRecord
-	shots   []board.Snapshot
+	closedBox bool // the outbox takes nothing yet
+	records   []chain.Record
+	leaves    []slot.Leaves
+	refuse    bool // the ledger holds nothing
+	held      map[chain.ID]bool
+	seqs      map[chain.ID]uint32
+	regs      map[chain.ID][]meter.WattHour
+	stops     map[chain.ID][]chain.SessionStop
+	pages     map[string]uint64
+	meters    map[string]chain.MeterRecord
+	shots     []board.Snapshot
 }
 
 func newWorld(t *testing.T) *world {
@@ -150,7 +151,14 @@ func (w *world) Save(b []byte) error {
 	return w.land(func() { w.disk = bytes.Clone(b) })
 }
 
-func (w *world) Append(_ context.Context, records []chain.Record, leaves []slot.Leaves) error {
+func (w *world) Append(ctx context.Context, records []chain.Record, leaves []slot.Leaves) error {
+	w.mu.Lock()
+	closed := w.closedBox
+	w.mu.Unlock()
+	if closed {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	return w.land(func() {
 		w.records = append(w.records, records...)
 		w.leaves = append(w.leaves, leaves...)
@@ -622,6 +630,31 @@ func TestHangingDiskSuspends(t *testing.T) {
 		wait(10 * time.Second)
 		if s := w.stops[id]; len(s) != 1 || s[0].Register != w.car() {
 			t.Fatalf("%+v, meter %d", s, w.car())
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Whoever ends a gateway before the neighbours have said where its chain goes
+// on loses no record, and is told of no failure.
+func TestRecordsThatFindNoOutboxWaitForTheNextStart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.closedBox = true
+		end := w.run()
+		w.station.Note("gateway.started", 1, "north", "started")
+		wait(4 * time.Second)
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+		w.mu.Lock()
+		w.closedBox = false
+		w.mu.Unlock()
+		end = w.run()
+		wait(2 * time.Second)
+		if len(w.events("gateway.started")) != 1 {
+			t.Error("the record of before is lost")
 		}
 		if err := end(); err != nil {
 			t.Fatal(err)
