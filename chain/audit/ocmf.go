@@ -59,6 +59,9 @@ type Receipt struct {
 	Begin   Register
 	End     Register
 	Reason  chain.StopReason
+	// Shown says what identified the driver: 0 a key of his own, a card, a
+	// printed code, a card or car on its owner's list.
+	Shown chain.MandateKind
 }
 
 // Field order is the specification's.
@@ -149,10 +152,17 @@ func (r Receipt) payload() ([]byte, error) {
 		GI: "joulegate", GS: r.Gateway, GV: r.Version,
 		PG: "T" + strconv.FormatUint(r.Number, 10),
 		MV: r.Vendor, MM: r.Model, MS: r.Serial,
-		// The driver's key signed the quote and the gateway checked it.
 		IS: true, IL: "VERIFIED", IF: []string{}, IT: "UNDEFINED", ID: r.Driver.String(),
 		TT: text + disclaimer,
 		RD: []ocmfReading{r.Begin.reading("B"), r.End.reading(end)},
+	}
+	// A driver's key, or that of a code, signed the quote and the gateway
+	// checked it. A card is another matter: its number can be copied.
+	switch r.Shown {
+	case chain.MandateCard, chain.MandateOwner:
+		p.IL, p.IF, p.IT = "HEARSAY", []string{"RFID_PLAIN"}, "LOCAL"
+	case chain.MandateCode:
+		p.IT = "KEY_CODE"
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)

@@ -164,3 +164,22 @@ func FuzzVerifyOCMF(f *testing.F) {
 		}
 	})
 }
+
+// A receipt says how well the driver was identified: a card's number can be
+// copied, a key cannot.
+func TestReceiptSaysHowTheDriverWasIdentified(t *testing.T) {
+	for kind, want := range map[chain.MandateKind]string{
+		0:                  `"IL":"VERIFIED","IF":[],"IT":"UNDEFINED"`,
+		chain.MandateCard:  `"IL":"HEARSAY","IF":["RFID_PLAIN"],"IT":"LOCAL"`,
+		chain.MandateCode:  `"IL":"VERIFIED","IF":[],"IT":"KEY_CODE"`,
+		chain.MandateOwner: `"IL":"HEARSAY","IF":["RFID_PLAIN"],"IT":"LOCAL"`,
+	} {
+		r := sample()
+		r.Shown = kind
+		key, _ := newKey(t)
+		line, _, err := r.OCMF(key)
+		if err != nil || !strings.Contains(line, want) {
+			t.Errorf("%s: %v, no %s in %s", kind, err, want, line)
+		}
+	}
+}

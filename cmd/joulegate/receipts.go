@@ -11,6 +11,7 @@ import (
 	"github.com/joulegate/joulegate/board/station"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/audit"
+	"github.com/joulegate/joulegate/chain/ledger"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,6 +46,13 @@ func (g *gateway) receipt(r station.Receipt) (chain.Hash, error) {
 		Driver: chain.AccountOf(r.Quote.Driver),
 		Tariff: fmt.Sprintf("at most %s %s/kWh", money(chain.Nano(r.Quote.Cap)*1000), g.genesis.Currency),
 		Begin:  receiptRegister(r.Begin), End: receiptRegister(r.End), Reason: r.Reason,
+	}
+	if err := g.ledger.View(func(st ledger.State) {
+		if m, ok := ledger.MandateOf(st, r.Quote.Driver); ok {
+			rec.Shown, rec.Driver = m.Mandate.Kind, m.Payer
+		}
+	}); err != nil {
+		return chain.Hash{}, err
 	}
 	text, hash, err := rec.OCMF(g.id.receipt.Key)
 	if err != nil {
