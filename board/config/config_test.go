@@ -385,3 +385,20 @@ func TestCircuitsAndUtility(t *testing.T) {
 		}
 	}
 }
+
+// A wallbox with a meter of its own is one device with two parts to play; for
+// anybody else its address is taken.
+func TestAWallboxIsItsOwnSessionMeter(t *testing.T) {
+	doc := strings.NewReplacer(
+		"{id: car, line: rs485, unit: 2, profile: eastron-sdm120, role: charger}", "{id: car, line: lan, unit: 255, profile: keba-p30, role: charger}",
+		"evse: {line: rs485, unit: 10, profile: simpleevse}", "evse: {line: lan, unit: 255, profile: keba-p30}",
+		"  relay: RELAY1\n", "",
+	).Replace(full)
+	if _, err := Parse([]byte(doc)); err != nil {
+		t.Fatal(err)
+	}
+	taken := strings.Replace(doc, "{id: roof, line: lan, unit: 3,", "{id: roof, line: lan, unit: 255,", 1)
+	if _, err := Parse([]byte(taken)); err == nil || !strings.Contains(err.Error(), "unit 255 on line lan is already") {
+		t.Errorf("two devices at one address: %v", err)
+	}
+}

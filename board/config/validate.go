@@ -255,10 +255,21 @@ func (c *Config) chargers(k *checker, b board.Board) {
 			k.add(p+".mode", "%q is not one of %s", h.Mode, strings.Join(modes, ", "))
 		}
 		if h.EVSE.Fitted() {
+			if c.ownMeter(h) {
+				// The wallbox is its session meter too, as one device.
+				delete(k.units, h.EVSE.Line+"/"+strconv.Itoa(int(h.EVSE.Unit)))
+			}
 			c.device(k, p+".evse", h.EVSE.Line, h.EVSE.Unit)
 			c.wallbox(k, p+".evse", h)
 		}
 	}
+}
+
+// ownMeter reports whether a charger's session meter is its wallbox itself.
+func (c *Config) ownMeter(h Charger) bool {
+	return slices.ContainsFunc(c.Meters, func(m Meter) bool {
+		return m.ID == h.Meter && m.Line == h.EVSE.Line && m.Unit == h.EVSE.Unit && m.Profile == h.EVSE.Profile
+	})
 }
 
 // wallbox checks that a built-in profile is one of a wallbox and can be told
