@@ -168,7 +168,7 @@ func (g *gateway) install() {
 		case chain.RoleConnection:
 			m.MaxPower = 400_000
 		case chain.RoleCharger:
-			c.Chargers = []config.Charger{{ID: 1, Meter: d.ID, Relay: street.Relay, MaxCurrent: 16_000, Phases: g.house.Phases, Mode: "market"}}
+			c.Chargers = []config.Charger{{ID: 1, Meter: d.ID, Relay: street.Relay, MaxCurrent: 16_000, Phases: g.house.Phases, Mode: "market", MaxSwitches: 120}}
 		}
 		c.Meters = append(c.Meters, m)
 	}
