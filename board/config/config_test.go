@@ -355,7 +355,7 @@ func TestCircuitsAndUtility(t *testing.T) {
 	if r := c.CircuitRules(); r.RaiseDelay != 7*time.Second {
 		t.Errorf("a meter read every 3 s, and limits rise after %s", r.RaiseDelay)
 	}
-	if r := c.DimRules(); r.PerDevice != 4_200 || r.FailsafeFor != 2*time.Hour || !r.Watched[0] || !r.Watched[1] || r.Watched[2] {
+	if r := c.DimRules(); r.PerDevice != 4_200 || r.FailsafeFor != 2*time.Hour || r.Watched[0] || !r.Watched[1] || r.Watched[2] {
 		t.Errorf("dimming %+v", r)
 	}
 	for _, v := range []struct{ old, new, want string }{

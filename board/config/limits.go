@@ -102,7 +102,7 @@ func (c *Config) Lead() (*circuit.Feeder, error) {
 func (c *Config) DimRules() circuit.DimRules {
 	d := c.Dimming
 	r := circuit.DimRules{PerDevice: d.PerDevice, Total: d.Total, Silence: d.Silence.D(), FailsafeFor: d.Failsafe.D(), Own: d.Own}
-	r.Watched[circuit.Contact], r.Watched[circuit.Message] = d.Pin != "", d.MQTT
+	r.Watched[circuit.Message] = d.MQTT // a contact is lost when it cannot be read
 	return r
 }
 
