@@ -59,6 +59,28 @@ type Charger struct {
 	Cap       chain.NanoPerWh   `json:"cap_nano_per_wh,omitempty"`
 	Fault     string            `json:"fault,omitempty"` // latched: a person must clear it
 	LastStop  string            `json:"last_stop,omitempty"`
+	Plan      *Plan             `json:"plan,omitempty"` // of a session with a departure
+}
+
+// Plan is when a session with a departure charges.
+type Plan struct {
+	Wh       meter.WattHour  `json:"wh"`                              // wanted
+	By       time.Time       `json:"by,omitzero"`                     // the departure; zero: none
+	MaxPrice chain.NanoPerWh `json:"max_price_nano_per_wh,omitempty"` // 0: any
+	Planned  meter.WattHour  `json:"planned_wh"`                      // still to be charged by the plan
+	Cost     chain.Nano      `json:"cost_nano"`                       // of it, as offered now
+	Short    meter.WattHour  `json:"short_wh"`                        // missing at the departure
+	Report   string          `json:"report,omitempty"`                // why it is short, in words
+	Shares   []PlanShare     `json:"shares"`                          // when, ascending
+}
+
+// PlanShare is what a plan charges in one slot.
+type PlanShare struct {
+	From  time.Time      `json:"from"`
+	To    time.Time      `json:"to"`
+	Wh    meter.WattHour `json:"wh"`
+	Local meter.WattHour `json:"local_wh"` // of Wh, from neighbours
+	Cost  chain.Nano     `json:"cost_nano"`
 }
 
 // Alarm is one thing that is wrong.

@@ -39,7 +39,7 @@ func (s *Station) allot() {
 		if grants[i].Why != "" {
 			c.why = grants[i].Why
 		}
-		s.step(c, session.Setpoint{Limit: grants[i].Limit})
+		s.step(c, session.Setpoint{Limit: grants[i].Limit, Planned: c.plan.waits, Edge: c.plan.edge})
 	}
 }
 
@@ -103,6 +103,7 @@ func (s *Station) demand(c *charger, sun sunshine) circuit.Demand {
 			in.Others -= setpoint.MinPower(c.inUse())
 		}
 	}
+	s.follow(c, &in)
 	c.set, c.why = setpoint.Step(c.Setpoint, c.set, in, s.now)
 	if c.wants() {
 		d.Want = c.set.Limit

@@ -170,6 +170,7 @@ func (s *Station) start(q chain.Quote, signed chain.SignedQuote, reply func(erro
 	}
 	s.quotes = append(s.quotes[:at], s.quotes[at+1:]...)
 	c.opening, c.quote, c.signed, c.seq = true, q, signed, 0
+	s.aim(c)
 	s.enqueue(entry{
 		record: chain.NewRecord(chain.KindSessionOpen, chain.SessionOpen{Quote: signed}),
 		done: func() {

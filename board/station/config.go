@@ -137,6 +137,7 @@ type Charger struct {
 	StopButton  drivers.Input
 	Trip        drivers.Relay // shunt trip
 	Thermometer Thermometer
+	Departure   Departure // of sessions that name no goal
 	Wiring      circuit.Wiring
 	Circuit     string // of Config.Circuits
 	Session     session.Rules
@@ -215,12 +216,20 @@ func FromConfig(c config.Config) (Config, error) {
 		return out, err
 	}
 	for i, h := range c.Chargers {
+		var leave Departure
+		if d := h.Departure; d.Wh > 0 {
+			m, err := config.MinuteOf(d.By)
+			if err != nil {
+				return out, err
+			}
+			leave = Departure{m, d.Wh, d.MaxPrice}
+		}
 		mode, err := setpoint.ParseMode(h.Mode)
 		if err != nil {
 			return out, err
 		}
 		out.Chargers = append(out.Chargers, Charger{
-			ID: h.ID, Meter: h.Meter, Mode: mode, Wiring: ends[i].Wiring, Circuit: ends[i].Circuit,
+			ID: h.ID, Meter: h.Meter, Mode: mode, Wiring: ends[i].Wiring, Circuit: ends[i].Circuit, Departure: leave,
 			Switch: setpoint.SwitchRules{UpDelay: t.OnDelay.D(), DownLate: t.OffDelay.D(), Rest: t.OffDelay.D()},
 			Session: session.Rules{
 				MaxCurrent: h.MaxCurrent, Phases: h.Phases, Wallbox: h.Relay == "", Pilot: h.EVSE.Fitted() || h.Pilot != "", Site: site,

@@ -30,6 +30,13 @@ type savedCharger struct {
 	Seq     uint32            `cbor:"4,keyasint"`
 	Begin   Register          `cbor:"5,keyasint"`
 	Last    Register          `cbor:"6,keyasint"`
+	Goal    *savedGoal        `cbor:"7,keyasint,omitempty"`
+}
+
+type savedGoal struct {
+	Wh       meter.WattHour  `cbor:"1,keyasint"`
+	By       int64           `cbor:"2,keyasint"`
+	MaxPrice chain.NanoPerWh `cbor:"3,keyasint"`
 }
 
 type savedMeter struct {
@@ -213,6 +220,9 @@ func (s *Station) save() saved {
 	v := saved{Version: savedVersion, Chargers: []savedCharger{}, Meters: []savedMeter{}, Pending: []chain.Record{}}
 	for _, c := range s.chargers {
 		sc := savedCharger{ID: c.ID, Session: c.st.Save(), Quote: c.signed, Seq: c.seq, Begin: c.begin, Last: c.last}
+		if g := c.plan.goal; c.plan.on {
+			sc.Goal = &savedGoal{g.Wh, g.By, g.MaxPrice}
+		}
 		switch {
 		case c.closing: // the stop record among Pending is all that is left
 			sc.Session = session.Saved{Fault: c.st.Fault}

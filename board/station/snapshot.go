@@ -74,6 +74,8 @@ func (s *Station) showCharger(c *charger) board.Charger {
 	}
 	if c.st.Phase != session.Idle || c.opening {
 		v.Session, v.SessionWh, v.MaxWh, v.Cap = c.quote.ID.String(), c.st.Wh(), c.quote.MaxWh, c.quote.Cap
+		_, zone := s.wall.Zone()
+		v.Plan = c.plan.show(zone / 60)
 	}
 	switch {
 	case c.st.Phase == session.Charging && c.st.Offered < c.Session.MaxCurrent && c.st.Offered > 0:

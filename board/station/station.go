@@ -16,6 +16,7 @@ import (
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/circuit"
+	"github.com/joulegate/joulegate/meter/plan"
 	"github.com/joulegate/joulegate/meter/session"
 	"github.com/joulegate/joulegate/meter/setpoint"
 	"github.com/joulegate/joulegate/meter/slot"
@@ -55,6 +56,8 @@ type Station struct {
 	dimmed   circuit.Limit
 	dimmer   string        // what the utility's contact said last
 	quotes   []chain.Quote // open ones, oldest first
+	goals    []wish        // of open quotes, oldest first
+	offers   offered       // what neighbours and the supplier ask
 	notes    []ledgerNote  // for sessions that are not open yet, oldest first
 	queue    []entry
 	receipts []receipt
@@ -99,6 +102,7 @@ type charger struct {
 	limit   meter.MilliAmpere // a person's; 0: none
 	why     string            // what keeps it from more
 	phases  phases
+	plan    planned
 
 	opening bool // SessionOpen is on its way to disk
 	closing bool // SessionStop is
@@ -131,6 +135,7 @@ type mailbox struct {
 	heats    map[uint8]heat
 	notes    []ledgerNote
 	facts    []fact
+	offers   *offered
 	ledger   *bool // the latest word on whether it can be reached
 }
 
@@ -228,6 +233,9 @@ func (s *Station) restore(was []savedCharger) error {
 					return fmt.Errorf("station state: charger %d: %w", v.ID, err)
 				}
 				c.quote, c.signed, c.seq, c.begin, c.last = q, v.Quote, v.Seq, v.Begin, v.Last
+				if g := v.Goal; g != nil {
+					c.plan = planned{on: true, goal: plan.Goal{Wh: g.Wh, By: g.By, MaxPrice: g.MaxPrice}}
+				}
 			}
 			// Applied by Run, after every actuator was halted.
 			s.resumes = append(s.resumes, func() { s.step(c, session.Resume{Saved: v.Session, PowerReturned: s.cfg.PowerReturned}) })
@@ -587,6 +595,9 @@ func (s *Station) collect() {
 	s.mail.mu.Lock()
 	readings, pilots, heats := maps.Clone(s.mail.readings), maps.Clone(s.mail.pilots), maps.Clone(s.mail.heats)
 	notes, facts, ledger := s.mail.notes, s.mail.facts, s.mail.ledger
+	if o := s.mail.offers; o != nil {
+		s.offers, s.mail.offers = *o, nil
+	}
 	clear(s.mail.readings)
 	clear(s.mail.pilots)
 	clear(s.mail.heats)
@@ -746,6 +757,7 @@ func (s *Station) step(c *charger, e session.Event) {
 // close forgets an ended session.
 func (s *Station) close(c *charger) {
 	c.quote, c.signed, c.seq, c.begin, c.closing = chain.Quote{}, chain.SignedQuote{}, 0, Register{}, false
+	c.plan = planned{}
 	s.dirty = true
 }
 

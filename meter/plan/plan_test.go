@@ -202,7 +202,7 @@ func TestShortfallIsReportedAtOnce(t *testing.T) {
 	by := int64(7 * 3600_000)
 	w := world{o: Order{Goal: Goal{Wh: 80_200, By: by}, Phases: 3}, in: Input{Power: 11_000, Offers: night(28, 0, 28), Version: 1}}
 	w.run(1_000, 11_000)
-	if len(w.said) != 1 || w.said[0] != "3.2 kWh short at 07:00 UTC: the time does not suffice at the power there is" {
+	if len(w.said) != 1 || w.said[0] != "3.2 kWh short at 07:00: the time does not suffice at the power there is" {
 		t.Fatalf("%q", w.said)
 	}
 	w.run(by/2, 11_000)
@@ -218,7 +218,7 @@ func TestShortfallIsReportedAtOnce(t *testing.T) {
 
 	w = world{o: Order{Goal: Goal{Wh: 20_000, By: by, MaxPrice: 200_000}, Phases: 3}, in: Input{Power: 11_000, Offers: night(28, 0, 4), Version: 1}}
 	w.run(1_000, 11_000)
-	if len(w.said) != 1 || w.said[0] != "9.0 kWh short at 07:00 UTC: nothing more is offered at the driver's price of 0.2000 per kWh; it would take 0.3000 per kWh" {
+	if len(w.said) != 1 || w.said[0] != "9.0 kWh short at 07:00: nothing more is offered at the driver's price of 0.2000 per kWh; it would take 0.3000 per kWh" {
 		t.Fatalf("%q", w.said)
 	}
 	w.in.Offers, w.in.Version = night(28, 0, 20), 2

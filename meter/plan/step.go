@@ -31,6 +31,9 @@ const (
 type Order struct {
 	Goal
 	Phases int // that the charger uses
+	// Zone is how many minutes people's clocks are ahead of UTC; for words
+	// only.
+	Zone int
 }
 
 // Input is what is known at the moment of a step.
@@ -102,7 +105,7 @@ func Step(o Order, s State, in Input) (State, Output) {
 		next, more := s.Plan.Next(in.Now)
 		switch {
 		case more:
-			out.Why = "the plan charges from " + clock(next.Start)
+			out.Why = "the plan charges from " + clock(next.Start, o.Zone)
 		case s.Plan.Short > 0:
 			out.Why = "nothing more is offered at the driver's price"
 		default:
@@ -194,22 +197,23 @@ func (s *State) report(o Order) string {
 		return ""
 	case p.Short == 0 && s.told:
 		s.told, s.short = false, 0
-		return fmt.Sprintf("%s will be charged by %s after all", kWh(o.Wh), clock(o.By))
+		return fmt.Sprintf("%s will be charged by %s after all", kWh(o.Wh), clock(o.By, o.Zone))
 	case p.Short == 0 || (s.told && d < worthTelling && -d < worthTelling):
 		return ""
 	}
 	s.told, s.short = true, p.Short
-	return p.Report()
+	return p.Report(o.Zone)
 }
 
-// Report says what is missing at the deadline and why, or nothing.
-func (p *Plan) Report() string {
+// Report says what is missing at the deadline and why, or nothing. Clocks are
+// zone minutes ahead of UTC.
+func (p *Plan) Report(zone int) string {
 	if p.Short == 0 {
 		return ""
 	}
 	line := kWh(p.Short) + " short"
 	if p.By > 0 {
-		line += " at " + clock(p.By)
+		line += " at " + clock(p.By, zone)
 	}
 	switch {
 	case p.ByPower == p.Short:
@@ -229,9 +233,10 @@ func most(p meter.Watt, phases int) meter.MilliAmpere {
 	return i
 }
 
-// clock writes a time of day in UTC: a core package knows no zone. People's
-// own clocks are the page's and the command line's.
-func clock(ms int64) string { return time.UnixMilli(ms).UTC().Format("15:04") + " UTC" }
+// clock writes a time of day of somebody whose clock is zone minutes ahead.
+func clock(ms int64, zone int) string {
+	return time.UnixMilli(ms).UTC().Add(time.Duration(zone) * time.Minute).Format("15:04")
+}
 
 func kWh(e meter.WattHour) string {
 	return fmt.Sprintf("%d.%d kWh", e/1000, e%1000/100)

@@ -260,7 +260,10 @@ func (m *machine) age() (time.Duration, string) {
 	return old, what
 }
 
-const notBegun = "the begin register is being recorded"
+const (
+	notBegun  = "the begin register is being recorded"
+	noCurrent = "no current is available"
+)
 
 // refusal says why the circuit must not be closed now; empty means it may be.
 func (m *machine) refusal() string {
@@ -297,7 +300,7 @@ func (m *machine) refusal() string {
 	case m.overloaded:
 		return "the house's fuse is overloaded"
 	case m.limit < MinCurrent:
-		return "no current is available"
+		return noCurrent
 	case !m.Relay && m.now-m.movedAt < m.r.MinOff:
 		return "the relay rests after switching"
 	case !m.Relay && m.r.MaxSwitches > 0 && len(m.closings) >= m.r.MaxSwitches:

@@ -44,6 +44,7 @@ type State struct {
 	draining bool
 	offline  bool
 	limit    meter.MilliAmpere
+	planned  bool   // a plan says when; limit 0 is meant
 	spread   string // cause of a start that waits; empty: none does
 	drawing  bool   // AskDelay was returned and not answered
 
@@ -320,6 +321,10 @@ func (m *machine) online(ok bool) {
 
 func (m *machine) setpoint(e Setpoint) {
 	was := m.limit
+	m.planned = e.Planned && e.Limit < MinCurrent
+	if m.planned && !m.resuming {
+		m.authAt = m.now // the time for a start begins with the plan's
+	}
 	m.limit = min(e.Limit, m.r.MaxCurrent)
 	if m.limit < MinCurrent {
 		m.limit = 0
@@ -452,7 +457,7 @@ func (m *machine) advance() {
 		switch {
 		case no == "":
 			m.close()
-		case !m.Begun && !m.asked && m.heard && no == notBegun:
+		case !m.Begun && !m.asked && m.heard && (no == notBegun || m.planned && no == noCurrent):
 			m.asked, m.Base = true, m.Last
 			m.afterStop()
 			m.do(Action{Kind: RecordBegin, Register: m.Base})

@@ -240,9 +240,12 @@ type (
 	// Setpoint is the current to offer: 0 or at least MinCurrent. Edge names
 	// the clock that others follow as well, if it made the limit rise from 0:
 	// a slot's edge, a change of tariff.
+	// Planned tells that 0 is meant: a plan charges later, and the session
+	// waits for it with its begin register on record.
 	Setpoint struct {
-		Limit meter.MilliAmpere
-		Edge  string
+		Limit   meter.MilliAmpere
+		Edge    string
+		Planned bool
 	}
 	// Spread answers AskDelay: the start waits so long.
 	Spread struct{ Delay time.Duration }
