@@ -59,6 +59,8 @@ type gateway struct {
 	panel   *panel.Server
 	readers []*access.Reader
 	metrics *prometheus.Registry
+	posted  posted         // what neighbours expect to sell
+	dimmed  ledger.DimView // the ledger's order that the station has
 }
 
 // gossipTopic carries signed gateway blocks of one microgrid.
@@ -67,7 +69,7 @@ func gossipTopic(chainID string) string { return "joulegate/blocks/1/" + chainID
 // newGateway builds a gateway and takes everything that can be in use:
 // folders, addresses, lines, pins. Nothing moves before run.
 func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logger) (_ *gateway, err error) {
-	g := &gateway{cfg: cfg, state: st, log: log, started: time.Now(), live: live.New(), metrics: prometheus.NewRegistry()}
+	g := &gateway{cfg: cfg, state: st, log: log, started: time.Now(), live: live.New(), posted: posted{offer: map[chain.Key]chain.Offer{}}, metrics: prometheus.NewRegistry()}
 	var opened []func()
 	defer func() {
 		if err != nil {
@@ -258,6 +260,7 @@ func (g *gateway) run(ctx context.Context) error {
 	upper.Go(func() error { return quiet(upperCtx, g.mqtt.Run(upperCtx)) })
 	upper.Go(func() error { return followed(g.report(upperCtx)) })
 	upper.Go(func() error { return followed(g.offer(upperCtx)) })
+	upper.Go(func() error { return followed(g.plans(upperCtx)) })
 
 	err := upper.Wait()
 	stopBus()
