@@ -204,7 +204,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 					step(SiteReading{Current: 30_000, At: now})
 				}
 			case 29:
-				step(Setpoint{m.limit, "a slot begins"})
+				step(Setpoint{m.limit, "a slot begins", m.limit == 0})
 			case 30:
 				d := time.Duration(rapid.IntRange(0, 60).Draw(t, "spread")) * time.Second
 				if m.spread {
