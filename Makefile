@@ -44,6 +44,10 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 	  done; \
 	done
 
+.PHONY: soak
+soak: ## a month of 1,000 homes and 200 cars in which everything goes wrong; ARGS='-for 5m -seed 7'
+	$(GO) run ./tools/soak $(ARGS)
+
 .PHONY: lint
 lint: ## the pinned linter with the list in .golangci.yml
 	$(GO) vet ./...
