@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func list(t testing.TB, text string) string {
+func listFile(t testing.TB, text string) string {
 	t.Helper()
 	f := filepath.Join(t.TempDir(), "list.txt")
 	if err := os.WriteFile(f, []byte(text), 0o644); err != nil {
@@ -49,7 +49,7 @@ func TestEveryFormatMeansWhatItSays(t *testing.T) {
 		{"mixed, DOS lines", "\ufeff0.0.0.0 a.example\r\nb.example\r\n||c.example^\r\n", "a.example b.example x.c.example", "x.a.example d.example"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			file := list(t, c.text)
+			file := listFile(t, c.text)
 			f := load(t, Options{Block: []string{file}})
 			for _, want := range []bool{true, false} {
 				names := c.allows
@@ -72,7 +72,7 @@ func TestEveryFormatMeansWhatItSays(t *testing.T) {
 }
 
 func TestAllowWins(t *testing.T) {
-	block, allow := list(t, "||example.com^\n"), list(t, "meter.example.com\n*.wild.example.com\n0.0.0.0 self.example.com\n")
+	block, allow := listFile(t, "||example.com^\n"), listFile(t, "meter.example.com\n*.wild.example.com\n0.0.0.0 self.example.com\n")
 	f := load(t, Options{Block: []string{block}, Allow: []string{allow}})
 	for name, want := range map[string]bool{
 		"example.com": true, "meter.example.com": false, "a.meter.example.com": false, "wild.example.com": true,
@@ -109,7 +109,7 @@ func TestBrokenListsAreRefusedWhole(t *testing.T) {
 		"0.0.0.0 " + long + "\n":                        ":1: ",
 		"<html>\n<body>404 not found</body>\n</html>\n": ":1: ",
 	} {
-		file := list(t, text)
+		file := listFile(t, text)
 		_, err := Load(t.Context(), Options{Block: []string{file}})
 		if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40q: %v", text, err)
@@ -120,7 +120,7 @@ func TestBrokenListsAreRefusedWhole(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Load(ctx, Options{Block: []string{list(t, "a.example\n")}}); !errors.Is(err, context.Canceled) {
+	if _, err := Load(ctx, Options{Block: []string{listFile(t, "a.example\n")}}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
