@@ -105,6 +105,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 		newGridCmd(), newPeerCmd(), newConfigCmd(),
 		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newSessionCmd(), newReceiptCmd(), newCardCmd(), newMandateCmd(), newCodeCmd(), newJournalCmd(),
 		newLedgerCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newMarketCmd(), newFlowCmd(),
+		newGuardCmd(),
 	)
 	for _, c := range root.Commands() {
 		strictArgs(c)

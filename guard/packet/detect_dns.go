@@ -1,0 +1,206 @@
+package packet
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"github.com/joulegate/joulegate/guard"
+)
+
+// Thresholds of the DNS rules. A name that is asked to carry data is
+// different each time: so many different ones below one domain, of so many
+// bytes together, within the span.
+const (
+	tunnelNames = 32
+	tunnelBytes = 1500
+	tunnelSpan  = 10 * time.Minute
+)
+
+// dnsDetector looks at questions and answers.
+type dnsDetector struct {
+	resolvers map[Addr]bool // may be asked; empty: anybody
+	domains   *table[digest, domain]
+}
+
+// domain is what was asked below one domain.
+type domain struct {
+	since time.Duration
+	names distinct
+	bytes uint32 // of what stands before the domain, once per name
+	asked uint32
+	told  bool
+}
+
+func newDNS(r Rules) *dnsDetector {
+	d := &dnsDetector{resolvers: map[Addr]bool{}, domains: newTable[digest, domain](1024, r.Seed)}
+	for _, a := range r.Resolvers {
+		d.resolvers[addrOf(a)] = true
+	}
+	return d
+}
+
+func (*dnsDetector) name() string { return "dns" }
+func (*dnsDetector) wants() kind  { return isDNS | isHello | isFlow }
+
+func (d *dnsDetector) step(e *Event, out *sink) {
+	switch {
+	case e.kinds&isHello != 0:
+		if e.secure && slices.ContainsFunc(dohNames[:], func(n string) bool { return below(e.name, n) }) && !d.resolvers[e.server()] {
+			out.find(e, guard.DNSDoHBypass, guard.Low, host(e.server()), 1).addr("from", e.client()).bytes("server_name", e.name).text("by", "DoH")
+		}
+		return
+	case e.kinds&isFlow != 0 && e.fromClient:
+		d.bypass(e, out)
+	}
+	if e.kinds&isDNS == 0 || len(e.dns.name) == 0 {
+		return
+	}
+	if e.dns.response {
+		d.rebind(e, out)
+		return
+	}
+	if !ordinaryType(e.dns.qtype) {
+		out.find(e, guard.DNSSuspiciousType, guard.Low, host(e.src), 1).num("type", uint64(e.dns.qtype)).bytes("name", e.dns.name)
+	}
+	d.tunnel(e, out)
+}
+
+// bypass finds conversations with resolvers that are not ours.
+func (d *dnsDetector) bypass(e *Event, out *sink) {
+	by := ""
+	switch {
+	case e.dstPort == 853:
+		by = "DoT or DoQ"
+	case e.dstPort == 443 && isDoH(e.dst):
+		by = "DoH"
+	case e.dstPort == 53 && len(d.resolvers) > 0 && !d.resolvers[e.src]: // a resolver asks others
+		by = "DNS"
+	}
+	if by == "" || d.resolvers[e.dst] || !e.dst.unicast() {
+		return
+	}
+	out.find(e, guard.DNSDoHBypass, guard.Low, host(e.dst), 1).addr("from", e.src).num("port", uint64(e.dstPort)).text("by", by)
+}
+
+// rebind finds public names that lead into the local network. The
+// unspecified address is what filters answer for a blocked name.
+func (d *dnsDetector) rebind(e *Event, out *sink) {
+	if localName(e.dns.name) {
+		return
+	}
+	for _, a := range e.dns.answers[:e.dns.n] {
+		if a.private() {
+			out.find(e, guard.DNSRebind, guard.High, named(e.dns.name), 1).named(e.dns.name).addr("address", a).addr("asked_by", e.dst)
+			return
+		}
+	}
+}
+
+func (d *dnsDetector) tunnel(e *Event, out *sink) {
+	name := e.dns.name
+	if localName(name) {
+		return
+	}
+	base := registered(name)
+	if len(base) == len(name) {
+		return
+	}
+	x, fresh := d.domains.at(digestOf(d.domains.seed, base), e.At)
+	if fresh || e.At-x.since > tunnelSpan {
+		*x = domain{since: e.At}
+	}
+	x.asked++
+	sub := name[:len(name)-len(base)-1]
+	if x.names.add(digestOf(d.domains.seed, sub).a) {
+		x.bytes += uint32(len(sub))
+	}
+	if x.names.n < tunnelNames || x.bytes < tunnelBytes {
+		return
+	}
+	count := uint64(1)
+	if !x.told {
+		x.told, count = true, uint64(x.asked)
+	}
+	out.find(e, guard.DNSTunnel, guard.High, named(base), count).named(base).addr("from", e.src).
+		latest().num("names_at_least", uint64(x.names.n)).num("bytes_at_least", uint64(x.bytes))
+}
+
+// ordinaryType tells whether devices ask for records of a type (IANA, DNS
+// parameters, resource record types).
+func ordinaryType(t uint16) bool {
+	switch t {
+	case 1, 2, 5, 6, 12, 15, 16, 28, 29, 33, 35, 39, // A NS CNAME SOA PTR MX TXT AAAA LOC SRV NAPTR DNAME
+		43, 44, 46, 47, 48, 50, 51, 52, // DS SSHFP RRSIG NSEC DNSKEY NSEC3 NSEC3PARAM TLSA
+		59, 60, 61, 64, 65, 99, 257: // CDS CDNSKEY OPENPGPKEY SVCB HTTPS SPF CAA
+		return true
+	}
+	return false
+}
+
+// localZones are names that mean something in one network only (RFC 6761,
+// 6762, 8375), and those by which home routers call themselves.
+var localZones = [...]string{"local", "lan", "home", "internal", "intranet", "localdomain", "localhost", "home.arpa", "arpa", "test", "fritz.box", "speedport.ip", "private", "corp"}
+
+func localName(name []byte) bool {
+	return bytes.IndexByte(name, '.') < 0 || slices.ContainsFunc(localZones[:], func(z string) bool { return below(name, z) })
+}
+
+// below tells whether name is zone or lies below it.
+func below(name []byte, zone string) bool {
+	i := len(name) - len(zone)
+	return i >= 0 && string(name[i:]) == zone && (i == 0 || name[i-1] == '.')
+}
+
+// registered returns the part of a name that somebody registered: the last
+// two labels, or three below short second labels of countries (co.uk).
+func registered(name []byte) []byte {
+	dot := func(end int) int { return bytes.LastIndexByte(name[:max(end, 0)], '.') }
+	last := dot(len(name))
+	second := dot(last)
+	if last < 0 || second < 0 {
+		return name
+	}
+	if len(name)-last-1 == 2 && last-second-1 <= 3 {
+		if third := dot(second); third >= 0 {
+			return name[third+1:]
+		}
+		return name
+	}
+	return name[second+1:]
+}
+
+// Public resolvers, as their operators publish them.
+var dohNames = [...]string{
+	"dns.google", "dns64.dns.google", "cloudflare-dns.com", "one.one.one.one", "dns.quad9.net", "dns9.quad9.net", "dns10.quad9.net", "dns11.quad9.net",
+	"doh.opendns.com", "dns.umbrella.com", "dns.adguard.com", "dns.adguard-dns.com", "dns.nextdns.io", "doh.cleanbrowsing.org", "doh.libredns.gr", "dns.mullvad.net",
+	"doh.dns.sb", "dns.controld.com", "freedns.controld.com", "dns0.eu", "doh.applied-privacy.net", "doh.ffmuc.net", "dns.switch.ch", "dnsforge.de", "doh.pub", "dns.alidns.com",
+}
+
+// v4 is an IPv4 address as a number.
+func v4(a, b, c, d uint32) uint32 { return a<<24 | b<<16 | c<<8 | d }
+
+// isDoH tells whether a well-known public resolver has the address.
+func isDoH(a Addr) bool {
+	if v, ok := a.isV4(); ok {
+		switch v {
+		case v4(8, 8, 8, 8), v4(8, 8, 4, 4), // Google
+			v4(1, 1, 1, 1), v4(1, 0, 0, 1), v4(1, 1, 1, 2), v4(1, 0, 0, 2), v4(1, 1, 1, 3), v4(1, 0, 0, 3), // Cloudflare
+			v4(9, 9, 9, 9), v4(9, 9, 9, 10), v4(9, 9, 9, 11), v4(149, 112, 112, 112), v4(149, 112, 112, 10), v4(149, 112, 112, 11), // Quad9
+			v4(208, 67, 222, 222), v4(208, 67, 220, 220), // OpenDNS
+			v4(94, 140, 14, 14), v4(94, 140, 15, 15), // AdGuard
+			v4(45, 90, 28, 0), v4(45, 90, 30, 0), // NextDNS
+			v4(76, 76, 2, 0), v4(76, 76, 10, 0), // Control D
+			v4(223, 5, 5, 5), v4(223, 6, 6, 6): // AliDNS
+			return true
+		}
+		return false
+	}
+	switch a {
+	case Addr{0x2001486048600000, 0x8888}, Addr{0x2001486048600000, 0x8844}, // Google
+		Addr{0x2606470047000000, 0x1111}, Addr{0x2606470047000000, 0x1001}, // Cloudflare
+		Addr{0x262000fe00000000, 0xfe}, Addr{0x262000fe00000000, 0x9}: // Quad9
+		return true
+	}
+	return false
+}

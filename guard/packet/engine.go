@@ -1,0 +1,158 @@
+package packet
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/google/gopacket/layers"
+
+	"github.com/joulegate/joulegate/guard"
+)
+
+// Answers tells what names were answered recently. The domain filter
+// implements it; it must not block and be safe for concurrent use.
+type Answers interface {
+	// Asks tells whether a host has the filter as its resolver.
+	Asks(client netip.Addr) bool
+	// Answered tells whether addr was a recent answer for name, to anyone.
+	// The name is in lower case, without a dot at its end.
+	Answered(name string, addr netip.Addr) bool
+}
+
+// Rules is what an engine works by.
+type Rules struct {
+	Network
+	Charging func() bool // the charger is at work; nil: it never is
+	Answers  Answers     // nil: only answers seen on the wire count
+	Seed     uint64      // of tables; secret where attackers are
+}
+
+// detector is one step over events. It changes only its own state and the
+// sink.
+type detector interface {
+	name() string
+	wants() kind
+	step(e *Event, out *sink)
+}
+
+// engine decodes frames and runs the detectors on them. It is not safe for
+// concurrent use.
+type engine struct {
+	rules     Rules
+	dec       *decoder
+	streams   *streams
+	detectors []detector
+	wants     []kind // of each detector; 0 when it is switched off
+	sink      *sink
+	event     Event
+	log       *slog.Logger
+
+	packets, undecoded, panics uint64
+	off                        []string // detectors that panicked
+}
+
+func newEngine(r Rules, link layers.LinkType, window time.Duration, report func(guard.Finding), log *slog.Logger) *engine {
+	r.Network.defaults()
+	if r.Charging == nil {
+		r.Charging = func() bool { return false }
+	}
+	g := &engine{rules: r, dec: newDecoder(link), sink: newSink(window, report), log: log}
+	g.streams = newStreams(r.Seed, r.ModbusPorts, g.dispatch)
+	g.detectors = []detector{
+		newModbus(r), newARP(r), newDHCP(r), newTCP(r), newDNS(r), newHello(r), mqttDetector{}, newAuth(r),
+	}
+	if r.Baseline != nil {
+		g.detectors = append(g.detectors, newDestinations(r))
+	}
+	for _, d := range g.detectors {
+		g.wants = append(g.wants, d.wants())
+	}
+	return g
+}
+
+// frame takes the next frame. At must not decrease.
+func (g *engine) frame(data []byte, at time.Duration, wall int64, size int, charging bool) {
+	g.packets++
+	e := &g.event
+	e.At, e.Wall, e.Size, e.Charging = max(at, e.At), wall, size, charging
+	if err := g.decode(data, e); err != nil {
+		g.undecoded++
+	}
+	if e.kinds == 0 {
+		return
+	}
+	g.follow(e)
+	g.dispatch(e, e.kinds)
+	g.sink.step(e.At)
+}
+
+func (g *engine) decode(data []byte, e *Event) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = g.failed("decoder", p)
+			e.kinds = 0
+		}
+	}()
+	return g.dec.decode(data, e)
+}
+
+// follow runs the streams. When they panic, the conversation is forgotten.
+func (g *engine) follow(e *Event) {
+	defer func() {
+		if p := recover(); p != nil {
+			_ = g.failed("streams", p)
+			if e.flow != nil {
+				g.streams.release(e.flow)
+				*e.flow = flow{app: opaque}
+			}
+		}
+	}()
+	g.streams.step(e)
+}
+
+// dispatch gives an event to those who want it.
+func (g *engine) dispatch(e *Event, k kind) {
+	was := e.kinds
+	e.kinds = k
+	for i, w := range g.wants {
+		if w&k != 0 {
+			g.run(i, e)
+		}
+	}
+	e.kinds = was
+}
+
+// run contains a detector: one that panics is not called again.
+func (g *engine) run(i int, e *Event) {
+	defer g.contain(i)
+	g.detectors[i].step(e, g.sink)
+}
+
+func (g *engine) contain(i int) {
+	if p := recover(); p != nil {
+		name := g.detectors[i].name()
+		g.wants[i] = 0
+		g.off = append(g.off, name)
+		_ = g.failed(name, p)
+	}
+}
+
+func (g *engine) failed(what string, p any) error {
+	g.panics++
+	if g.panics <= 16 {
+		g.log.Error("a part of the packet sensor panicked", "part", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
+	return fmt.Errorf("%s: panic: %v", what, p)
+}
+
+// impaired says what was switched off, or nothing.
+func (g *engine) impaired() string {
+	if len(g.off) == 0 {
+		return ""
+	}
+	return "switched off after a panic: " + strings.Join(g.off, ", ") + "; please report it, and restart to switch on again"
+}
