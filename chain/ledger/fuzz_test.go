@@ -3,6 +3,8 @@ package ledger
 import (
 	"testing"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
 )
@@ -56,6 +58,54 @@ func FuzzApply(f *testing.F) {
 		if n := len(Sessions(w.st, SessionHeld, SessionCharging, SessionMetered)); n != 0 {
 			t.Fatalf("%d sessions hold money for ever", n)
 		}
+	})
+}
+
+// FuzzStatement signs whatever body it is given, of any kind, as an operator
+// or as a driver with money, credit, a payout and a dispute: no statement
+// panics, halts the ledger or breaks an invariant.
+func FuzzStatement(f *testing.F) {
+	for _, s := range []struct {
+		kind chain.TxKind
+		body any
+	}{
+		{chain.TxPayout, chain.Payout{Amount: 1e7}},
+		{chain.TxPayoutPaid, chain.PayoutPaid{Payout: 1, BankRef: "z"}},
+		{chain.TxPayoutCancel, chain.PayoutCancel{Payout: 1}},
+		{chain.TxRefund, chain.Refund{Session: chain.ID{1}, Amount: 1 << 62, Reason: "x"}},
+		{chain.TxRefund, chain.Refund{Session: chain.ID{2}, Amount: 7, Reason: "x"}},
+		{chain.TxDispute, chain.Dispute{Session: chain.ID{2}, Amount: 5, Reason: "x"}},
+		{chain.TxAnswer, chain.Answer{Dispute: 1, Concede: 1, Reason: "x"}},
+		{chain.TxResolve, chain.Resolve{Dispute: 1, Refund: 1, Reason: "x"}},
+		{chain.TxInvoice, chain.IssueInvoice{Account: newPerson("driver").account()}},
+		{chain.TxProfile, chain.Profile{Redeem: true}},
+		{chain.TxMeterApproval, chain.MeterApproval{Device: newHouse("a").key, Approval: "x", Until: t0 + 1e9}},
+		{chain.TxRules, chain.RulesChange{Height: 40, Grace: ptr(int64(1)), Tax: &chain.TaxRate{From: t0 * 2, PPM: 5}}},
+		{chain.TxBurn, chain.Burn{From: newPerson("driver").account(), Amount: 1, BankRef: "y"}},
+		{chain.TxTransfer, chain.Transfer{To: newPerson("x").account(), Amount: 1}},
+		{chain.TxJoint, chain.Joint{Proposal: []byte{1}, Approvals: []chain.Approval{{}}}},
+	} {
+		f.Add(uint16(s.kind), chain.Marshal(s.body), true)
+		f.Add(uint16(s.kind), chain.Marshal(s.body), false)
+	}
+	f.Fuzz(func(t *testing.T, kind uint16, body []byte, operator bool) {
+		if len(body) > 20_000 || chain.Unmarshal(body, new(any)) != nil {
+			return
+		}
+		w := newWorld(t)
+		s, _ := twoCharges(w)
+		w.ok(w.tx(w.driver, chain.TxPayout, chain.Payout{Amount: 1e7}), w.tx(w.driver, chain.TxDispute, chain.Dispute{Session: s.ID, Amount: 1e7, Reason: "x"}))
+		by := w.driver
+		if operator {
+			by = w.op
+		}
+		raw := chain.SignTx("test", NextNonce(w.st, by.key), chain.TxKind(kind), cbor.RawMessage(body), by.priv)
+		before := StateHash(w.st)
+		if res := w.block(raw).Results[0]; res.Code != CodeOK && StateHash(w.st) != before {
+			t.Fatalf("refused with %s, and the state changed", res.Code)
+		}
+		w.now += 70 * dayMs
+		w.block(w.a.sign(chain.NewRecord(chain.KindEvent, chain.Event{Code: "tick"})))
 	})
 }
 

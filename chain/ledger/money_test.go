@@ -684,3 +684,41 @@ func TestMovementsExplainEveryBalance(t *testing.T) {
 		}
 	}
 }
+
+// Who pays by card says once that he wants to spend his credit.
+func TestCreditIsSpentByItselfIfTheDriverWishes(t *testing.T) {
+	w := newWorld(t)
+	w.charge(1, w.b, firstSl, 3000, false, map[*house][2]meter.WattHour{w.b: {3000, 0}})
+	card := newPerson("card")
+	w.ok(w.tx(w.driver, chain.TxMandate, w.mandate(card, w.driver)), w.tx(w.driver, chain.TxProfile, chain.Profile{Redeem: true}))
+	_, tap := w.tap(w.b, card, 2, 1)
+	w.ok(w.b.sign(tap, sessionMeter(2, 1, firstSl+1, 1000, w.now)))
+	w.at(firstSl + 1)
+	w.ok(w.a.sign(w.a.site(firstSl+1, 0, 0)), w.c.sign(w.c.site(firstSl+1, 0, 0)), w.b.sign(w.b.site(firstSl+1, 500, 0), sessionStop(2, 2, firstSl+1, 1500, w.now)))
+	if s := w.session(2); s.CreditRedeemed == 0 || s.CreditRedeemed > s.Captured/2 {
+		t.Fatalf("%+v", s)
+	}
+	// The driver, not the card, can contest it.
+	w.refused(CodeNotAllowed, w.bad(card, chain.TxDispute, chain.Dispute{Session: chain.ID{2}, Amount: 1, Reason: "x"}))
+	w.took(w.tx(w.driver, chain.TxDispute, chain.Dispute{Session: chain.ID{2}, Amount: 1, Reason: "x"}))
+}
+
+// Credit is no cash: it is neither paid out nor transferred, and what the
+// promotion pool does not fund is not earned.
+func TestCreditIsFundedAndNoCash(t *testing.T) {
+	w := newWorldOf(t, func(g *chain.Genesis) { g.Transfers = true })
+	w.charge(1, w.b, firstSl, 3000, false, map[*house][2]meter.WattHour{w.b: {3000, 0}})
+	v := AccountOf(w.st, w.driver.account())
+	all := v.Balance / 1e7 * 1e7
+	w.refused(CodeFunds, w.bad(w.driver, chain.TxPayout, chain.Payout{Amount: all + 1e7}))
+	w.refused(CodeFunds, w.bad(w.driver, chain.TxTransfer, chain.Transfer{To: newPerson("x").account(), Amount: v.Balance + 1}))
+	w.took(w.tx(w.driver, chain.TxTransfer, chain.Transfer{To: newPerson("x").account(), Amount: 1e7}))
+	equal(t, "credit", AccountOf(w.st, w.driver.account()).Credits, v.Credits)
+	w.refused(CodeAccount, w.bad(w.op, chain.TxBurn, chain.Burn{From: chain.AccountReserve, Amount: 1, BankRef: "q"}))
+
+	// An empty pool earns nobody anything, and breaks nothing.
+	w.took(w.tx(w.op, chain.TxBurn, chain.Burn{From: chain.AccountPromotion, Amount: w.balance(chain.AccountPromotion) - 7, BankRef: "pool"}))
+	w.charge(2, w.b, firstSl+1, 1000, false, map[*house][2]meter.WattHour{w.b: {1000, 0}})
+	equal(t, "earned", w.session(2).CreditEarned, 7)
+	equal(t, "pool", w.balance(chain.AccountPromotion), 0)
+}

@@ -369,7 +369,8 @@ func (r *run) settle(st State, s *SessionView) error {
 	bill := s.Captured
 	because(st, "discount credit of session", s.ID)
 	var spent []spentLot
-	if s.Redeem {
+	// Who pays by card or code has told the ledger once what he wishes.
+	if s.Redeem || (chain.AccountOf(s.DriverKey) != s.Driver && ProfileOf(st, s.Driver).Redeem) {
 		s.CreditRedeemed = min(credits(st, s.Driver), chain.PPM(bill, r.rules.RedeemPPM))
 		var err error
 		if spent, err = r.redeem(st, s.Driver, s.CreditRedeemed); err != nil {

@@ -70,7 +70,7 @@ func walk(t *testing.T, seed int64) {
 		w.drivers = append(w.drivers, p)
 		w.ok(w.mint(p.account(), 3e9))
 	}
-	w.ok(w.mint(w.a.owner.account(), 2e9), w.mint(w.b.owner.account(), 2e8))
+	w.ok(w.mint(w.a.owner.account(), 2e9), w.mint(w.b.owner.account(), 2e8), w.mint(chain.AccountRounding, 1e8))
 	w.on(chain.FeatureFirm)
 	w.on(chain.FeatureV2V)
 
@@ -123,7 +123,14 @@ func walk(t *testing.T, seed int64) {
 	}
 	e := EnergyOf(w.st)
 	t.Logf("%d closed, %d redeemed, energy %+v, codes %v", closed, redeemed, e, w.seen)
-	if closed == 0 || redeemed == 0 || e.Traded == 0 {
+	notes := 0
+	for _, v := range Invoices(w.st, chain.Account{}) {
+		if v.Kind == KindCreditNote {
+			notes++
+		}
+	}
+	t.Logf("%d documents, %d of them credit notes, %d payouts, %d disputes", len(Invoices(w.st, chain.Account{})), notes, len(Payouts(w.st)), len(Disputes(w.st)))
+	if closed == 0 || redeemed == 0 || e.Traded == 0 || notes == 0 || len(Payouts(w.st)) == 0 || len(Disputes(w.st)) == 0 {
 		t.Fatal("the walk exercised too little")
 	}
 }
@@ -176,6 +183,11 @@ func (w *walker) next() [][]byte {
 			txs = append(txs, tx)
 		}
 	}
+	for range w.rnd.Intn(3) {
+		if tx := w.people(); tx != nil {
+			txs = append(txs, tx)
+		}
+	}
 	if w.chance(5) {
 		n := current + 1 + chain.Slot(w.rnd.Intn(50))
 		retail := chain.NanoPerWh(w.rnd.Intn(500_000))
@@ -189,6 +201,46 @@ func (w *walker) next() [][]byte {
 		w.houses = append(w.houses, h)
 	}
 	return txs
+}
+
+// people returns what honest people do with their money, at times when it is
+// not the time for it.
+func (w *walker) people() []byte {
+	p := pick(w, w.drivers)
+	some := chain.Nano(w.rnd.Int63n(4e8))
+	var s SessionView
+	if all := Sessions(w.st, SessionClosed, SessionInterrupted); len(all) > 0 {
+		s = pick(w, all)
+	}
+	for _, d := range w.drivers {
+		if s.DriverKey == d.key && w.chance(90) {
+			p = d
+		}
+	}
+	n := uint64(1 + w.rnd.Intn(12))
+	switch w.rnd.Intn(9) {
+	case 0:
+		return w.bad(p, chain.TxPayout, chain.Payout{Amount: some - some%1e7})
+	case 1:
+		return w.bad(p, chain.TxPayoutCancel, chain.PayoutCancel{Payout: n})
+	case 2:
+		return w.bad(w.op, chain.TxPayoutPaid, chain.PayoutPaid{Payout: n, BankRef: fmt.Sprint("out ", w.rnd.Int())})
+	case 3:
+		return w.bad(w.op, chain.TxRefund, chain.Refund{Session: s.ID, Amount: min(some, s.Captured), Reason: "walk"})
+	case 4:
+		return w.bad(p, chain.TxDispute, chain.Dispute{Session: s.ID, Amount: min(some, s.Captured), Reason: "walk"})
+	case 5:
+		return w.bad(w.op, chain.TxAnswer, chain.Answer{Dispute: n, Concede: some / 4, Reason: "walk"})
+	case 6:
+		return w.bad(pick(w, []*person{p, w.op}), chain.TxResolve, chain.Resolve{Dispute: n, Refund: some / 8, Reason: "walk"})
+	case 7:
+		if all := Unbilled(w.st); len(all) > 0 {
+			return w.bad(w.op, chain.TxInvoice, chain.IssueInvoice{Account: pick(w, all)})
+		}
+	case 8:
+		return w.bad(w.op, chain.TxRules, chain.RulesChange{Height: w.height + 2 + int64(w.rnd.Intn(9)), EarnPPM: ptr(int64(w.rnd.Intn(100_000))), Tax: &chain.TaxRate{From: w.now + w.rnd.Int63n(dayMs), PPM: int64(w.rnd.Intn(250_000))}})
+	}
+	return nil
 }
 
 // report states a house's meters for a slot.
