@@ -7,13 +7,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,53 +17,8 @@ import (
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/audit"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/tools/e2e/npm"
 )
-
-// install puts the packages beside a copy of verify.mjs, in a cache folder
-// named by the lock file's content, and returns it.
-func install(t *testing.T) string {
-	t.Helper()
-	for _, tool := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is missing: apt-get install npm", tool)
-		}
-	}
-	lock, err := os.ReadFile("package-lock.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	base, err := os.UserCacheDir()
-	if err != nil {
-		base = t.TempDir()
-	}
-	sum := sha256.Sum256(lock)
-	dir := filepath.Join(base, "joulegate", "e2e-ocmf-"+hex.EncodeToString(sum[:6]))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"package.json", "package-lock.json", "verify.mjs"} {
-		raw, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	done := filepath.Join(dir, "installed")
-	if _, err := os.Stat(done); err == nil {
-		return dir
-	}
-	cmd := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("npm ci: %v\n%s", err, out)
-	}
-	if err := os.WriteFile(done, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
 
 type request struct {
 	Line string `json:"line"`
@@ -87,7 +38,6 @@ type answer struct {
 }
 
 func TestIndependentVerifierAcceptsReceiptsAndRefusesForgeries(t *testing.T) {
-	dir := install(t)
 	var in bytes.Buffer
 	var want []bool
 	add := func(line string, key []byte, ok bool) {
@@ -115,15 +65,7 @@ func TestIndependentVerifierAcceptsReceiptsAndRefusesForgeries(t *testing.T) {
 		add(strings.Replace(line, "1207.340", "1207.34", 1), spki, false) // equal as a number, not as bytes
 		add(line, other, false)
 	}
-	cmd := exec.Command("node", "verify.mjs")
-	cmd.Dir, cmd.Stdin = dir, &in
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("node verify.mjs: %v\n%s", err, &stderr)
-	}
-	dec := json.NewDecoder(bytes.NewReader(out))
+	dec := json.NewDecoder(bytes.NewReader(npm.Run(t, "verify.mjs", &in)))
 	for i, ok := range want {
 		var a answer
 		if err := dec.Decode(&a); err != nil {
