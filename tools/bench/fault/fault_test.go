@@ -1,0 +1,486 @@
+// Package fault measures how long it takes from a contact to a relay: a stop
+// button is pressed, and the output behind the charger's contactor changes.
+//
+// Everything between the two pins is the product: drivers/gpio, the station's
+// loop with real sessions, and beside it, in the same process as in a real
+// gateway, the work that could delay it:
+//
+//	pin ─► gpio.Input ─► station ─► gpio.Relay ─► pin      measured
+//	ledger burst · bus scan · a busy thread per processor    the load
+//
+// The pins have no time of their own. A GPIO line adds two system calls, and
+// a contactor some 10 to 30 ms that no program can change. A fault that only
+// a meter can see, an over-current for example, adds one poll period of that
+// meter.
+package fault
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/station"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/consensus"
+	"github.com/joulegate/joulegate/chain/keys"
+	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/drivers"
+	"github.com/joulegate/joulegate/drivers/gpio"
+	"github.com/joulegate/joulegate/drivers/modbus"
+	"github.com/joulegate/joulegate/drivers/scan"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/profile"
+	"github.com/joulegate/joulegate/meter/session"
+	"github.com/joulegate/joulegate/meter/setpoint"
+	"github.com/joulegate/joulegate/meter/slot"
+	"github.com/joulegate/joulegate/p2p"
+	"github.com/joulegate/joulegate/tools/sim/slave"
+	"github.com/libp2p/go-libp2p/core/peer"
+	periph "periph.io/x/conn/v3/gpio"
+	"periph.io/x/conn/v3/gpio/gpiotest"
+)
+
+// As in the field: the tick and the watchdog of config.Default.
+const (
+	tick     = 25 * time.Millisecond
+	watchdog = time.Second
+)
+
+// Many chargers share the time: each has a fault about ten times a second.
+const (
+	stations = 1
+	chargers = 8 // of each, config.MaxChargers
+)
+
+var driver = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+
+// wire is a pin that remembers when it changed.
+type wire struct {
+	gpiotest.Pin // for what nobody asks
+	high         atomic.Bool
+	changed      chan time.Time // of an output that went low
+}
+
+func (w *wire) Level() (periph.Level, error)         { return periph.Level(w.high.Load()), nil }
+func (w *wire) Read() periph.Level                   { return periph.Level(w.high.Load()) }
+func (w *wire) In(periph.Pull, periph.Edge) error    { return nil }
+func (w *wire) Halt() error                          { return nil }
+func (w *wire) Open(board.Pin) (periph.PinIO, error) { return w, nil }
+func (w *wire) put(high bool) (before bool)          { return w.high.Swap(high) }
+func (w *wire) Out(l periph.Level) error {
+	if was := w.put(bool(l)); was && !bool(l) {
+		select {
+		case w.changed <- time.Now():
+		default:
+		}
+	}
+	return nil
+}
+
+// charger is one charging point and the person who presses its button.
+type charger struct {
+	st          *station.Station
+	id          uint8
+	meter       string
+	relay, stop *wire
+	held        chan chain.ID
+}
+
+// gateway is a station with everything that it needs to charge for ever.
+type gateway struct {
+	st       *station.Station
+	chargers []*charger
+}
+
+// Append implements station.Outbox: what a ledger holds at once.
+func (g *gateway) Append(_ context.Context, records []chain.Record, _ []slot.Leaves) error {
+	for _, r := range records {
+		var o chain.SessionOpen
+		if r.Kind != chain.KindSessionOpen {
+			continue
+		}
+		if err := chain.Unmarshal(r.Body, &o); err != nil {
+			return err
+		}
+		q, err := o.Quote.Open()
+		if err != nil {
+			return err
+		}
+		g.st.LedgerSession(q.ID, true, "")
+	}
+	return nil
+}
+
+func (*gateway) Load() ([]byte, error)  { return nil, nil }
+func (*gateway) Save([]byte) error      { return nil }
+func (*gateway) Publish(board.Snapshot) {}
+
+func newGateway(b *testing.B, origin time.Time) *gateway {
+	b.Helper()
+	g := &gateway{}
+	cfg := station.Config{
+		Name: "bench", ChainID: "bench", SlotSeconds: 900, Tick: tick, Watchdog: watchdog, QuoteLife: time.Hour,
+		Outbox: g, Store: g, Publisher: g, Receipt: func(station.Receipt) (chain.Hash, error) { return chain.Hash{}, nil },
+		Now: func() time.Duration { return time.Since(origin) }, Log: slog.New(slog.DiscardHandler),
+	}
+	for i := range chargers {
+		c := &charger{id: uint8(i + 1), meter: fmt.Sprintf("car%d", i+1), relay: &wire{changed: make(chan time.Time, 1)}, stop: &wire{}}
+		relay, err := gpio.NewRelay(c.relay, board.Pin{Name: "RELAY", Direction: board.Output, Polarity: board.ActiveHigh})
+		if err != nil {
+			b.Fatal(err)
+		}
+		stop, err := gpio.NewInput(c.stop, board.Pin{Name: "STOP", Direction: board.Input, Polarity: board.ActiveHigh})
+		if err != nil {
+			b.Fatal(err)
+		}
+		cfg.Meters = append(cfg.Meters, station.Meter{ID: c.meter, Role: chain.RoleCharger, Interval: time.Second})
+		cfg.Chargers = append(cfg.Chargers, station.Charger{
+			ID: c.id, Meter: c.meter, Relay: relay, EStop: stop, Mode: setpoint.Now,
+			Session: session.Rules{
+				MaxCurrent: 16_000, Phases: 3, StaleAfter: 10 * time.Second, StaleOff: 20 * time.Second, StopWait: 3 * time.Second,
+				// The contactor's rest is the one thing that is not as in the field: a fault every ten seconds would take days.
+				MinOff:    time.Millisecond,
+				HoldLimit: time.Minute, StartLimit: time.Hour, FullAfter: time.Hour, ResumeLimit: time.Minute, LoopLimit: watchdog, Horizon: 4 * time.Second,
+			},
+			Setpoint: setpoint.Rules{MaxCurrent: 16_000, Phases: 3},
+		})
+		g.chargers = append(g.chargers, c)
+	}
+	var err error
+	if g.st, err = station.New(cfg); err != nil {
+		b.Fatal(err)
+	}
+	for _, c := range g.chargers {
+		c.st = g.st
+	}
+	return g
+}
+
+// read is the meters: a reading of each, many times a second, so that sessions
+// begin and end as fast as the loop allows.
+func (g *gateway) read(ctx context.Context, origin time.Time) {
+	reg := int64(1_000_000)
+	for page := uint64(1); ; page++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(tick):
+		}
+		reg++
+		for _, c := range g.chargers {
+			amps := int64(0)
+			if c.relay.high.Load() {
+				amps = 10_000
+			}
+			g.st.Reading(meter.Reading{
+				Device: c.meter, Page: page, Wall: time.Now().UnixMilli(), Mono: time.Since(origin), Quality: meter.Good,
+				Points: []meter.Point{{Quantity: meter.Import, Value: reg}, {Quantity: meter.Current, Value: amps}},
+			})
+		}
+	}
+}
+
+// press charges a car, presses the button at a random moment and says how long
+// it took; 0 if the car was not charged.
+func (c *charger) press(ctx context.Context) (time.Duration, error) {
+	q, err := c.st.Quote(ctx, c.id, keys.Public(driver), 50_000, 300_000, false)
+	if err != nil {
+		return 0, err
+	}
+	body := chain.Marshal(q)
+	if err := c.st.Start(ctx, chain.SignedQuote{Quote: body, Sig: chain.Sign(driver, chain.DomainQuote, body)}); err != nil {
+		return 0, err
+	}
+	for !c.relay.high.Load() {
+		if err := wait(ctx, 5*time.Millisecond); err != nil {
+			return 0, err
+		}
+		if !slices.Contains(c.st.Sessions(), q.ID) {
+			return 0, nil // the loop had not seen yet that the button was released
+		}
+	}
+	if err := wait(ctx, 10*time.Millisecond+rand.N(2*tick)); err != nil {
+		return 0, err
+	}
+	select {
+	case <-c.relay.changed:
+	default:
+	}
+	if !c.relay.high.Load() {
+		return 0, fmt.Errorf("the relay opened before the button was pressed")
+	}
+	pressed := time.Now()
+	c.stop.put(true)
+	var took time.Duration
+	select {
+	case at := <-c.relay.changed:
+		took = at.Sub(pressed)
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	c.stop.put(false)
+	for slices.Contains(c.st.Sessions(), q.ID) {
+		if err := wait(ctx, 5*time.Millisecond); err != nil {
+			return 0, err
+		}
+	}
+	return took, nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// BenchmarkFaultToRelayOff reports percentiles over its iterations, one press
+// each: -benchtime 100000x for the budget's worst of 100,000.
+func BenchmarkFaultToRelayOff(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		load []load
+	}{{"idle", nil}, {"load", loads}} {
+		b.Run(c.name, func(b *testing.B) { measure(b, c.load) })
+	}
+}
+
+func measure(b *testing.B, with []load) {
+	ctx, stop := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer stop()
+	for _, l := range with {
+		done := make(chan uint64, 1)
+		run := l.start(b)
+		all.Go(func() { done <- run(ctx) })
+		defer func() {
+			stop()
+			n := <-done
+			if n == 0 {
+				b.Errorf("%s did nothing: it was no load", l.name)
+			}
+			b.ReportMetric(float64(n), l.unit)
+		}()
+	}
+	origin := time.Now()
+	took := make(chan time.Duration, stations*chargers)
+	for range stations {
+		g := newGateway(b, origin)
+		all.Go(func() {
+			if err := g.st.Run(ctx); err != nil {
+				b.Error(err)
+			}
+		})
+		all.Go(func() { g.read(ctx, origin) })
+		for _, c := range g.chargers {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					d, err := c.press(ctx)
+					if ctx.Err() != nil {
+						return
+					}
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					if d == 0 {
+						continue
+					}
+					select {
+					case took <- d:
+					case <-ctx.Done():
+					}
+				}
+			})
+		}
+	}
+	var seen []time.Duration
+	for b.Loop() {
+		select {
+		case d := <-took:
+			seen = append(seen, d)
+		case <-time.After(time.Minute):
+			b.Fatal("no fault for a minute")
+		}
+	}
+	slices.Sort(seen)
+	at := func(permille int) float64 { return float64(seen[(len(seen)-1)*permille/1000].Microseconds()) / 1000 }
+	b.ReportMetric(at(500), "p50-ms")
+	b.ReportMetric(at(999), "p99.9-ms")
+	b.ReportMetric(at(1000), "worst-ms")
+	b.ReportMetric(0, "ns/op") // presses run side by side: time per press means nothing
+}
+
+// load is work that a gateway does beside its control loop. start prepares it;
+// what it returns works until ctx ends and says how much it did.
+type load struct {
+	name, unit string
+	start      func(b *testing.B) func(ctx context.Context) uint64
+}
+
+// loads are all at once. The guard's replay of a capture joins them when there
+// is a guard.
+var loads = []load{
+	{"ledger burst", "tx", ledgerBurst},
+	{"bus scan", "probes", busScan},
+	{"busy threads", "MB", busy},
+}
+
+// ledgerBurst is a validator that is handed transactions faster than it can
+// book them.
+func ledgerBurst(b *testing.B) func(context.Context) uint64 {
+	dir := b.TempDir()
+	home, genesis := filepath.Join(dir, "consensus"), filepath.Join(dir, "genesis.json")
+	validator, err := consensus.InitValidator(home)
+	if err != nil {
+		b.Fatal(err)
+	}
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, ed25519.SeedSize))
+	g := chain.Genesis{
+		Version: chain.Version, ChainID: "bench", SlotSeconds: 900, GraceSeconds: 60, Currency: "EUR", MinorDigits: 2,
+		Retail: 300_000, FeedIn: 80_000, Nodes: []chain.Node{{ID: "root"}}, StartSeconds: 600, Basis: "simulated",
+		Members: []chain.Founder{{Member: chain.Member{Device: keys.Public(key), Name: "bench", Owner: keys.Public(driver), Validator: validator, MaxPower: 17_000}, Node: "root"}},
+	}
+	operators := make([]ed25519.PrivateKey, 16)
+	for i := range operators {
+		seed := sha256.Sum256(binary.BigEndian.AppendUint32([]byte("operator"), uint32(i)))
+		operators[i] = ed25519.NewKeyFromSeed(seed[:])
+		g.Operators = append(g.Operators, keys.Public(operators[i]))
+	}
+	if _, err := consensus.WriteGenesis(genesis, g, time.Now().Add(-time.Second)); err != nil {
+		b.Fatal(err)
+	}
+	node, err := p2p.New(p2p.Config{
+		Key: key, PSK: bytes.Repeat([]byte{1}, 32), Listen: []string{"/ip4/127.0.0.1/tcp/0"},
+		Allow: func(peer.ID) bool { return true }, Book: func() []peer.AddrInfo { return nil }, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	e, err := consensus.Open(b.Context(), consensus.Config{
+		Home: home, GenesisFile: genesis, Host: node.Host(), Timing: consensus.Timing{Commit: 500 * time.Millisecond}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return func(ctx context.Context) uint64 {
+		var all sync.WaitGroup
+		defer node.Close()
+		defer all.Wait()
+		all.Go(func() { _ = e.Run(ctx) }) // ends with ctx
+		to := chain.AccountOf(keys.Public(driver))
+		var nonce uint64
+		for ctx.Err() == nil {
+			nonce++
+			for i, op := range operators {
+				tx := chain.SignTx("bench", nonce, chain.TxMint, chain.Mint{To: to, Amount: 1, BankRef: fmt.Sprintf("%d-%d", i, nonce)}, op)
+				for e.SubmitAsync(tx) != nil && wait(ctx, 5*time.Millisecond) == nil { // full: the burst is at its limit
+				}
+			}
+		}
+		var booked chain.Nano
+		_ = e.View(func(st ledger.State) { booked = ledger.AccountOf(st, to).Balance })
+		return uint64(booked)
+	}
+}
+
+// busScan looks for devices on a line of which one answers, over and over.
+func busScan(b *testing.B) func(context.Context) uint64 {
+	p, err := profile.Get("eastron-sdm630")
+	if err != nil {
+		b.Fatal(err)
+	}
+	u, err := slave.NewUnit(p, slave.UnitConfig{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	bus, err := slave.NewBus(slave.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := bus.Add(1, u); err != nil {
+		b.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return func(ctx context.Context) uint64 {
+		var all sync.WaitGroup
+		defer all.Wait()
+		all.Go(func() { _ = bus.ServeTCP(ctx, ln) }) // ends with ctx
+		var probes uint64
+		for ctx.Err() == nil {
+			r, _ := scan.Run(ctx, scan.Config{
+				Units: []uint8{1, 2, 3, 4, 5}, Profiles: []*profile.Profile{p},
+				Probe: 20 * time.Millisecond, Sweep: 20 * time.Millisecond, Patient: 200 * time.Millisecond,
+				Open: func(ctx context.Context, _ scan.Setting) (scan.Bus, error) { return openLine(ctx, ln.Addr().String()) },
+			})
+			probes += uint64(r.Probes)
+		}
+		return probes
+	}
+}
+
+// line is a Modbus line as the scanner wants it.
+type line struct {
+	*modbus.Line
+	stop func()
+}
+
+func openLine(ctx context.Context, addr string) (scan.Bus, error) {
+	l, err := modbus.New(modbus.Config{TCP: addr, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = l.Run(ctx) // ends with ctx
+	}()
+	return line{l, func() { cancel(); <-done }}, nil
+}
+
+func (l line) Register(unit uint8, timeout time.Duration) drivers.Register {
+	return l.Device(modbus.DeviceConfig{Unit: unit, Class: modbus.Scan, Timeout: timeout})
+}
+func (l line) Late(uint8) bool { return false }
+func (l line) Close() error    { l.stop(); return nil }
+
+// busy keeps every processor occupied with work that never waits, and the
+// garbage collector with it.
+func busy(*testing.B) func(context.Context) uint64 {
+	return func(ctx context.Context) uint64 {
+		var all sync.WaitGroup
+		var blocks atomic.Uint64
+		for range runtime.NumCPU() {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					b := make([]byte, 1<<20)
+					sum := sha256.Sum256(b)
+					blocks.Add(uint64(sum[0]&1) + 1)
+				}
+			})
+		}
+		all.Wait()
+		return blocks.Load()
+	}
+}
