@@ -205,9 +205,9 @@ func TestHeartbeatEndsWithTheLoop(t *testing.T) {
 		wait(4 * time.Second)
 		w.start(5000)
 		wait(20 * time.Second)
-		var once sync.Once
+		until := time.Now().Add(20 * time.Second) // whoever reads the button hangs until then
 		w.mu.Lock()
-		w.block = func() { once.Do(func() { time.Sleep(20 * time.Second) }) }
+		w.block = func() { time.Sleep(time.Until(until)) }
 		w.mu.Unlock()
 		wait(3500 * time.Millisecond)
 		if b.Limit() != 0 {

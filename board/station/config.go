@@ -185,6 +185,10 @@ type Config struct {
 	// set, and nobody is offered a price. Zero: not judged.
 	Founded time.Time
 
+	// Contacts calls look every so often until ctx ends. It is given a
+	// thread that is on time under load. nil: a ticker.
+	Contacts func(ctx context.Context, every time.Duration, look func())
+
 	// Now is monotonic time on the same scale as meter.Reading.Mono.
 	Now    func() time.Duration
 	Wall   func() time.Time // nil: time.Now
@@ -273,6 +277,9 @@ func (c *Config) check() error {
 	}
 	if c.Random == nil {
 		c.Random = rand.Reader
+	}
+	if c.Contacts == nil {
+		c.Contacts = everyTick
 	}
 	return nil
 }

@@ -31,6 +31,12 @@
 //
 // # Safe by default
 //
+// The contacts that open a relay, emergency stop and earth fault, have a
+// sentry beside the loop: it looks every ten milliseconds, on a thread that is
+// on time under load, opens the relay itself and wakes the loop, which learns
+// what happened. A fault that only a meter can see is acted upon when its
+// reading arrives, one poll period later at most.
+//
 // Every actuator is halted before the loop starts and after it ends, by
 // return, by panic and by shutdown. A watchdog goroutine halts all of them
 // when the loop has not ticked for Config.Watchdog and keeps them halted until

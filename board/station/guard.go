@@ -66,24 +66,35 @@ func (p *pulse) watch(ctx context.Context, halt func()) {
 	}
 }
 
-// relay is a drivers.Relay under the watchdog's veto.
+// relay is a drivers.Relay under the vetoes of watchdog and sentry.
 type relay struct {
 	drivers.Relay
-	p *pulse
+	p   *pulse
+	cut *cut
+}
+
+func (r relay) veto() error {
+	switch {
+	case r.p.stalled.Load():
+		return errStalled
+	case r.cut.seen.Load() != 0:
+		return errCut
+	}
+	return nil
 }
 
 func (r relay) Set(closed bool) error {
 	if !closed {
 		return r.Relay.Set(false)
 	}
-	if r.p.stalled.Load() {
-		return errStalled
+	if err := r.veto(); err != nil {
+		return err
 	}
 	if err := r.Relay.Set(true); err != nil {
 		return err
 	}
-	if r.p.stalled.Load() {
-		return errors.Join(errStalled, r.Relay.Halt())
+	if err := r.veto(); err != nil {
+		return errors.Join(err, r.Relay.Halt())
 	}
 	return nil
 }

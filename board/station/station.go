@@ -42,6 +42,7 @@ type Station struct {
 	failures chan error
 	sessions atomic.Pointer[[]chain.ID]
 	ended    chan struct{} // closed when Run returns
+	alarm    chan struct{} // the sentry has opened a relay
 	mail     mailbox
 
 	// Owned by the loop.
@@ -113,7 +114,8 @@ type charger struct {
 	last    Register // last good register and when it was read
 	stopped string   // reason of the last stop, for people
 
-	stuck    bool          // the relay could not be commanded
+	stuck    bool // the relay could not be commanded
+	cut      *cut
 	strays   bool          // its output read closed at the last look
 	strayed  time.Duration // it was as commanded last
 	pilotErr error
@@ -177,6 +179,7 @@ func New(cfg Config) (*Station, error) {
 		results:  make(chan result, 1),
 		failures: make(chan error, 1),
 		ended:    make(chan struct{}),
+		alarm:    make(chan struct{}, 1),
 		mail:     mailbox{kick: make(chan struct{}, 1), readings: map[string]meter.Reading{}, pilots: map[uint8]pilot{}, heats: map[uint8]heat{}},
 		events:   newEvents(),
 		since:    map[string]time.Time{},
@@ -196,10 +199,11 @@ func New(cfg Config) (*Station, error) {
 		}
 	}
 	for _, h := range cfg.Chargers {
-		c := &charger{Charger: h, mode: h.Mode, relay: relay{h.Relay, &s.pulse}, meter: s.meter(h.Meter)}
+		c := &charger{Charger: h, mode: h.Mode, cut: &cut{}, meter: s.meter(h.Meter)}
 		if h.Limiter != nil {
 			c.limiter = newLimiter(h.Limiter, &s.pulse, func(p pilot) { s.mail.put(func() { s.mail.pilots[h.ID] = p }) })
 		}
+		c.relay = relay{h.Relay, &s.pulse, c.cut}
 		s.chargers = append(s.chargers, c)
 	}
 	var ends []circuit.Charger
@@ -343,6 +347,7 @@ func (s *Station) Run(ctx context.Context) (err error) {
 		})
 	}
 	spawn(func() { s.pulse.watch(work, s.haltRelays) })
+	spawn(func() { s.sentry(work) })
 	spawn(func() { s.scribe(work) })
 	for _, c := range s.chargers {
 		if c.limiter != nil {
@@ -418,6 +423,11 @@ func (s *Station) loop(ctx context.Context) error {
 		case r := <-s.results:
 			s.clock()
 			s.written(r)
+		case <-s.alarm:
+			s.clock()
+			for _, c := range s.chargers {
+				s.contacts(c)
+			}
 		case <-s.mail.kick:
 			s.clock()
 		case <-ticker.C:
@@ -517,8 +527,18 @@ func (s *Station) contacts(c *charger) {
 		in.EStop = in.EStop || err != nil
 		return on && err == nil
 	}
-	in.EStop = read(c.EStop) || in.EStop
+	seen := c.cut.seen.Load()
+	in.EStop = active(c.EStop)
 	in.Earth = read(c.Earth)
+	over := seen
+	if in.EStop {
+		over &^= stopContact
+	}
+	if in.Earth {
+		over &^= earthContact
+	}
+	in.EStop = in.EStop || seen&stopContact != 0
+	in.Earth = in.Earth || seen&earthContact != 0
 	if c.Feedback != nil {
 		in.Feedback = session.ContactOpen
 		if read(c.Feedback) {
@@ -527,6 +547,7 @@ func (s *Station) contacts(c *charger) {
 	}
 	ready, pressed := read(c.Pilot), read(c.StopButton)
 	s.step(c, in)
+	c.cut.seen.And(^over) // what the session now knows
 	if c.Pilot != nil {
 		v := session.Vehicle{State: drivers.StateA, At: s.now}
 		if ready {

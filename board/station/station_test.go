@@ -785,9 +785,9 @@ func TestStalledLoopOpensRelayAndRecovers(t *testing.T) {
 		if !w.closed() || !w.station.Alive() {
 			t.Fatal("not charging")
 		}
-		var once sync.Once
+		until := time.Now().Add(8 * time.Second) // whoever reads the button hangs until then
 		w.mu.Lock()
-		w.block = func() { once.Do(func() { time.Sleep(8 * time.Second) }) }
+		w.block = func() { time.Sleep(time.Until(until)) }
 		w.mu.Unlock()
 		wait(1500 * time.Millisecond)
 		if w.closed() || w.station.Alive() {

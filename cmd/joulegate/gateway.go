@@ -13,6 +13,7 @@ import (
 	"github.com/joulegate/joulegate/board/config"
 	"github.com/joulegate/joulegate/board/live"
 	"github.com/joulegate/joulegate/board/mqtt"
+	"github.com/joulegate/joulegate/board/ontime"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/board/station"
 	"github.com/joulegate/joulegate/board/watchdog"
@@ -164,6 +165,10 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	sc.ChainID, sc.Device, sc.SlotSeconds = g.genesis.ChainID, g.self, g.genesis.SlotSeconds
 	sc.Outbox, sc.Store, sc.Publisher, sc.Receipt = g.outbox, stationStore{g.journal}, g.live, g.receipt
 	sc.Now, sc.Log = func() time.Duration { return time.Since(g.started) }, log.With("part", "station")
+	sc.Contacts = func(ctx context.Context, every time.Duration, look func()) {
+		defer ontime.Spare()()
+		ontime.Every(ctx, every, look, log.With("part", "contacts"))
+	}
 	sc.By, sc.PowerReturned, sc.Founded = actor(cfg), powerReturned(), doc.GenesisTime.Add(-clockLeeway)
 	if err := g.devices.addChargers(cfg, sc.Chargers); err != nil {
 		return nil, err

@@ -1,0 +1,103 @@
+package station
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+)
+
+// contact is an input that a test computes.
+type contact func() (bool, error)
+
+func (c contact) Active() (bool, error) { return c() }
+
+// TestSentryDoesNotNeedTheLoop: the loop hangs in another contact, and the
+// stop button still opens the relay at once.
+func TestSentryDoesNotNeedTheLoop(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var until time.Time
+		w.tweak = func(c *Config) {
+			c.Chargers[0].Feedback = contact(func() (bool, error) {
+				w.mu.Lock()
+				d := time.Until(until)
+				w.mu.Unlock()
+				time.Sleep(d)
+				return w.relay.Closed()
+			})
+		}
+		end := w.run()
+		wait(4 * time.Second)
+		id := w.start(5000)
+		wait(20 * time.Second)
+		if !w.closed() {
+			t.Fatal("not charging")
+		}
+		w.mu.Lock()
+		until = time.Now().Add(500 * time.Millisecond) // shorter than the watchdog's patience
+		w.mu.Unlock()
+		wait(50 * time.Millisecond)
+		w.estop.Put(true, nil)
+		wait(contactEvery + time.Millisecond)
+		if w.closed() {
+			t.Fatal("the relay waits for a loop that hangs")
+		}
+		w.estop.Put(false, nil) // let go before the loop is back
+		wait(5 * time.Second)
+		if w.closed() {
+			t.Fatal("closed again after a stop")
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+		if s := w.stops[id]; len(s) != 1 || s[0].Reason != chain.StopSafety {
+			t.Errorf("the session that the button ended: %+v", s)
+		}
+	})
+}
+
+// TestShortPressIsNotLost: a press that begins and ends between two ticks
+// stops like any other, and so does a contact that once cannot be read.
+func TestShortPressIsNotLost(t *testing.T) {
+	for name, press := range map[string]func(w *world){
+		"pressed": func(w *world) { w.estop.Put(true, nil) },
+		"unread":  func(w *world) { w.estop.Put(false, errors.New("wire cut")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				w.tweak = func(c *Config) { c.Tick = 200 * time.Millisecond }
+				end := w.run()
+				wait(4 * time.Second)
+				id := w.start(5000)
+				wait(20 * time.Second)
+				if !w.closed() {
+					t.Fatal("not charging")
+				}
+				press(w)
+				wait(contactEvery)
+				w.estop.Put(false, nil)
+				wait(time.Millisecond)
+				if w.closed() {
+					t.Fatal("the relay is closed after a press")
+				}
+				wait(10 * time.Second)
+				if w.closed() {
+					t.Fatal("closed again")
+				}
+				// The next car is not kept waiting by it.
+				next := w.start(5000)
+				wait(30 * time.Second)
+				if !w.closed() {
+					t.Fatalf("the next session does not charge: %s", w.last().Chargers[0].Why)
+				}
+				if err := end(); err != nil {
+					t.Fatal(err)
+				}
+				if s := w.stops[id]; len(s) != 1 || s[0].Reason != chain.StopSafety || len(w.stops[next]) != 0 {
+					t.Errorf("%+v, %+v", s, w.stops[next])
+				}
+			})
+		})
+	}
+}
