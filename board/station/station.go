@@ -55,7 +55,6 @@ type Station struct {
 	share    circuit.State
 	dim      circuit.DimState
 	dimmed   circuit.Limit
-	dimmer   string        // what the utility's contact said last
 	quotes   []chain.Quote // open ones, oldest first
 	goals    []wish        // of open quotes, oldest first
 	offers   offered       // what neighbours and the supplier ask

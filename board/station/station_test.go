@@ -355,7 +355,7 @@ func (w *world) physics(ctx context.Context) {
 					}
 					if w.poll != nil {
 						digits := make([]int64, len(r.Points))
-						judged := meter.Reading{}
+						var judged meter.Reading
 						*w.poll, judged = poll.Step(*w.poll, poll.Limits{MaxPower: 22_000_000}.WithDefaults(), poll.Outcome{
 							Now: since, Wall: r.Wall, Points: r.Points, Digits: digits, Identity: poll.Identity{Serial: w.serial},
 						})
