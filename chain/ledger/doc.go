@@ -58,6 +58,17 @@
 // credit is redeemed and earned, the rest of the hold is released and the
 // session closed. A connector is free again from METERED on.
 //
+// # Mandates and reserves
+//
+// A mandate lets a token's key (a card's, a printed code's) open sessions whose
+// hold is taken from its payer, within caps per session, per day and in price.
+// A reserve is money that a payer has set apart for one gateway. A session that
+// the ledger hears of after its quote is over is paid from there, if its
+// mandate allowed it when it began: the gateway could not ask. What is in
+// reserves has left the balance, so no driver can owe more than he has, however
+// many gateways are cut off; asked back, it returns after a notice that is
+// longer than a gateway may charge blindly.
+//
 // # Credit
 //
 // Discount credit is a claim on the reserve account, nano for nano: earning

@@ -146,6 +146,9 @@ func (r *run) mandate(st State, signer chain.Key, m chain.Mandate) error {
 		return refuse(CodeSignature, "the token did not consent to this payer")
 	}
 	if !known {
+		if st.Get(AccountKey(payer)) == nil {
+			return refuse(CodeAccount, "%s has no account to pay from", payer)
+		}
 		if _, wallet := get[chain.Nano](st, AccountKey(chain.AccountOf(m.Token))); wallet {
 			return refuse(CodeTaken, "the token is a key with an account of its own")
 		}

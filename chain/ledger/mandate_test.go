@@ -72,6 +72,11 @@ func TestMandateLimits(t *testing.T) {
 	bad(CodeRange, func(b *chain.Mandate) { b.Cap = MaxPrice + 1 })
 	bad(CodeExpired, func(b *chain.Mandate) { b.Expires = t0 })
 
+	stranger := newPerson("stranger") // has never had money
+	w.nonces[stranger.key]++
+	w.refused(CodeAccount, chain.SignTx("test", w.nonces[stranger.key], chain.TxMandate, w.mandate(card, stranger), stranger.priv))
+	w.nonces[stranger.key]--
+
 	m.Gateway = w.b.key
 	w.ok(w.tx(w.driver, chain.TxMandate, m))
 	// Nobody else can take the token, nor a wallet with money be made one.
