@@ -17,6 +17,8 @@ func FuzzTx(f *testing.F) {
 	f.Add(w.a.sign(sunny))
 	f.Add(w.bad(w.op, chain.TxMint, chain.Mint{To: w.driver.account(), Amount: 1, BankRef: "x"}))
 	f.Add(w.bad(w.op, chain.TxTariff, chain.Tariff{From: firstSl + 5, To: firstSl + 6, Retail: 2, FeedIn: 1}))
+	f.Add(w.bad(w.driver, chain.TxMandate, w.mandate(newPerson("card"), w.driver)))
+	f.Add(w.bad(w.driver, chain.TxOffline, chain.Offline{Gateway: w.b.key, Amount: 1e9}))
 	f.Add([]byte{0x83, 1, 0x40, 0x40})
 	before := StateHash(w.st)
 	f.Fuzz(func(t *testing.T, raw []byte) {

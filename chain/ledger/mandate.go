@@ -350,9 +350,10 @@ func (r *run) settled(st State, s *SessionView) {
 	put(st, mandateKey(s.DriverKey), v)
 }
 
-// purse is where what is left of the hold returns to.
-func (s *SessionView) purse() chain.Account {
-	if s.Purse == (chain.Account{}) {
+// purse is where what is left of the hold returns to: where it came from, but
+// not to a reserve that was given back meanwhile.
+func (s *SessionView) purse(st State) chain.Account {
+	if s.Purse == (chain.Account{}) || st.Get(reserveKey(s.Driver, s.Gateway)) == nil {
 		return s.Driver
 	}
 	return s.Purse

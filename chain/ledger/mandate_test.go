@@ -220,6 +220,30 @@ func TestReserveReturnsAfterItsNotice(t *testing.T) {
 	equal(t, "balance", w.balance(w.driver.account()), before-1e9)
 }
 
+// What is left of a session returns to its payer when the reserve is gone.
+func TestReserveIsGivenBackDuringASession(t *testing.T) {
+	w := newWorld(t)
+	card := newPerson("card")
+	m := w.mandate(card, w.driver)
+	w.ok(w.tx(w.driver, chain.TxMandate, m), w.tx(w.driver, chain.TxOffline, chain.Offline{Gateway: w.b.key, Amount: 9e8}))
+	had := w.balance(w.driver.account()) + 9e8
+	w.ok(w.tx(w.driver, chain.TxOffline, chain.Offline{Gateway: w.b.key, Amount: -1e8}))
+	w.now += OfflineNoticeMs - 200_000
+	began := w.now
+	w.now += 190_000
+	q := w.quote(w.b, card, 1, 1, 2000)
+	q.Created, q.Expires = began, began+1000
+	w.ok(w.b.sign(signQuote(q, card), sessionMeter(1, 1, chain.SlotAt(began, 900), 1000, began)))
+	w.now += 20_000
+	w.block()
+	equal(t, "reserves", len(Reserves(w.st, w.driver.account())), 0)
+	w.ok(w.b.sign(sessionStop(1, 2, chain.SlotAt(began, 900), 1000, w.now)))
+	w.now += 3 * slotMs
+	w.block()
+	equal(t, "state", w.session(1).State, SessionClosed)
+	equal(t, "the driver's money", w.balance(w.driver.account()), had)
+}
+
 // Whatever a driver does with reserves, gateways can never charge more against
 // them than he has, and no money is made or lost.
 func TestReservesNeverExceedTheBalance(t *testing.T) {

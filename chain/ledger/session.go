@@ -395,7 +395,7 @@ func (r *run) settle(st State, s *SessionView) error {
 func (r *run) close(st State, s *SessionView, final SessionState) error {
 	s.Released = s.Hold - s.Captured
 	because(st, "released by session", s.ID)
-	if err := add(st, s.purse(), s.Released); err != nil {
+	if err := add(st, s.purse(st), s.Released); err != nil {
 		return err
 	}
 	r.settled(st, s)
