@@ -24,6 +24,7 @@ type Genesis struct {
 	StartSeconds int64     `json:"start_limit_seconds"` // held without energy longer than this: void
 	Basis        string    `json:"basis"`               // legal basis of selling for money; "simulated" until recorded
 	Money        Money     `json:"money,omitzero"`
+	RetainDays   int64     `json:"retain_days,omitempty"` // slots and settled sessions stay in the state; 400, at least 40. Blocks stay
 }
 
 // Simulated is the basis of a microgrid in which nobody sells for money.

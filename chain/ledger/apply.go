@@ -106,6 +106,7 @@ type ValidatorUpdate struct {
 //	session.held  .charging  .metered  .closed  .expired  .interrupted  .refused
 //	session.energy_after_end  .ended_by_rule  .excess  .late  .rebased  .sold_unpaid  .stop_conflict  .suspect
 //	slot.cleared  slot.loss  zones.planned                   slot number
+//	state.pruned                                             height
 type Event struct {
 	Code    string `json:"code"`    // dotted, e.g. "session.closed"
 	Subject string `json:"subject"` // session id, member name, slot number or account
@@ -189,7 +190,7 @@ func InitGenesis(st State, g chain.Genesis, genesisTimeMs int64) ([]ValidatorUpd
 		Operators: g.Operators, Retail: g.Retail, FeedIn: g.FeedIn, EarnPPM: g.Credit.EarnPPM, RedeemPPM: g.Credit.RedeemPPM,
 		ExpirySlots: min(g.Credit.ExpirySlots, maxSlot), Transfers: g.Transfers, StartSeconds: g.StartSeconds, Basis: g.Basis, GenesisMs: genesisTimeMs,
 		Threshold: g.Money.Threshold, Auditors: g.Money.Auditors, DailyMintCap: g.Money.DailyMintCap, PayoutDays: g.Money.PayoutDays,
-		DisputeDays: g.Money.DisputeDays, AnswerDays: g.Money.AnswerDays, ResolveDays: g.Money.ResolveDays, Tax: g.Money.Tax,
+		RetainDays: g.RetainDays, DisputeDays: g.Money.DisputeDays, AnswerDays: g.Money.AnswerDays, ResolveDays: g.Money.ResolveDays, Tax: g.Money.Tax,
 	}
 	rules.defaults()
 	if err := rules.check(); err != nil {
@@ -371,7 +372,8 @@ func open(raw []byte) (chain.Envelope, error) {
 }
 
 // due does what block time asks for: it settles sessions, voids holds that
-// were not used, clears slots and lets credits expire.
+// were not used, clears slots, lets credits expire and forgets what
+// is old.
 func (r *run) due(st State) error {
 	if err := r.timers(st); err != nil {
 		return err
@@ -391,7 +393,11 @@ func (r *run) due(st State) error {
 	if err := r.returnReserves(st); err != nil {
 		return err
 	}
-	return r.expireLots(st)
+	if err := r.expireLots(st); err != nil {
+		return err
+	}
+	r.prune(st)
+	return nil
 }
 
 // validators returns the entries of consensus keys in use, ascending.

@@ -86,7 +86,7 @@ func checkBlock(block *Overlay) []string {
 			f.add("document %x was changed", k)
 		case k[0] == tabMeter && after != nil:
 			f.meterStep(k, before, must[MeterView](k, after))
-		case (k[0] == tabSession || k[0] == tabSlot || k[0] == tabFill || k[0] == tabDelivery || k[0] == tabCorrection) && after == nil:
+		case (k[0] == tabSession || k[0] == tabSlot || k[0] == tabFill || k[0] == tabDelivery || k[0] == tabCorrection) && after == nil && !mayRemove(block, k, before):
 			f.add("entry %x was removed", k)
 		}
 	})

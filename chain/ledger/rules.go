@@ -34,7 +34,7 @@ func (g *Rules) defaults() {
 		def int64
 	}{
 		{&g.StartSeconds, defaultStartSeconds}, {&g.Threshold, 1}, {&g.PayoutDays, defaultPayout},
-		{&g.DisputeDays, defaultDispute}, {&g.AnswerDays, defaultAnswer}, {&g.ResolveDays, defaultResolve},
+		{&g.DisputeDays, defaultDispute}, {&g.AnswerDays, defaultAnswer}, {&g.ResolveDays, defaultResolve}, {&g.RetainDays, defaultRetain},
 	} {
 		if *d.v == 0 {
 			*d.v = d.def
@@ -82,6 +82,8 @@ func (g *Rules) check() error {
 		return refuse(CodeMalformed, "basis of %d bytes, at most %d", len(g.Basis), maxBasis)
 	case days(g.PayoutDays) || days(g.DisputeDays) || days(g.AnswerDays) || days(g.ResolveDays):
 		return refuse(CodeRange, "payout %d, dispute %d, answer %d, resolve %d days, 1..%d", g.PayoutDays, g.DisputeDays, g.AnswerDays, g.ResolveDays, maxRulesDays)
+	case g.RetainDays < minRetain || g.RetainDays > maxRulesDays:
+		return refuse(CodeRange, "retain_days %d, %d..%d", g.RetainDays, minRetain, maxRulesDays)
 	case g.ResolveDays < g.AnswerDays:
 		return refuse(CodeRange, "a dispute would have to be resolved in %d days and answered in %d", g.ResolveDays, g.AnswerDays)
 	case len(g.Tax) > maxTaxRates:

@@ -401,6 +401,7 @@ func (r *run) close(st State, s *SessionView, final SessionState) error {
 	r.settled(st, s)
 	s.State, s.ClosedHeight, s.ClosedMs = final, r.height, r.time
 	st.Delete(openKey(s.ID))
+	put(st, closedKey(r.time, s.ID), true)
 	putSession(st, s)
 	r.event("session."+final.String(), s.ID.String(), "%d Wh, paid %d, released %d, credit earned %d, redeemed %d nano",
 		s.Wh, s.Paid, s.Released, s.CreditEarned, s.CreditRedeemed)

@@ -327,5 +327,5 @@ func TestStateOfAKnownHistory(t *testing.T) {
 	w := newWorld(t)
 	w.charge(1, w.c, firstSl, 600, true, map[*house][2]meter.WattHour{w.a: {0, 1000}, w.c: {600, 0}})
 	w.charge(2, w.a, firstSl+1, 500, true, map[*house][2]meter.WattHour{w.b: {70, 0}})
-	equal(t, "state", StateHash(w.st).String(), "0507e9be81bbc141f1a5e4e6e708a12f1210bfcd6d91bfc4614454c3adb9ce65")
+	equal(t, "state", StateHash(w.st).String(), "4de196e71864000cb459846d851094d8291d0a731a8dbe0b12c5a4509473750b")
 }

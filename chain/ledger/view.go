@@ -37,6 +37,7 @@ type Rules struct {
 	ResolveDays  int64           `cbor:"36,keyasint,omitempty" json:"resolve_days"`
 	Tax          []chain.TaxRate `cbor:"37,keyasint,omitempty" json:"tax"`
 	Version      uint32          `cbor:"38,keyasint,omitempty" json:"version"` // that a program must know to execute blocks
+	RetainDays   int64           `cbor:"50,keyasint,omitempty" json:"retain_days"`
 }
 
 // Status summarises the ledger.
