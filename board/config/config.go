@@ -104,7 +104,6 @@ type Charger struct {
 	PhaseSwitch bool              `yaml:"phase_switch,omitempty" doc:"change between one and three phases by surplus; needs a statement that allows it"`
 	Statement   string            `yaml:"statement,omitempty" doc:"file with what an installer has signed for this charger"`
 	Departure   Departure         `yaml:"departure,omitempty" doc:"what a session in mode market charges that names no goal of its own"`
-	Discharge   Discharge         `yaml:"discharge,omitempty" doc:"a wallbox that can take energy out of the car; needs a statement that allows it"`
 	OfflineWh   meter.WattHour    `yaml:"offline_limit_wh" doc:"most energy of a session while the ledger cannot be reached; the hold limits it as well"`
 }
 
@@ -201,18 +200,6 @@ type Departure struct {
 	Wh       meter.WattHour  `yaml:"wh" doc:"energy by then; a session's hold limits it"`
 	MaxPrice chain.NanoPerWh `yaml:"max_price_nano_per_wh,omitempty" doc:"charge at this price at most; 0: any"`
 }
-
-// Discharge limits what is taken out of a car.
-type Discharge struct {
-	MaxPower meter.Watt     `yaml:"max_power_w" doc:"at most; the statement may say less"`
-	Capacity meter.WattHour `yaml:"capacity_wh" doc:"of the car's battery, where it does not tell"`
-	Floor    int64          `yaml:"floor_permille" doc:"the owner's floor: never below this state of charge"`
-	FloorWh  meter.WattHour `yaml:"floor_wh,omitempty" doc:"and never below this energy"`
-	House    bool           `yaml:"house,omitempty" doc:"cover the house's own use as well (V2H)"`
-}
-
-// On reports whether discharging is wanted.
-func (d Discharge) On() bool { return d != Discharge{} }
 
 // Market holds the standing limits.
 type Market struct {

@@ -200,25 +200,11 @@ func (c *Config) allowances(k *checker, i int) {
 	} else if w.Count() != h.Phases && (h.Phases == 1 || h.Phases == 3) {
 		k.add(p+".wiring", "%q names %d phases, the charger has %d", h.Wiring, w.Count(), h.Phases)
 	}
-	if (h.PhaseSwitch || h.Discharge.On()) && (h.Statement == "" || len(c.Installers) == 0) {
-		k.add(p+".statement", "phase_switch and discharge need a statement, and installers whose signature counts")
+	if h.PhaseSwitch && (h.Statement == "" || len(c.Installers) == 0) {
+		k.add(p+".statement", "phase_switch needs a statement, and installers whose signature counts")
 	}
 	if h.PhaseSwitch && (h.Phases != 3 || !h.EVSE.Fitted()) {
 		k.add(p+".phase_switch", "needs three phases and a wallbox that switches them")
-	}
-	if d := h.Discharge; d.On() {
-		switch {
-		case !h.EVSE.Fitted():
-			k.add(p+".discharge", "needs a wallbox that can discharge")
-		case d.MaxPower < 1 || d.MaxPower > 50_000:
-			k.add(p+".discharge.max_power_w", "%d is outside 1..50000", d.MaxPower)
-		case d.Capacity < 1_000 || d.Capacity > 200_000:
-			k.add(p+".discharge.capacity_wh", "%d is outside 1000..200000", d.Capacity)
-		case d.Floor < 100 || d.Floor > 1000:
-			k.add(p+".discharge.floor_permille", "%d is outside 100..1000", d.Floor)
-		case d.FloorWh < 0 || d.FloorWh > d.Capacity:
-			k.add(p+".discharge.floor_wh", "%d is outside 0..%d", d.FloorWh, d.Capacity)
-		}
 	}
 	if d := h.Departure; d != (Departure{}) {
 		if _, err := MinuteOf(d.By); err != nil {

@@ -74,6 +74,12 @@ type Config struct {
 	TLS      *tls.Config // for ssl://
 	Embedded *BrokerConfig
 
+	// Utility takes orders of the utility from the topic utility/limit; nil:
+	// nobody listens. It is called by one goroutine at a time or several, and
+	// an error is logged. Retained messages are no sign of life and are
+	// dropped.
+	Utility func(LimitOrder) error
+
 	Info    any // payload of the topic info: version, boot id, peer id, ...
 	Log     *slog.Logger
 	Metrics prometheus.Registerer // nil: none
@@ -138,7 +144,12 @@ func New(cfg Config) (*Service, error) {
 		SetPingTimeout(ackTimeout).
 		SetWill(s.root+topicStatus, offline, 1, true).
 		SetDefaultPublishHandler(func(paho.Client, paho.Message) {}). // left-overs of an older session
-		SetOnConnectHandler(func(paho.Client) { s.online() }).
+		SetOnConnectHandler(func(c paho.Client) {
+			s.online()
+			if cfg.Utility != nil {
+				c.Subscribe(s.root+topicUtility, 1, func(_ paho.Client, m paho.Message) { s.utility(m, cfg.Utility) })
+			}
+		}).
 		SetConnectionLostHandler(func(_ paho.Client, err error) {
 			s.connected.Store(false)
 			s.log.Warn("mqtt connection lost", "err", err)

@@ -72,6 +72,9 @@ type Backend interface {
 	Session(ctx context.Context, id chain.ID) (Session, error)
 	// Quote makes an offer to a driver. It holds nothing.
 	Quote(ctx context.Context, req QuoteRequest) (Quote, error)
+	// SetPlan says by when the energy of a session of this gateway is wanted,
+	// and at which price at most. It needs the control socket.
+	SetPlan(ctx context.Context, id chain.ID, o PlanOrder) (Session, error)
 	// StartSession submits the signed quote and returns once the ledger
 	// holds the driver's money or has refused.
 	StartSession(ctx context.Context, q chain.SignedQuote) (Session, error)
@@ -258,6 +261,8 @@ type Session struct {
 	Dispute     uint64     `json:"dispute,omitempty"`       // number
 	Invoice     string     `json:"invoice,omitempty"`       // document that bills it
 	NotBillable string     `json:"not_for_billing,omitempty"`
+	// Plan is when it charges, told by its own gateway while it is open.
+	Plan *board.Plan `json:"plan,omitempty"`
 }
 
 // QuoteRequest asks for a price.
@@ -266,6 +271,13 @@ type QuoteRequest struct {
 	Driver    chain.Key      `json:"driver"`
 	MaxWh     meter.WattHour `json:"max_wh"`
 	Redeem    bool           `json:"redeem"`
+	PlanOrder                // a goal, for a connector in mode market
+}
+
+// PlanOrder is what a driver wants by when. Empty, he charges at once.
+type PlanOrder struct {
+	By       time.Time       `json:"by,omitzero"`                     // the departure
+	MaxPrice chain.NanoPerWh `json:"max_price_nano_per_wh,omitempty"` // of any Wh; 0: any price
 }
 
 // Quote is a price offered, with the exact bytes to sign.
@@ -279,7 +291,8 @@ type Quote struct {
 	Cap     chain.NanoPerWh `json:"cap_nano_per_wh"`
 	Hold    chain.Nano      `json:"hold_nano"`
 	Redeem  bool            `json:"redeem"`
-	Words   []string        `json:"words"` // the same for a person, one fact per line
+	Plan    *board.Plan     `json:"plan,omitempty"` // as things stand; no promise
+	Words   []string        `json:"words"`          // the same for a person, one fact per line
 }
 
 // Sign returns the quote as the driver authorises it.

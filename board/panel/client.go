@@ -181,6 +181,11 @@ func (c *Client) OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (bo
 	return call[board.Charger](ctx, c, http.MethodPost, "/chargers/"+strconv.Itoa(int(id)), o)
 }
 
+// SetPlan implements Backend.
+func (c *Client) SetPlan(ctx context.Context, id chain.ID, o PlanOrder) (Session, error) {
+	return call[Session](ctx, c, http.MethodPost, "/sessions/"+id.String()+"/plan", o)
+}
+
 // Dim implements Backend.
 func (c *Client) Dim(ctx context.Context, o DimOrder) error {
 	_, err := call[struct{}](ctx, c, http.MethodPost, "/utility", o)

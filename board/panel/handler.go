@@ -211,6 +211,17 @@ func (s *Server) Handler(control bool) http.Handler {
 			}
 			return b.OrderCharger(r.Context(), id, o)
 		})
+		handle("POST /sessions/{id}/plan", func(r *http.Request) (any, error) {
+			id, err := sessionID(r)
+			if err != nil {
+				return nil, err
+			}
+			var o PlanOrder
+			if err := body(r, &o); err != nil {
+				return nil, err
+			}
+			return b.SetPlan(r.Context(), id, o)
+		})
 		handle("POST /utility", func(r *http.Request) (any, error) {
 			var o DimOrder
 			if err := body(r, &o); err != nil {

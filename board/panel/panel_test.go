@@ -263,6 +263,12 @@ func (f *fake) OrderCharger(_ context.Context, id uint8, o ChargerOrder) (board.
 	return c, nil
 }
 
+func (f *fake) SetPlan(ctx context.Context, id chain.ID, o PlanOrder) (Session, error) {
+	s, err := f.Session(ctx, id)
+	s.Plan = &board.Plan{Wh: 5000, By: o.By, MaxPrice: o.MaxPrice, Shares: []board.PlanShare{}}
+	return s, err
+}
+
 func (f *fake) Dim(_ context.Context, o DimOrder) error {
 	if o.Limit != 4200 || o.For != time.Hour {
 		return Refused("%+v", o)
@@ -505,7 +511,10 @@ func TestAdministrationIsLocal(t *testing.T) {
 		"verify":  func(b Backend) (any, error) { return b.LedgerVerify(ctx, nil) },
 		"confirm": func(b Backend) (any, error) { return nil, b.ConfirmMeter(ctx, "house") },
 		"charger": func(b Backend) (any, error) { return b.OrderCharger(ctx, 1, ChargerOrder{Do: "limit", Limit: 8000}) },
-		"dim":     func(b Backend) (any, error) { return nil, b.Dim(ctx, DimOrder{Limit: 4200, For: time.Hour}) },
+		"plan": func(b Backend) (any, error) {
+			return b.SetPlan(ctx, openID, PlanOrder{By: fakeStart.Add(time.Hour), MaxPrice: 250_000})
+		},
+		"dim": func(b Backend) (any, error) { return nil, b.Dim(ctx, DimOrder{Limit: 4200, For: time.Hour}) },
 		"unsigned stop": func(b Backend) (any, error) {
 			return b.StopSession(ctx, openID, StopOrder{})
 		},

@@ -174,19 +174,23 @@ func (s *Station) follow(c *charger, in *setpoint.Input) {
 	p.waits = p.out.Current == 0
 }
 
-// show tells people about the plan.
 func (p *planned) show(zone int) *board.Plan {
 	if !p.on {
 		return nil
 	}
-	v := &board.Plan{
-		Wh: p.goal.Wh, MaxPrice: p.goal.MaxPrice, Planned: p.state.Plan.Energy, Cost: p.state.Plan.Cost, Short: p.state.Plan.Short,
-		Report: p.state.Plan.Report(zone), Shares: []board.PlanShare{},
+	v := p.state.Plan
+	v.Goal = p.goal // the plan's own is what was left when it was made
+	return ShowPlan(v, zone)
+}
+
+// ShowPlan tells people about a plan; their clocks are zone minutes ahead of
+// UTC.
+func ShowPlan(p plan.Plan, zone int) *board.Plan {
+	v := &board.Plan{Wh: p.Wh, MaxPrice: p.MaxPrice, Planned: p.Energy, Cost: p.Cost, Short: p.Short, Report: p.Report(zone), Shares: []board.PlanShare{}}
+	if p.By > 0 {
+		v.By = time.UnixMilli(p.By)
 	}
-	if p.goal.By > 0 {
-		v.By = time.UnixMilli(p.goal.By)
-	}
-	for _, h := range p.state.Plan.Shares {
+	for _, h := range p.Shares {
 		v.Shares = append(v.Shares, board.PlanShare{From: time.UnixMilli(h.Start), To: time.UnixMilli(h.End), Wh: h.Wh, Local: h.Local, Cost: h.Cost})
 	}
 	return v

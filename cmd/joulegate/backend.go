@@ -218,6 +218,13 @@ func (b backend) Sessions(context.Context) ([]panel.Session, error) { return vie
 
 func (b backend) Session(_ context.Context, id chain.ID) (s panel.Session, err error) {
 	failed := b.ledger.View(func(st ledger.State) { s, err = sessionOf(st, id) })
+	if snap, ok := b.live.Latest(); ok && s.Gateway == b.self && s.State.Open() {
+		for _, c := range snap.Chargers {
+			if c.Session == id.String() {
+				s.Plan = c.Plan
+			}
+		}
+	}
 	return s, errors.Join(failed, err)
 }
 
@@ -240,6 +247,10 @@ func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote
 		return panel.Quote{}, refused(err)
 	}
 	cur := b.genesis.Currency
+	planned, forecast, err := b.planOf(ctx, req, q)
+	if err != nil {
+		return panel.Quote{}, err
+	}
 	words := []string{
 		fmt.Sprintf("at most %s %s per kWh, however the tariff changes; what neighbours sell is cheaper", money(chain.Nano(q.Cap)*1000), cur),
 		fmt.Sprintf("for at most %s; %s %s are held now, what is not used returns at the end", kWh(q.MaxWh), money(q.Hold), cur),
@@ -252,6 +263,7 @@ func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote
 			}
 		}
 	}
+	words = append(words, forecast...)
 	if req.Redeem {
 		words = append(words, fmt.Sprintf("discount credit of %s %s is spent on it, at most %s of the bill", money(credit), cur, percent(b.genesis.Credit.RedeemPPM)))
 	}
@@ -260,7 +272,7 @@ func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote
 	}
 	return panel.Quote{
 		Bytes: chain.Marshal(q), ID: q.ID, Gateway: q.Gateway, Driver: q.Driver, Expires: time.UnixMilli(q.Expires),
-		MaxWh: q.MaxWh, Cap: q.Cap, Hold: q.Hold, Redeem: q.Redeem, Words: words,
+		MaxWh: q.MaxWh, Cap: q.Cap, Hold: q.Hold, Redeem: q.Redeem, Plan: planned, Words: words,
 	}, nil
 }
 

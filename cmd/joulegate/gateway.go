@@ -173,6 +173,7 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	if err := g.devices.addChargers(cfg, sc.Chargers); err != nil {
 		return nil, err
 	}
+	statements := vouch(cfg, g.self, time.Now(), sc.Chargers)
 	if in := cfg.Dimming.Pin; in != "" {
 		if sc.DimContact, err = openPin(g.devices.pins, in, inputPin); err != nil {
 			return nil, fmt.Errorf("dimming.pin: %w", err)
@@ -183,6 +184,9 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	}
 	if g.watch, err = newWatchdog(cfg, g.devices.pins, g.station, log.With("part", "watchdog")); err != nil {
 		return nil, err
+	}
+	for _, v := range statements {
+		g.station.Note("charger.statement", v.severity, v.charger, v.text)
 	}
 	deliver := func(r meter.Reading) { g.station.Reading(r) }
 	if err := g.devices.addMeters(cfg, g.started, g.resumeMeters(), deliver, log.With("part", "meter")); err != nil {

@@ -103,7 +103,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 	root.AddCommand(
 		newRunCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newVersionCmd(),
 		newGridCmd(), newPeerCmd(), newConfigCmd(),
-		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newSessionCmd(), newReceiptCmd(), newCardCmd(), newMandateCmd(), newCodeCmd(), newJournalCmd(),
+		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newCommissionCmd(), newSessionCmd(), newReceiptCmd(), newCardCmd(), newMandateCmd(), newCodeCmd(), newJournalCmd(),
 		newLedgerCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newMarketCmd(), newFlowCmd(),
 		newGuardCmd(),
 	)

@@ -18,13 +18,14 @@ import (
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/circuit"
 )
 
 // brokerUser is one account of the embedded broker, in broker.json of the
 // state folder: a neighbouring gateway, an installer or an observer.
 type brokerUser struct {
 	Name string `json:"name"`
-	Role string `json:"role"` // gateway, installer, observer
+	Role string `json:"role"` // gateway, installer, observer, utility
 	Hash string `json:"hash"` // as mosquitto_passwd -H sha512-pbkdf2 writes it
 }
 
@@ -36,8 +37,10 @@ func (u brokerUser) rules() ([]mqtt.Rule, error) {
 		return mqtt.InstallerRules(u.Name), nil
 	case "observer":
 		return mqtt.ObserverRules(), nil
+	case "utility":
+		return mqtt.UtilityRules(), nil
 	}
-	return nil, fmt.Errorf("user %q: unknown role %q (gateway, installer, observer)", u.Name, u.Role)
+	return nil, fmt.Errorf("user %q: unknown role %q (gateway, installer, observer, utility)", u.Name, u.Role)
 }
 
 func (s state) brokerUsers() string       { return s.path("broker.json") }
@@ -52,6 +55,13 @@ func (g *gateway) newMQTT() (*mqtt.Service, error) {
 			"version": version, "boot_id": rand.Text(), "device": g.self, "peer_id": g.net.Host().ID().String(), "chain": g.genesis.ChainID,
 			"config_revision": 0, "capabilities": []string{"state", "events"},
 		},
+	}
+	if g.cfg.Dimming.MQTT {
+		cfg.Utility = func(o mqtt.LimitOrder) error {
+			ctx, cancel := context.WithTimeout(context.Background(), utilityWait)
+			defer cancel()
+			return g.station.Dim(ctx, circuit.Message, meter.Watt(o.Limit), time.Duration(o.Seconds)*time.Second)
+		}
 	}
 	if c.PasswordFile != "" {
 		b, err := os.ReadFile(c.PasswordFile)
@@ -114,6 +124,9 @@ func newBrokerUser(name, role, file string) (brokerUser, error) {
 	}
 	return brokerUser{Name: name, Role: role, Hash: hash}, writeFile(file, []byte(password+"\n"), 0o600)
 }
+
+// utilityWait bounds how long an order waits for the control loop.
+const utilityWait = 5 * time.Second
 
 // reportEvery bounds how often a state topic changes.
 const reportEvery = time.Second

@@ -23,7 +23,7 @@ func newSessionCmd() *cobra.Command {
 is the authorisation. The ledger holds the money, each slot's energy is captured
 from the hold, and what is left returns in the same block as the settlement.`,
 	}
-	c.AddCommand(newSessionQuoteCmd(), newSessionStartCmd(), newSessionStopCmd(), newSessionLsCmd(), newSessionShowCmd())
+	c.AddCommand(newSessionQuoteCmd(), newSessionStartCmd(), newSessionStopCmd(), newSessionPlanCmd(), newSessionLsCmd(), newSessionShowCmd())
 	return c
 }
 
@@ -33,6 +33,7 @@ func quoteFlags(c *cobra.Command) {
 	f.String("code", "", "instead: a printed `CODE`, whose maker pays")
 	f.Uint8("connector", 1, "charging point")
 	f.String("kwh", "10", "most `ENERGY` to pay for, in kWh")
+	planFlags(c)
 	f.Bool("redeem", false, "spend saved discount credit on this bill; default: what the account's profile says")
 	c.MarkFlagsOneRequired("wallet", "code")
 	c.MarkFlagsMutuallyExclusive("wallet", "code")
@@ -50,6 +51,10 @@ func askQuote(cmd *cobra.Command, g *panel.Client) (keys.Wallet, panel.Quote, er
 	if err != nil || n <= 0 || n%1e6 != 0 {
 		return w, panel.Quote{}, usageError{fmt.Errorf("--kwh %q: write it like 7.5, at most three decimals", s)}
 	}
+	o, err := planOrder(cmd, time.Now())
+	if err != nil {
+		return w, panel.Quote{}, err
+	}
 	connector, _ := cmd.Flags().GetUint8("connector")
 	redeem, _ := cmd.Flags().GetBool("redeem")
 	if !cmd.Flags().Changed("redeem") {
@@ -59,7 +64,7 @@ func askQuote(cmd *cobra.Command, g *panel.Client) (keys.Wallet, panel.Quote, er
 		}
 		redeem = a.Profile.Redeem
 	}
-	q, err := g.Quote(cmd.Context(), panel.QuoteRequest{Connector: connector, Driver: w.Public(), MaxWh: meter.WattHour(n / 1e6), Redeem: redeem})
+	q, err := g.Quote(cmd.Context(), panel.QuoteRequest{Connector: connector, Driver: w.Public(), MaxWh: meter.WattHour(n / 1e6), Redeem: redeem, PlanOrder: o})
 	return w, q, err
 }
 
@@ -82,7 +87,7 @@ func newSessionQuoteCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "quote",
 		Short:   "Ask what charging costs; nothing is held",
-		Example: "  joulegate session quote --wallet anna --kwh 8\n  joulegate session quote --wallet anna.key --at http://192.0.2.7:8080",
+		Example: "  joulegate session quote --wallet anna --kwh 8\n  joulegate session quote --wallet anna --kwh 20 --by 07:00 --max-price 0.25\n  joulegate session quote --wallet anna.key --at http://192.0.2.7:8080",
 		Args:    cobra.NoArgs,
 	}
 	quoteFlags(c)
@@ -203,6 +208,7 @@ func printSession(w io.Writer, s panel.Session) error {
 		{"energy", fmt.Sprintf("%s of at most %s, %s from neighbours", kWh(s.Wh), kWh(s.MaxWh), kWh(s.LocalWh))},
 		{"held", fmt.Sprintf("%s, captured %s, released %s", money(s.Hold), money(s.Captured), money(s.Released))},
 	}
+	rows = append(rows, planRows(s.Plan)...)
 	if !s.State.Open() {
 		rows = append(rows,
 			[]string{"paid", money(s.Paid)},

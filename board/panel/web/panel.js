@@ -175,6 +175,7 @@ function here() {
         el('span.val', watts(c.power_w)),
         c.max_wh ? el('div.sub', el('progress', { max: c.max_wh, value: c.session_wh, 'aria-label': 'energy of the session' }), `${wh(c.session_wh)} of ${wh(c.max_wh)} at most ${price(c.cap_nano_per_wh)} per kWh`) : null,
         el('p.sub', `${c.why || 'waiting for a car'} · ${c.actuator === 'wallbox' ? 'wallbox' : 'relay'} ${c.relay_closed ? 'closed' : 'open'}` + (c.starts_in_s ? ` · starts in ${num(c.starts_in_s)} s` : '') + (c.temperature_mdegc != null ? ` · ${num(Math.round(c.temperature_mdegc / 100) / 10)} °C` : '') + (c.offline ? ' · without the ledger' : '') + (c.limit_ma ? ` · limit ${num(c.limit_ma / 1000)} A` : '')),
+        c.plan && el('p.sub', 'plan: ' + num(c.plan.wh / 1000) + ' kWh' + (c.plan.by ? ' by ' + new Date(c.plan.by).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'}) : '') + (c.plan.report ? ' · ' + c.plan.report : '')),
         c.fault ? el('p.sub', `A person has to repair it, then: joulegate charger clear ${c.id}`) : null));
     }
     return rows.length ? el('div.rows', rows) : el('p.empty', 'No meter is configured.');

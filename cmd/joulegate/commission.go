@@ -1,0 +1,160 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/config"
+	"github.com/joulegate/joulegate/board/station"
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
+	"github.com/spf13/cobra"
+)
+
+func newCommissionCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "commission",
+		Short: "Sign and check what only an installer may vouch for",
+		Long: `Some things a gateway does only on an installer's word: switching a charger
+between one and three phases, and taking energy out of vehicles. A statement is
+that word, signed, for one charger of one gateway and for a time. The gateway
+names the keys that count under installers, and the file under the charger's
+statement; its hash goes on record at every start.`,
+	}
+	c.AddCommand(newCommissionSignCmd(), newCommissionCheckCmd())
+	return c
+}
+
+func newCommissionSignCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "sign",
+		Short: "Sign a statement (installer)",
+		Example: "  joulegate commission sign --wallet installer --gateway 6ebf...c1 --charger 1 --phase-switch > charger1.statement\n" +
+			"  joulegate commission sign --wallet installer --gateway 6ebf...c1 --charger 1 --discharge --max-power 7000 \\\n    --grid-protection \"certificate 12-345\" --approval \"network operator, file 0815\"",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f := cmd.Flags()
+			name, _ := f.GetString("wallet")
+			w, err := wallet(cmd, name)
+			if err != nil {
+				return err
+			}
+			s := board.Statement{Issued: time.Now()}
+			text, _ := f.GetString("gateway")
+			if err := s.Gateway.UnmarshalText([]byte(text)); err != nil {
+				return usageError{fmt.Errorf("--gateway: %w; 'joulegate grid members' shows it", err)}
+			}
+			valid, _ := f.GetDuration("valid")
+			s.Expires = s.Issued.Add(valid)
+			s.Charger, _ = f.GetUint8("charger")
+			s.PhaseSwitch, _ = f.GetBool("phase-switch")
+			s.Discharge, _ = f.GetBool("discharge")
+			power, _ := f.GetInt64("max-power")
+			s.MaxPower = meter.Watt(power)
+			s.GridProtection, _ = f.GetString("grid-protection")
+			s.Approval, _ = f.GetString("approval")
+			b, err := board.SignStatement(s, w.Key)
+			if err != nil {
+				return usageError{err}
+			}
+			_, err = cmd.OutOrStdout().Write(b)
+			return err
+		},
+	}
+	f := c.Flags()
+	f.String("wallet", "", "installer's `WALLET`: a file, or a name in the state folder")
+	f.String("gateway", "", "device `KEY` of the gateway")
+	f.Uint8("charger", 1, "number of the charger")
+	f.Bool("phase-switch", false, "its contactor and the vehicles bear a change of phases")
+	f.Bool("discharge", false, "it may take energy out of vehicles")
+	f.Int64("max-power", 0, "most power back into the network, in `WATTS`")
+	f.String("grid-protection", "", "certificate of the grid protection")
+	f.String("approval", "", "the network operator's approval")
+	f.Duration("valid", 365*24*time.Hour, "how long, at most five years")
+	_ = c.MarkFlagRequired("wallet")
+	_ = c.MarkFlagRequired("gateway")
+	return c
+}
+
+func newCommissionCheckCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE",
+		Short: "Check form and signature of a statement, and show it",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			b, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			s, err := board.OpenStatement(b)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			return emit(cmd, s, func(w io.Writer) error {
+				rows := [][]string{
+					{"gateway", s.Gateway.String()}, {"charger", strconv.Itoa(int(s.Charger))}, {"installer", s.Installer.String()},
+					{"valid", s.Issued.Format(time.DateOnly) + " to " + s.Expires.Format(time.DateOnly)},
+					{"phase switching", strconv.FormatBool(s.PhaseSwitch)}, {"discharging", strconv.FormatBool(s.Discharge)}, {"hash", s.Hash().String()},
+				}
+				if s.Discharge {
+					rows = append(rows, []string{"at most", fmt.Sprintf("%d W", s.MaxPower)}, []string{"grid protection", s.GridProtection}, []string{"approval", s.Approval})
+				}
+				return table(w, rows)
+			})
+		},
+	}
+}
+
+// vouched is what became of a charger's statement, for the record.
+type vouched struct {
+	charger, text string
+	severity      uint8
+}
+
+// vouch gives chargers what their statements allow. One that does not count,
+// because it has expired or was changed, allows nothing: the gateway goes on
+// without, and says so.
+func vouch(cfg config.Config, self chain.Key, now time.Time, chargers []station.Charger) (out []vouched) {
+	var installers []chain.Key
+	for _, s := range cfg.Installers {
+		var k chain.Key
+		if k.UnmarshalText([]byte(s)) == nil { // Validate has seen it
+			installers = append(installers, k)
+		}
+	}
+	for i, h := range cfg.Chargers {
+		if h.Statement == "" {
+			continue
+		}
+		v := vouched{charger: fmt.Sprintf("charger-%d", h.ID), severity: 1}
+		s, err := vouchFor(h, self, now, installers)
+		if err == nil {
+			chargers[i].Switch.Allowed = h.PhaseSwitch
+			v.text = fmt.Sprintf("statement %s of installer %s, valid until %s: phase switching %t", s.Hash(), s.Installer, s.Expires.Format(time.DateOnly), h.PhaseSwitch)
+		} else {
+			v.severity, v.text = 2, fmt.Sprintf("%s allows nothing: %v", h.Statement, err)
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func vouchFor(h config.Charger, self chain.Key, now time.Time, installers []chain.Key) (board.Statement, error) {
+	b, err := os.ReadFile(h.Statement)
+	if err != nil {
+		return board.Statement{}, err
+	}
+	s, err := board.OpenStatement(b)
+	if err != nil {
+		return s, err
+	}
+	if h.PhaseSwitch && !s.PhaseSwitch {
+		return s, errors.New("the statement does not allow switching phases")
+	}
+	return s, s.Allows(self, h.ID, installers, now)
+}
