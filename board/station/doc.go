@@ -17,6 +17,23 @@
 // The loop never waits for a bus or a disk: both have goroutines of their
 // own, so that an emergency stop is seen within a tick whatever they do.
 //
+// # From wish to current
+//
+//	mode, plan, sun ─► setpoint ─wish─► circuit ─grant─► session ─► relay, offer
+//	                                       ▲                ▲
+//	            fuses, other chargers, utility      interlocks, hold, meters
+//
+// A charger has a contactor of this board, or it is a wallbox that switches by
+// itself and is led by its limit alone. A limiter worker tells the device what
+// is wanted, beats its heart and looks at its state. When the loop stalls it
+// says 0 A once and then nothing, so that the device's own failsafe works too.
+//
+// # What happened and why
+//
+// Each switching with its cause, each fault, trip and doubted meter, each jump
+// of the clock becomes a chain.Event in this gateway's own block. What repeats
+// is counted instead (see events.go for the limits).
+//
 // # Journal first
 //
 // A record is saved with the state it belongs to, then appended to the outbox,

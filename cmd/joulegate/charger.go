@@ -12,6 +12,8 @@ import (
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/consensus"
+	"github.com/joulegate/joulegate/chain/journal"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/circuit"
 	"github.com/joulegate/joulegate/meter/setpoint"
@@ -58,13 +60,19 @@ func (b backend) Dim(ctx context.Context, o panel.DimOrder) error {
 }
 
 func (b backend) Events(ctx context.Context, from, to time.Time) ([]panel.Event, error) {
+	return eventsOf(ctx, b.journal, from, to)
+}
+
+// eventsOf reads the events of a gateway's own chain, from the time from up to
+// but not at to; of more than panel.MaxEvents the newest.
+func eventsOf(ctx context.Context, j *journal.Journal, from, to time.Time) ([]panel.Event, error) {
 	out := []panel.Event{}
 	at := chain.Position{Epoch: 1}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		blocks, err := b.journal.OwnAfter(at, submitBatch)
+		blocks, err := j.OwnAfter(at, submitBatch)
 		if err != nil {
 			return nil, err
 		}
@@ -92,6 +100,30 @@ func (b backend) Events(ctx context.Context, from, to time.Time) ([]panel.Event,
 			return out, nil
 		}
 	}
+}
+
+// stoppedEvents is eventsOf for a gateway that does not run: an insurer asks
+// when it has been unmounted, too.
+func stoppedEvents(ctx context.Context, st state, from, to time.Time) (_ []panel.Event, err error) {
+	lock, err := journal.LockDir(string(st))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	_, genesis, _, err := consensus.ReadGenesis(st.genesis())
+	if err != nil {
+		return nil, err
+	}
+	id, err := loadIdentity(st)
+	if err != nil {
+		return nil, err
+	}
+	j, err := journal.Open(st.journal(), journal.Config{ChainID: genesis.ChainID, Key: id.device})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, j.Close()) }()
+	return eventsOf(ctx, j, from, to)
 }
 
 func newChargerCmd() *cobra.Command {
@@ -198,14 +230,7 @@ such as 2h.`,
 	}
 	events.Flags().String("from", "24h", "begin, a `TIME` or a time ago; empty: everything")
 	events.Flags().String("to", "", "end, a `TIME` or a time ago")
-	c.AddCommand(query(events, func(cmd *cobra.Command, g *panel.Client, _ []string) ([]panel.Event, error) {
-		from, err1 := timeFlag(cmd, "from")
-		to, err2 := timeFlag(cmd, "to")
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, usageError{err}
-		}
-		return g.Events(cmd.Context(), from, to)
-	}, func(w io.Writer, all []panel.Event) error {
+	human := func(w io.Writer, all []panel.Event) error {
 		rows := [][]string{{"TIME", "", "WHAT", "WHERE", "WHY", "BLOCK"}}
 		for _, e := range all {
 			level := [...]string{"", "", "warning", "ALARM"}[min(e.Severity, 3)]
@@ -215,7 +240,28 @@ such as 2h.`,
 			rows = append(rows, []string{fmt.Sprintf("only the newest %d: narrow --from and --to", panel.MaxEvents)})
 		}
 		return table(w, rows)
-	}))
+	}
+	events.RunE = func(cmd *cobra.Command, _ []string) error {
+		from, err1 := timeFlag(cmd, "from")
+		to, err2 := timeFlag(cmd, "to")
+		if err := errors.Join(err1, err2); err != nil {
+			return usageError{err}
+		}
+		var all []panel.Event
+		g, err := dial(cmd)
+		switch {
+		case err == nil:
+			defer g.Close()
+			all, err = g.Events(cmd.Context(), from, to)
+		case errors.Is(err, errNotRunning):
+			all, err = stoppedEvents(cmd.Context(), stateOf(cmd), from, to)
+		}
+		if err != nil {
+			return err
+		}
+		return emit(cmd, all, func(w io.Writer) error { return human(w, all) })
+	}
+	c.AddCommand(events)
 	return c
 }
 

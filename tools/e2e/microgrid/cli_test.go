@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
@@ -119,12 +120,40 @@ func TestTwoGatewaysFromTheCommandLine(t *testing.T) {
 		gw.verify()
 	}
 
+	// Whoever stands before the charger, and whoever asks later.
+	for args, why := range map[string]string{
+		"charger limit 1 32": "rated 16000 mA", "charger limit 1 3": "at least 6000 mA", "charger start 1": "needs a hold",
+		"charger stop 1": "no session", "charger clear 1": "no fault", "charger stop 7": "no charger 7",
+	} {
+		if out, errOut, code := east.try(strings.Fields(args)...); code != 1 || !strings.Contains(errOut, why) {
+			t.Errorf("%s: exit %d, %q, %q; want %q", args, code, out, errOut, why)
+		}
+	}
+	limited := ask[board.Charger](east, "charger", "limit", "1", "7.5")
+	if all := ask[[]board.Charger](east, "charger", "ls"); len(all) != 1 || all[0].ID != limited.ID || all[0].Actuator != "relay" || all[0].Why == "" {
+		t.Errorf("charger ls: %+v", all)
+	}
+	told := ask[[]panel.Event](east, "journal", "events")
+	switched := map[string]int{}
+	for _, e := range told {
+		switched[e.Code]++
+		if e.Detail != chain.Sum([]byte(e.Text)) || e.Block.Number == 0 || !strings.Contains(e.Text, "config ") {
+			t.Errorf("event %+v", e)
+		}
+	}
+	if switched["charger.closed"] < 2 || switched["charger.opened"] != switched["charger.closed"] || switched["gateway.started"] != 1 {
+		t.Errorf("two sessions left these events: %v", switched)
+	}
+
 	// The same of stopped gateways.
 	for _, gw := range g.gateways {
 		gw.stop()
 	}
 	if _, errOut, code := north.try("grid", "members"); code != 1 || !strings.Contains(errOut, "joulegate run") {
 		t.Errorf("grid members of a stopped gateway: exit %d, %q", code, errOut)
+	}
+	if again := ask[[]panel.Event](east, "journal", "events"); len(again) < len(told) || again[0] != told[0] {
+		t.Errorf("a stopped gateway tells %d events, running it told %d", len(again), len(told))
 	}
 	reports := []panel.VerifyReport{north.verify(), east.verify()}
 	var read panel.LedgerStatus
