@@ -101,3 +101,44 @@ func TestShortPressIsNotLost(t *testing.T) {
 		})
 	}
 }
+
+// TestClockJump: the wall clock belongs to records and quotes. A step of years
+// in either direction neither opens nor closes a relay, nor delays a stop.
+func TestClockJump(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var jump time.Duration
+		w.tweak = func(c *Config) {
+			c.Wall = func() time.Time { w.mu.Lock(); defer w.mu.Unlock(); return time.Now().Add(jump) }
+		}
+		end := w.run()
+		wait(4 * time.Second)
+		w.start(50_000)
+		wait(20 * time.Second)
+		for _, d := range []time.Duration{10 * 365 * 24 * time.Hour, -40 * 365 * 24 * time.Hour, 3 * time.Second, 0} {
+			w.mu.Lock()
+			jump = d
+			w.mu.Unlock()
+			for range 40 {
+				wait(100 * time.Millisecond)
+				if !w.closed() {
+					t.Fatalf("a step of %s opened the relay: %s", d, w.last().Chargers[0].Why)
+				}
+			}
+		}
+		w.mu.Lock()
+		jump = -time.Hour
+		w.mu.Unlock()
+		w.estop.Put(true, nil)
+		wait(contactEvery + time.Millisecond)
+		if w.closed() {
+			t.Fatal("closed after a stop")
+		}
+		wait(time.Minute)
+		if w.closed() || len(w.relay.Log()) == 0 {
+			t.Fatal("closed again")
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
