@@ -94,6 +94,7 @@ type gateway struct {
 	index  int // of the house in the street
 	house  street.House
 	addr   string // of its network interface
+	env    []string
 	netns  string // network namespace; empty: this one
 	config string
 	state  string
@@ -303,6 +304,7 @@ func (g *gateway) start() {
 	}
 	defer f.Close()
 	c := g.command("run")
+	c.Env = append(os.Environ(), g.env...)
 	c.Stdout, c.Stderr = f, f
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.Start(); err != nil {

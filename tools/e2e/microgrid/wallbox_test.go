@@ -120,7 +120,9 @@ func TestWallbox(t *testing.T) {
 	q := must(north, func(ctx context.Context) (panel.Quote, error) {
 		return north.client.Quote(ctx, panel.QuoteRequest{Connector: 1, Driver: anna.Public(), MaxWh: 5000})
 	})
-	s := must(north, func(ctx context.Context) (panel.Session, error) { return north.client.StartSession(ctx, q.Sign(anna.Key)) })
+	s := must(north, func(ctx context.Context) (panel.Session, error) {
+		return north.client.StartSession(ctx, q.Sign(anna.Key))
+	})
 	draws := func(what string, least, most int64) {
 		t.Helper()
 		north.wait(patience, what, func(ctx context.Context) (bool, any) {

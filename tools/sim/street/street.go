@@ -310,6 +310,13 @@ func (s *Street) Unplug(i int) (house.Car, error) {
 	return s.n.Unplug(i)
 }
 
+// Silence makes every device on the line of house i stop answering.
+func (s *Street) Silence(i int) {
+	for _, d := range s.houses[i].Devices {
+		s.buses[i].Remove(d.Unit)
+	}
+}
+
 // State is what a passer-by could see of a house.
 type State struct {
 	Production, Load, Charging, Net meter.MilliWatt
