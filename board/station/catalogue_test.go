@@ -341,7 +341,7 @@ func TestRepeatedEventsAreCounted(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		end := w.run()
 		wait(4 * time.Second)
-		for range 3600 {
+		for range 1200 {
 			w.mu.Lock()
 			if w.doubt == "" {
 				w.doubt = "power_mw = 99 is outside"
@@ -352,8 +352,8 @@ func TestRepeatedEventsAreCounted(t *testing.T) {
 			wait(time.Second)
 		}
 		all := w.events("meter.suspect")
-		if len(all) < 3 || len(all) > 10 {
-			t.Fatalf("1800 doubts in an hour made %d records", len(all))
+		if len(all) < 3 || len(all) > 7 {
+			t.Fatalf("600 doubts in 20 minutes made %d records", len(all))
 		}
 		counted := false
 		for _, e := range all {
