@@ -136,7 +136,11 @@ func (s *Station) recordCommand(c *charger, was session.State) {
 	if !c.st.Relay {
 		code, verb = "charger.opened", "opened"
 	}
-	text := fmt.Sprintf("%s %s: %s; %s after %s, offered %d mA before, %d mA flowed", c.actuator(), verb, c.st.Cause, c.st.Phase, was.Phase, was.Offered, c.st.Current)
+	cause := c.st.Cause
+	if cause == session.NoCurrent {
+		cause += ", because of " + c.why
+	}
+	text := fmt.Sprintf("%s %s: %s; %s after %s, offered %d mA before, %d mA flowed", c.actuator(), verb, cause, c.st.Phase, was.Phase, was.Offered, c.st.Current)
 	if c.Session.Temp {
 		text += ", " + c.st.Heat.String()
 	}

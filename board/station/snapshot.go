@@ -80,7 +80,7 @@ func (s *Station) showCharger(c *charger) board.Charger {
 	switch {
 	case c.st.Phase == session.Charging && c.st.Offered < c.Session.MaxCurrent && c.st.Offered > 0:
 		v.Why += fmt.Sprintf(", limited by %s", c.why)
-	case c.st.Why == "no current is available":
+	case c.st.Why == session.NoCurrent:
 		v.Why = c.why
 	}
 	if c.st.Vehicle == drivers.StateUnknown && c.Limiter == nil {
