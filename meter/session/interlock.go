@@ -261,8 +261,9 @@ func (m *machine) age() (time.Duration, string) {
 }
 
 const (
-	notBegun  = "the begin register is being recorded"
-	noCurrent = "no current is available"
+	notBegun = "the begin register is being recorded"
+	// NoCurrent is the refusal while the setpoint is 0; who made it knows why.
+	NoCurrent = "no current is available"
 )
 
 // refusal says why the circuit must not be closed now; empty means it may be.
@@ -300,7 +301,7 @@ func (m *machine) refusal() string {
 	case m.overloaded:
 		return "the house's fuse is overloaded"
 	case m.limit < MinCurrent:
-		return noCurrent
+		return NoCurrent
 	case !m.Relay && m.now-m.movedAt < m.r.MinOff:
 		return "the relay rests after switching"
 	case !m.Relay && m.r.MaxSwitches > 0 && len(m.closings) >= m.r.MaxSwitches:

@@ -457,7 +457,7 @@ func (m *machine) advance() {
 		switch {
 		case no == "":
 			m.close()
-		case !m.Begun && !m.asked && m.heard && (no == notBegun || m.planned && no == noCurrent):
+		case !m.Begun && !m.asked && m.heard && (no == notBegun || m.planned && no == NoCurrent):
 			m.asked, m.Base = true, m.Last
 			m.afterStop()
 			m.do(Action{Kind: RecordBegin, Register: m.Base})
