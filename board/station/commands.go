@@ -86,12 +86,13 @@ func (s *Station) free(id uint8) (*charger, error) {
 }
 
 // Quote offers a price to a driver. What the driver signs is exactly the
-// canonical encoding of the returned quote.
-func (s *Station) Quote(ctx context.Context, connector uint8, driver chain.Key, maxWh meter.WattHour, limit chain.NanoPerWh, redeem bool) (chain.Quote, error) {
+// canonical encoding of the returned quote. terms set what else the driver
+// has asked for, before the quote is checked.
+func (s *Station) Quote(ctx context.Context, connector uint8, driver chain.Key, maxWh meter.WattHour, limit chain.NanoPerWh, redeem bool, terms ...func(*chain.Quote)) (chain.Quote, error) {
 	var q chain.Quote
 	err := s.command(ctx, func(reply func(error)) {
 		var err error
-		q, err = s.quote(connector, driver, maxWh, limit, redeem)
+		q, err = s.quote(connector, driver, maxWh, limit, redeem, terms)
 		reply(err)
 	})
 	if err != nil {
@@ -100,7 +101,7 @@ func (s *Station) Quote(ctx context.Context, connector uint8, driver chain.Key, 
 	return q, nil
 }
 
-func (s *Station) quote(connector uint8, driver chain.Key, maxWh meter.WattHour, limit chain.NanoPerWh, redeem bool) (chain.Quote, error) {
+func (s *Station) quote(connector uint8, driver chain.Key, maxWh meter.WattHour, limit chain.NanoPerWh, redeem bool, terms []func(*chain.Quote)) (chain.Quote, error) {
 	if _, err := s.free(connector); err != nil {
 		return chain.Quote{}, err
 	}
@@ -118,6 +119,12 @@ func (s *Station) quote(connector uint8, driver chain.Key, maxWh meter.WattHour,
 	}
 	if _, err := io.ReadFull(s.cfg.Random, q.ID[:]); err != nil {
 		return chain.Quote{}, fmt.Errorf("quote: %w", err)
+	}
+	for _, set := range terms {
+		set(&q)
+	}
+	if err := q.Check(); err != nil {
+		return chain.Quote{}, refuse(EnergyLimit, "%v", err)
 	}
 	if len(s.quotes) == MaxQuotes {
 		s.quotes = s.quotes[1:]

@@ -19,6 +19,17 @@ func FuzzTx(f *testing.F) {
 	f.Add(w.bad(w.op, chain.TxTariff, chain.Tariff{From: firstSl + 5, To: firstSl + 6, Retail: 2, FeedIn: 1}))
 	f.Add(w.bad(w.driver, chain.TxMandate, w.mandate(newPerson("card"), w.driver)))
 	f.Add(w.bad(w.driver, chain.TxOffline, chain.Offline{Gateway: w.b.key, Amount: 1e9}))
+	for kind, body := range map[chain.TxKind]any{
+		chain.TxTariffs:    chain.Tariffs{Ranges: []chain.Tariff{{From: firstSl + 5, To: firstSl + 6, Retail: 2, FeedIn: 1}}},
+		chain.TxZones:      chain.Zones{From: firstSl + 5, Nodes: []chain.Node{{ID: "f1", Parent: "root", Fee: 5}}},
+		chain.TxFeature:    chain.FeatureBasis{Feature: chain.FeatureFirm, On: true, Basis: "x"},
+		chain.TxFirmOffer:  chain.FirmOffer{ID: chain.ID{1}, Device: w.a.key, Side: chain.Sell, From: firstSl + 2, To: firstSl + 3, Wh: 5, Price: 100_000},
+		chain.TxFirmTake:   chain.FirmTake{Offer: chain.ID{1}, Device: w.b.key, Wh: 5},
+		chain.TxFirmCancel: chain.FirmCancel{Offer: chain.ID{1}},
+		chain.TxCorrection: chain.CorrectionRuling{Device: w.a.key, Slot: firstSl, ID: chain.ID{1}},
+	} {
+		f.Add(w.bad(w.op, kind, body))
+	}
 	f.Add([]byte{0x83, 1, 0x40, 0x40})
 	before := StateHash(w.st)
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -37,6 +48,8 @@ func FuzzApply(f *testing.F) {
 	for _, r := range []chain.Record{
 		sunny, seed.site(firstSl, 5, 5), seed.state("site", chain.RoleSite, 1<<62, -1, 1<<62, meter.Suspect),
 		sessionMeter(1, 2, firstSl, 2000, t0+60_000), sessionStop(1, 2, firstSl, 1<<62, t0+60_000),
+		chain.NewRecord(chain.KindMeterCorrection, chain.MeterCorrection{ID: chain.ID{1}, Slot: firstSl - 1, Import: 5, Reason: "x"}),
+		seed.measure("battery", chain.RoleStorage, firstSl, 5, 5), exportMeter(1, 2, firstSl, 1000, 5, t0+60_000),
 		seed.measure("grid", chain.RoleConnection, firstSl, 0, 0), seed.measure("pv", chain.RoleProduction, firstSl, 0, 10),
 	} {
 		f.Add(uint16(r.Kind), []byte(r.Body))

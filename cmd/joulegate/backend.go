@@ -242,7 +242,11 @@ func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote
 	if err != nil {
 		return panel.Quote{}, err
 	}
-	q, err := b.station.Quote(ctx, req.Connector, req.Driver, req.MaxWh, retail, req.Redeem)
+	departure, err := byDeparture(req, b.genesis.SlotSeconds, time.Now())
+	if err != nil {
+		return panel.Quote{}, err
+	}
+	q, err := b.station.Quote(ctx, req.Connector, req.Driver, req.MaxWh, retail, req.Redeem, departure)
 	if err != nil {
 		return panel.Quote{}, refused(err)
 	}

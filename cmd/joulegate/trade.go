@@ -24,6 +24,19 @@ func (b backend) SlotProof(_ context.Context, slot chain.Slot) (panel.SlotProof,
 
 func (b backend) Terms(context.Context) (panel.Terms, error) { return view(b, termsOf) }
 
+// byDeparture puts into the quote what the driver needs when he leaves: its
+// energy before the slot in which he does.
+func byDeparture(req panel.QuoteRequest, slotSeconds int64, now time.Time) (func(*chain.Quote), error) {
+	if req.By.IsZero() {
+		return func(*chain.Quote) {}, nil
+	}
+	by := chain.SlotAt(req.By.UnixMilli(), slotSeconds)
+	if by <= chain.SlotAt(now.UnixMilli(), slotSeconds) {
+		return nil, panel.Invalid("the departure is in this slot: leave it out to charge at once")
+	}
+	return func(q *chain.Quote) { q.By, q.Want = by, q.MaxWh }, nil
+}
+
 func (b backend) Correct(ctx context.Context, c chain.MeterCorrection) error {
 	if c.Import == 0 && c.Export == 0 || c.Reason == "" || c.ID == (chain.ID{}) {
 		return panel.Invalid("a correction needs an id, a reason, and energy that is not 0")
