@@ -37,14 +37,25 @@
 // the grid connection and every charging session have reported it, or when
 // the grace after its end is over:
 //
-//	house buys    max(0, I - S)         I, E: import and export of the site meter
-//	house sells   E + max(0, S - I)     S: energy of the sessions behind it
-//	session buys  its own energy, at the house's node, up to its cap
+//	house buys    max(0, I - S) + max(0, V - E)   I, E: import and export of the site meter
+//	house sells   max(0, E - V) + max(0, S - I)   S, V: energy into and out of cars behind it
+//	car buys      its own energy, at the house's node, up to its cap
+//	car sells     what it gives, at the house's node, from its limit up
 //
-// Package chain/market matches neighbours exactly and proves it; what is left
+// What is under firm contracts is settled first (see firm.go), so that a Wh is
+// in one trade only. // Package chain/market matches neighbours exactly and proves it; what is left
 // over the supplier takes or delivers. A house whose balance does not cover
 // its import at retail is left to the supplier's own bill and counted there;
 // so is surplus that the supplier's balance does not cover.
+//
+// Every block proves, for every slot that it has cleared, that no better
+// clearing exists, from what it has written: [CertifySlot] does it again at any
+// time, on the fee tree of that slot. [FlowOf] tells who supplied whom, with
+// exact margins. Certificates of origin are issued for what production meters
+// count in time, go with the energy, and are cancelled where it is used;
+// batteries get them back on discharge for what they charged, less losses.
+// A reading that was wrong is corrected within 30 days against the supplier;
+// other people's trades are final.
 //
 // # Sessions
 //
