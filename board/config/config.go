@@ -149,7 +149,6 @@ type Feeder struct {
 	Lease   Duration          `yaml:"lease,omitempty" doc:"how long an allotment of the leader is valid, 15s..5m; the same at all gateways"`
 	Rating  meter.MilliAmpere `yaml:"rating_ma,omitempty" doc:"leader only: fuse of the feeder per phase"`
 	Reserve meter.MilliAmpere `yaml:"reserve_ma,omitempty" doc:"leader only: kept free per phase for what is no charger"`
-	Meter   string            `yaml:"meter,omitempty" doc:"leader only: meter with role connection that measures the feeder; then reserve_ma is a margin"`
 	Members []FeederMember    `yaml:"members,omitempty" doc:"leader only: all gateways on the feeder, itself too"`
 }
 

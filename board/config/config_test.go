@@ -328,7 +328,6 @@ feeder:
   share_ma: 16000
   leader: north
   rating_ma: 63000
-  meter: street
   members:
   - {gateway: north, share_ma: 16000, chargers: [{id: 1, max_current_ma: 16000, wiring: L2 L3 L1}, {id: 2, max_current_ma: 16000, wiring: L3}]}
   - {gateway: south, share_ma: 32000, chargers: [{id: 1, max_current_ma: 32000, wiring: L1 L2 L3}]}
@@ -367,7 +366,6 @@ func TestCircuitsAndUtility(t *testing.T) {
 		{"rating_ma: 63000", "rating_ma: 40000", "failsafe shares of 48000"},
 		{"gateway: north, share_ma: 16000", "gateway: north, share_ma: 10000", "with another share_ma"},
 		{"leader: north", "leader: south", "belong into the leader's configuration"},
-		{"meter: street", "meter: house", "no meter with role connection"},
 		{"total_w: 6000", "total_w: 3000", "less than one charger keeps"},
 		{"total_w: 6000", "failsafe: 1h", "dimming.failsafe: 1h is outside 2h..24h"},
 		{"pin: IN3", "pin: RELAY3", "dimming.pin"},

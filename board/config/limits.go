@@ -95,7 +95,7 @@ func (c *Config) Lead() (*circuit.Feeder, error) {
 		}
 		members = append(members, v)
 	}
-	return circuit.NewFeeder(c.FeederRules(), f.Rating, f.Reserve, f.Meter != "", members)
+	return circuit.NewFeeder(c.FeederRules(), f.Rating, f.Reserve, false, members)
 }
 
 // DimRules say how orders of the utility are followed.
@@ -234,13 +234,10 @@ func (c *Config) feeder(k *checker) {
 		k.between("feeder.lease", f.Lease, sec(15), sec(300))
 	}
 	if lead := f.Leader == c.Name && f.Leader != ""; !lead {
-		if f.Rating != 0 || f.Reserve != 0 || f.Meter != "" || len(f.Members) > 0 {
-			k.add("feeder", "rating_ma, reserve_ma, meter and members belong into the leader's configuration")
+		if f.Rating != 0 || f.Reserve != 0 || len(f.Members) > 0 {
+			k.add("feeder", "rating_ma, reserve_ma and members belong into the leader's configuration")
 		}
 		return
-	}
-	if f.Meter != "" && k.ids[f.Meter] != chain.RoleConnection.String() {
-		k.add("feeder.meter", "%q is no meter with role connection", f.Meter)
 	}
 	if f.Rating < MinCurrent || f.Rating > 1_000_000 {
 		k.add("feeder.rating_ma", "%d is outside 6000..1000000", f.Rating)

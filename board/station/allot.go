@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/joulegate/joulegate/board/config"
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/circuit"
@@ -33,6 +34,7 @@ func (s *Station) allot() {
 	for _, c := range s.chargers {
 		in.Demands = append(in.Demands, s.demand(c, sun))
 	}
+	s.lease(&in)
 	var grants []circuit.Grant
 	s.share, grants = circuit.Step(s.tree, s.share, in, s.now)
 	for i, c := range s.chargers {
@@ -41,6 +43,39 @@ func (s *Station) allot() {
 		}
 		s.step(c, session.Setpoint{Limit: grants[i].Limit, Planned: c.plan.waits, Edge: c.plan.edge})
 	}
+}
+
+// lease puts what the leader of a shared feeder allows into the demands, and
+// remembers what to ask it for.
+func (s *Station) lease(in *circuit.Input) {
+	if s.cfg.Lease == nil {
+		return
+	}
+	ids := make([]uint8, len(s.chargers))
+	asks := make([]circuit.Ask, len(s.chargers))
+	for i, c := range s.chargers {
+		d := in.Demands[i]
+		ids[i] = c.ID
+		asks[i] = circuit.Ask{ID: c.ID, Want: d.Want, Phases: d.Phases, Draw: d.Draw, Age: max(0, s.now-d.DrawAt)}
+	}
+	s.asks.Store(&asks)
+	caps, leased := s.cfg.Lease(ids, s.now)
+	in.Leased = make([]bool, len(s.cfg.Circuits))
+	if k := s.tree.Circuit(config.FeederCircuit); k >= 0 {
+		in.Leased[k] = leased
+	}
+	for i := range caps {
+		in.Demands[i].Cap = caps[i]
+	}
+}
+
+// Asks returns what the chargers want of a shared feeder, and do draw. It may
+// be called from any goroutine.
+func (s *Station) Asks() []circuit.Ask {
+	if p := s.asks.Load(); p != nil {
+		return *p
+	}
+	return nil
 }
 
 // sunshine is what the chargers in surplus mode share.

@@ -167,6 +167,10 @@ type Config struct {
 	Sharing       circuit.Rules
 	Dim           circuit.DimRules
 	DimContact    drivers.Input // of the utility; nil: none
+	// Lease returns what the leader of a shared feeder allows each charger, in
+	// their order, or leased false: then the feeder's circuit limits, which is
+	// this gateway's share. It must not block. Nil: nobody leads.
+	Lease func(chargers []uint8, now time.Duration) (caps []meter.MilliAmpere, leased bool)
 
 	Outbox    Outbox
 	Store     Store

@@ -3,6 +3,7 @@ package station
 import (
 	"crypto/ed25519"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -152,6 +153,45 @@ func TestDepartureOfEveryDay(t *testing.T) {
 		wait(2 * time.Second)
 		if c := w.last().Chargers[0]; c.Plan == nil || c.Plan.Wh != meter.WattHour(5_000) {
 			t.Fatalf("the hold limits the goal: %+v", c.Plan)
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestFeederLease: with a lease its limits hold, without one the share.
+func TestFeederLease(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		w.yaml = strings.Replace(w.yaml, "pins: ", "feeder: {share_ma: 7000, leader: south, lease: 30s}\npins: ", 1)
+		var leased atomic.Bool
+		w.tweak = func(c *Config) {
+			c.Lease = func(ids []uint8, _ time.Duration) ([]meter.MilliAmpere, bool) {
+				if !leased.Load() {
+					return nil, false
+				}
+				return []meter.MilliAmpere{13_000}, len(ids) == 1 && ids[0] == 1
+			}
+		}
+		end := w.run()
+		wait(4 * time.Second)
+		w.start(5000)
+		wait(4 * time.Second)
+		if got := w.evse.Limit(); got != 7_000 {
+			t.Fatalf("%d mA without a lease, the share is 7000", got)
+		}
+		leased.Store(true)
+		wait(10 * time.Second)
+		if got := w.evse.Limit(); got != 13_000 {
+			t.Fatalf("%d mA with a lease of 13000", got)
+		}
+		if a := w.station.Asks(); len(a) != 1 || a[0].ID != 1 || a[0].Want != 16_000 || a[0].Draw[0] != 13_000 {
+			t.Fatalf("asks %+v", a)
+		}
+		leased.Store(false)
+		wait(time.Second)
+		if got := w.evse.Limit(); got != 7_000 {
+			t.Fatalf("%d mA after the lease", got)
 		}
 		if err := end(); err != nil {
 			t.Fatal(err)

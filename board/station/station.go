@@ -52,6 +52,7 @@ type Station struct {
 	meters   []*meterState
 	site     *meterState
 	tree     *circuit.Tree
+	asks     atomic.Pointer[[]circuit.Ask] // what chargers want of a shared feeder
 	share    circuit.State
 	dim      circuit.DimState
 	dimmed   circuit.Limit

@@ -60,6 +60,7 @@ type gateway struct {
 	panel   *panel.Server
 	readers []*access.Reader
 	metrics *prometheus.Registry
+	feeder  *feederLink    // nil: the feeder is not shared by a leader
 	posted  posted         // what neighbours expect to sell
 	dimmed  ledger.DimView // the ledger's order that the station has
 }
@@ -150,6 +151,7 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	g.net.Handle(journal.Protocol, journal.MaxRequest, func(ctx context.Context, _ peer.ID, req []byte) ([]byte, error) {
 		return g.journal.Serve(ctx, req)
 	})
+	g.net.Handle(feederProtocol, maxFeeder, g.answerFeeder)
 	g.net.HandleGuest(joinProtocol, chain.MaxTxBytes, g.admit)
 	g.outbox = &outbox{self: g.self, topic: topic, journal: g.journal, net: g.net, ledger: g.ledger, log: log.With("part", "outbox"), wake: make(chan struct{}, 1), open: make(chan struct{})}
 
@@ -172,6 +174,13 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	sc.By, sc.PowerReturned, sc.Founded = actor(cfg), powerReturned(), doc.GenesisTime.Add(-clockLeeway)
 	if err := g.devices.addChargers(cfg, sc.Chargers); err != nil {
 		return nil, err
+	}
+	g.feeder, err = newFeederLink(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if g.feeder != nil {
+		sc.Lease = g.feeder.caps
 	}
 	statements := vouch(cfg, g.self, time.Now(), sc.Chargers)
 	if in := cfg.Dimming.Pin; in != "" {
@@ -270,6 +279,9 @@ func (g *gateway) run(ctx context.Context) error {
 	upper.Go(func() error { return followed(g.report(upperCtx)) })
 	upper.Go(func() error { return followed(g.offer(upperCtx)) })
 	upper.Go(func() error { return followed(g.plans(upperCtx)) })
+	if g.feeder != nil {
+		upper.Go(func() error { return g.lease(upperCtx) })
+	}
 
 	err := upper.Wait()
 	stopBus()
