@@ -49,10 +49,12 @@ type pendingTap struct {
 }
 
 const (
-	tapPatience = time.Second        // with the ledger, before a reserve answers instead
-	tapLeast    = meter.WattHour(50) // less is not worth a session
-	tapsKey     = "taps"             // in the journal's store
-	maxTaps     = 256                // pending ones; then no tap is taken without the ledger
+	tapPatience = time.Second          // with the ledger, before a reserve answers instead
+	tapLeast    = meter.WattHour(50)   // less is not worth a session
+	tapReserve  = meter.WattHour(1000) // a reserve that pays for less does not limit a session
+	clockSlack  = 10 * 60 * 1000       // ms that this clock may be behind the ledger's
+	tapsKey     = "taps"               // in the journal's store
+	maxTaps     = 256                  // pending ones; then no tap is taken without the ledger
 
 	// blindLimit is how old the gateway's copy of the ledger may be when it
 	// charges against a reserve. A payer's notice is longer by far, so what is
@@ -136,7 +138,6 @@ type terms struct {
 	mandate ledger.MandateView
 	known   bool
 	balance chain.Nano
-	reserve chain.Nano
 	retail  chain.NanoPerWh
 	time    int64 // of the copy, Unix ms
 }
@@ -147,7 +148,6 @@ func (t *taps) terms(token chain.Key) (v terms, err error) {
 			return
 		}
 		v.balance = ledger.AccountOf(st, v.mandate.Payer).Balance
-		v.reserve = ledger.ReserveOf(st, v.mandate.Payer, t.g.self).Amount
 		v.retail, _ = ledger.TariffAt(st, chain.SlotAt(time.Now().UnixMilli(), t.g.genesis.SlotSeconds))
 		v.time = ledger.StatusOf(st).TimeMs
 	})
@@ -171,12 +171,20 @@ func (d desk) Tap(ctx context.Context, key ed25519.PrivateKey) (string, error) {
 		return "", errors.New("nobody pays for this card or code: its payer has to sign a mandate")
 	}
 	now := time.Now()
-	free := v.reserve - d.claimed(v.mandate.Payer)
-	bound := !d.mayGoBlind(v, now)
+	if err := v.mandate.Allows(&chain.Quote{Gateway: d.g.self, Cap: v.retail}, now.UnixMilli()); err != nil {
+		return "", err // before anything is counted: this says why
+	}
+	d.mu.Lock()
+	free, err := d.free(v.mandate.Payer)
+	d.mu.Unlock()
+	if err != nil {
+		return "", err
+	}
+	blind := d.mayGoBlind(v, now) && free >= chain.Nano(v.retail)*chain.Nano(tapReserve)
 	online := d.g.quorum()
 	money := v.balance
 	switch {
-	case !bound && free > 0:
+	case blind:
 		money = free // never more, so that it can answer at any time
 	case !online:
 		return "", errors.New("the ledger cannot be reached, and no reserve is set apart for this gateway")
@@ -200,12 +208,12 @@ func (d desk) Tap(ctx context.Context, key ed25519.PrivateKey) (string, error) {
 	d.started[token] = q.ID
 	d.mu.Unlock()
 	if online {
-		held, err := d.held(ctx, q.ID, free >= q.Hold && !bound)
+		held, err := d.held(ctx, q.ID, blind)
 		if err != nil || held {
 			return "started " + q.ID.String(), err
 		}
 	}
-	if err := d.vouch(v, &q); err != nil {
+	if err := d.vouch(v.mandate.Payer, &q); err != nil {
 		return "", errors.Join(err, d.g.station.Stop(ctx, q.ID, chain.StopOperator))
 	}
 	return "started " + q.ID.String() + " without the ledger", nil
@@ -247,7 +255,9 @@ func (t *taps) mayGoBlind(v terms, now time.Time) bool {
 	m := &v.mandate.Mandate
 	// A code that can be used so many times may be used elsewhere just now.
 	counted := m.Uses != 0 && m.Gateway != t.g.self
-	return !counted && now.UnixMilli()-v.time < blindLimit
+	// Without the time the session would be dated where no reserve pays.
+	age := now.UnixMilli() - v.time
+	return !counted && age > -clockSlack && age < blindLimit
 }
 
 // allowance is what the mandate lets one more session hold today.
@@ -268,25 +278,26 @@ func (t *taps) allowance(v terms, now time.Time) chain.Nano {
 	return min(v.mandate.Mandate.PerTap, left)
 }
 
-// claimed is what pending sessions take of a payer's reserve. It forgets those
-// that the ledger has heard of, or will not take any more.
-func (t *taps) claimed(payer chain.Account) (sum chain.Nano) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// free is what is left of a payer's reserve here. It forgets pending sessions
+// that the ledger has heard of, or will not take any more, at the same look at
+// the ledger that tells the reserve: none is counted twice or not at all. mu is
+// held.
+func (t *taps) free(payer chain.Account) (left chain.Nano, err error) {
 	now := time.Now().UnixMilli()
-	_ = t.g.ledger.View(func(st ledger.State) {
+	err = t.g.ledger.View(func(st ledger.State) {
 		t.pending = slices.DeleteFunc(t.pending, func(p pendingTap) bool {
 			_, known := ledger.SessionOf(st, p.Session)
 			_, refused := t.g.feed.refusal(p.Session)
 			return known || refused || now-p.Created > ledger.OfflineNoticeMs
 		})
+		left = ledger.ReserveOf(st, payer, t.g.self).Amount
 	})
 	for _, p := range t.pending {
 		if p.Payer == payer {
-			sum += p.Hold
+			left -= p.Hold
 		}
 	}
-	return sum
+	return left, err
 }
 
 // held waits until the ledger holds the money of a session, or refuses.
@@ -322,16 +333,19 @@ func (t *taps) held(ctx context.Context, id chain.ID, reserve bool) (bool, error
 
 // vouch lets a session begin on the payer's reserve. What it takes of it is on
 // the disk first.
-func (t *taps) vouch(v terms, q *chain.Quote) error {
-	if free := v.reserve - t.claimed(v.mandate.Payer); free < q.Hold {
-		return fmt.Errorf("the ledger cannot be reached, and the reserve at this gateway is %s %s", money(max(free, 0)), t.g.genesis.Currency)
-	}
+func (t *taps) vouch(payer chain.Account, q *chain.Quote) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.pending) >= maxTaps {
+	free, err := t.free(payer)
+	switch {
+	case err != nil:
+		return err
+	case free < q.Hold:
+		return fmt.Errorf("the ledger cannot be reached, and the reserve at this gateway is %s %s", money(max(free, 0)), t.g.genesis.Currency)
+	case len(t.pending) >= maxTaps:
 		return fmt.Errorf("%d sessions wait for the ledger, the limit", len(t.pending))
 	}
-	pending := append(t.pending, pendingTap{Session: q.ID, Token: q.Driver, Payer: v.mandate.Payer, Hold: q.Hold, Created: q.Created})
+	pending := append(slices.Clip(t.pending), pendingTap{Session: q.ID, Token: q.Driver, Payer: payer, Hold: q.Hold, Created: q.Created})
 	if err := t.g.journal.Save(tapsKey, chain.Marshal(pending)); err != nil {
 		return err
 	}
