@@ -49,6 +49,8 @@ type BlockInput struct {
 	TimeMs int64 // block time, Unix ms: the ledger's only clock
 	Txs    [][]byte
 	Trace  bool // note movements
+
+	bug func(st State, raw []byte) error // tests only: runs within each transaction
 }
 
 // BlockOutput is what a block did.
@@ -130,6 +132,7 @@ type run struct {
 	tariffs []chain.Tariff
 	events  []Event
 	broken  []Violation
+	bug     func(st State, raw []byte) error // nil but in tests
 }
 
 func newRun(st State, height, timeMs int64) *run {
@@ -247,6 +250,7 @@ func Apply(st State, b BlockInput) (BlockOutput, error) {
 		block.trace = &trace{}
 	}
 	r := newRun(block, b.Height, b.TimeMs)
+	r.bug = b.bug
 	if b.Height <= r.clock.Height || b.TimeMs < r.clock.TimeMs || r.slot > maxSlot {
 		return BlockOutput{}, fmt.Errorf("block %d at %d ms follows block %d at %d ms", b.Height, b.TimeMs, r.clock.Height, r.clock.TimeMs)
 	}
@@ -288,6 +292,11 @@ func (r *run) execute(block State, raw []byte) TxResult {
 		e, err := open(raw)
 		if err != nil {
 			return err
+		}
+		if r.bug != nil {
+			if err := r.bug(st, raw); err != nil {
+				return err
+			}
 		}
 		if e.Type == chain.EnvelopeBlock {
 			res.Refused, err = r.gatewayBlock(st, raw, e)

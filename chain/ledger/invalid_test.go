@@ -60,7 +60,7 @@ type ripe struct {
 	newcomer                              *house
 }
 
-func newRipe(t *testing.T) *ripe {
+func newRipe(t testing.TB) *ripe {
 	r := &ripe{once: newPerson("one-time"), stranger: newPerson("stranger"), auditor: newPerson("auditor"), token: newPerson("token"), spare: newPerson("spare token"), newcomer: newHouse("d")}
 	r.world = newWorldOf(t, func(g *chain.Genesis) { g.Transfers, g.Money.Auditors = true, []chain.Key{r.auditor.key} })
 	w := r.world

@@ -248,6 +248,46 @@ func TestBrokenInvariantIsRefusedAndReported(t *testing.T) {
 	}
 }
 
+// With a bug in the rules, the transactions that meet it are refused and
+// reported with their bytes, those around them go through, and the ledger goes
+// on; an honest replica without the bug has another state, which its app hash
+// shows.
+func TestABugIsBlamedOnItsTransactions(t *testing.T) {
+	w := newWorld(t)
+	alice, bob := newPerson("alice"), newPerson("bob")
+	good, bad, after := w.mint(alice.account(), 10), w.mint(bob.account(), 20), w.a.sign(sunny)
+	for what, bug := range map[string]func(st State) error{
+		"money from nowhere": func(st State) error { return add(st, w.driver.account(), 1) },
+		"money lost":         func(st State) error { return add(st, chain.AccountGrid, -1) },
+		"credit unbacked":    func(st State) error { put(st, lotKey(w.driver.account(), 9), lot{Amount: 5}); return nil },
+		"division by zero":   func(st State) error { _ = len(st.Get(key(tabRules))) / len(st.Get(key('~'))); return nil },
+		"nil":                func(State) error { var p *SessionView; p.Wh++; return nil },
+		"impossible state":   func(State) error { panic("ledger: impossible") },
+	} {
+		st := NewOverlay(w.st)
+		out, err := Apply(st, BlockInput{Height: w.height + 1, TimeMs: w.now + 1000, Txs: [][]byte{good, bad, after}, bug: func(st State, raw []byte) error {
+			if bytes.Equal(raw, bad) {
+				return bug(st)
+			}
+			return nil
+		}})
+		if err != nil {
+			t.Fatalf("%s: the ledger halts: %v", what, err)
+		}
+		equal(t, what+": before", out.Results[0].Code, CodeOK)
+		equal(t, what+": blamed", out.Results[1].Code, CodeInvariant)
+		equal(t, what+": after", out.Results[2].Code, CodeOK)
+		if len(out.Violations) != 1 || !bytes.Equal(out.Violations[0].Tx, bad) {
+			t.Fatalf("%s: reported %+v", what, out.Violations)
+		}
+		equal(t, what+": bob", balance(st, bob.account()), 0)
+		equal(t, what+": alice", balance(st, alice.account()), 10)
+		if f := CheckInvariants(st); len(f) > 0 {
+			t.Fatalf("%s: %v", what, f)
+		}
+	}
+}
+
 // A State that fails is nobody's fault: the ledger stops.
 func TestFailingStateHaltsTheLedger(t *testing.T) {
 	w := newWorld(t)
