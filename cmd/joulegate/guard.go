@@ -24,7 +24,7 @@ func newGuardCmd() *cobra.Command {
 		Long: `The guard watches what this gateway asks for, talks to and runs. These commands
 try its parts on files and names; they need no privilege and change nothing.`,
 	}
-	cmd.AddCommand(newGuardReplayCmd())
+	cmd.AddCommand(newGuardReplayCmd(), newGuardDomainCmd())
 	return cmd
 }
 
