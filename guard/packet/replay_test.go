@@ -1,0 +1,234 @@
+package packet
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/google/gopacket/pcapgo"
+
+	"github.com/joulegate/joulegate/guard"
+)
+
+// attack is a Modbus write in a capture file.
+func attack(t testing.TB, link layers.LinkType, ng bool, prefix []byte, cut int) []byte {
+	t.Helper()
+	frame := tcpFrame(t, stranger, 40000, inverter, 502, ack, 1, modbusADU(1, writeRegister, 0, 1, 0, 1))
+	if link != layers.LinkTypeEthernet {
+		frame = append(prefix, frame[14:]...)
+	}
+	ci := gopacket.CaptureInfo{Timestamp: epoch, Length: len(frame), CaptureLength: len(frame) - cut}
+	var out bytes.Buffer
+	if ng {
+		w, err := pcapgo.NewNgWriter(&out, link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = w.WritePacket(ci, frame[:ci.CaptureLength])
+		_ = w.Flush()
+	} else {
+		w := pcapgo.NewWriter(&out)
+		_ = w.WriteFileHeader(65536, link)
+		_ = w.WritePacket(ci, frame[:ci.CaptureLength])
+	}
+	return out.Bytes()
+}
+
+func TestReplayReadsAllLinkTypes(t *testing.T) {
+	for _, tt := range []struct {
+		link   layers.LinkType
+		prefix []byte
+	}{
+		{layers.LinkTypeEthernet, nil},
+		{layers.LinkTypeRaw, nil},
+		{layers.LinkTypeNull, []byte{2, 0, 0, 0}},
+		{layers.LinkTypeLinuxSLL, []byte{0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0, 8, 0}},
+		{linuxSLL2, []byte{8, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0}},
+	} {
+		for _, ng := range []bool{false, true} {
+			all, counts := replay(t, attack(t, tt.link, ng, tt.prefix, 0), Rules{})
+			if len(all) != 1 || all[0].Rule != guard.ModbusWriteUnauthorised || !all[0].First.Equal(epoch) || counts != (Counts{Packets: 1}) {
+				t.Errorf("link %s, pcapng %t: %+v, %+v", tt.link, ng, counts, all)
+			}
+		}
+	}
+}
+
+// TestReplayOfABrokenFile tells what was read, and that it broke off.
+func TestReplayOfABrokenFile(t *testing.T) {
+	for _, ng := range []bool{false, true} {
+		whole := attack(t, layers.LinkTypeEthernet, ng, nil, 0)
+		for n := range whole {
+			_, err := Replay(context.Background(), bytes.NewReader(whole[:n]), Rules{}, slog.New(slog.DiscardHandler), func(guard.Finding) {}, nil)
+			if err == nil && n > 200 {
+				t.Errorf("pcapng %t: %d of %d bytes pass for a whole file", ng, n, len(whole))
+			}
+		}
+	}
+	_, err := Replay(context.Background(), strings.NewReader("no capture at all, but text"), Rules{}, slog.New(slog.DiscardHandler), nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "pcap") {
+		t.Errorf("text is a capture: %v", err)
+	}
+}
+
+// TestReplayRefusesLengthsThatCannotBe: a file of a hundred bytes must not
+// make the program allocate gigabytes.
+func TestReplayRefusesLengthsThatCannotBe(t *testing.T) {
+	whole := attack(t, layers.LinkTypeEthernet, true, nil, 0)
+	i := bytes.Index(whole, []byte{6, 0, 0, 0}) // the enhanced packet block
+	for _, at := range []int{4, 20} {           // its length, and the packet's
+		bad := bytes.Clone(whole)
+		copy(bad[i+at:], []byte{0xfc, 0xff, 0xff, 0x7f})
+		if _, err := Replay(context.Background(), bytes.NewReader(bad), Rules{}, slog.New(slog.DiscardHandler), nil, nil); err == nil || !strings.Contains(err.Error(), "bytes") {
+			t.Errorf("at %d: %v", at, err)
+		}
+	}
+}
+
+func TestReplayCountsDecodeErrors(t *testing.T) {
+	var out bytes.Buffer
+	w := pcapgo.NewWriter(&out)
+	_ = w.WriteFileHeader(65536, layers.LinkTypeEthernet)
+	frame := tcpFrame(t, stranger, 40000, inverter, 502, ack, 1, nil)
+	for n := range len(frame) + 1 {
+		_ = w.WritePacket(gopacket.CaptureInfo{Timestamp: epoch, Length: n, CaptureLength: n}, frame[:n])
+	}
+	// Options that contradict themselves do not hide a request: its target
+	// reads on.
+	bad := tcpFrame(t, stranger, 40001, inverter, 502, ack, 1, append([]byte{9, 0, 0, 0}, modbusADU(1, writeRegister, 0, 1, 0, 1)...))
+	bad[14+20+12] = 6 << 4
+	_ = w.WritePacket(gopacket.CaptureInfo{Timestamp: epoch, Length: len(bad), CaptureLength: len(bad)}, bad)
+	all, counts := replay(t, out.Bytes(), Rules{})
+	if counts.Packets != uint64(len(frame)+2) || counts.DecodeErrors < 50 || counts.DecodeErrors > uint64(len(frame)+1) {
+		t.Errorf("%+v", counts)
+	}
+	if len(all) != 1 || all[0].Rule != guard.ModbusWriteUnauthorised {
+		t.Errorf("%+v", all)
+	}
+}
+
+func TestReplayEndsWhenAsked(t *testing.T) {
+	var out bytes.Buffer
+	w := pcapgo.NewWriter(&out)
+	_ = w.WriteFileHeader(65536, layers.LinkTypeEthernet)
+	for range 10_000 {
+		_ = w.WritePacket(gopacket.CaptureInfo{Timestamp: epoch, Length: 14, CaptureLength: 14}, make([]byte, 14))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	calls := 0
+	_, err := Replay(ctx, &out, Rules{}, slog.New(slog.DiscardHandler), nil, func(Counts) { calls++; cancel() })
+	if err == nil || calls != 1 {
+		t.Errorf("%v after %d calls", err, calls)
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	n, err := ParsePolicy([]byte("modbus:\n  writers: [192.0.2.7, 2001:db8::7]\nbaseline:\n- 198.51.100.0/24\n- 192.0.2.1:443\n- \"[2001:db8::1]:443\"\n- \"*.Time.example.org:123\"\n"))
+	want := Network{
+		Writers: []netip.Addr{mustAddr("192.0.2.7"), mustAddr("2001:db8::7")},
+		Baseline: []Destination{
+			{Prefix: netip.MustParsePrefix("198.51.100.0/24")},
+			{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Port: 443},
+			{Prefix: netip.MustParsePrefix("2001:db8::1/128"), Port: 443},
+			{Name: "time.example.org", Port: 123},
+		},
+	}
+	if err != nil || !reflect.DeepEqual(n, want) {
+		t.Errorf("%+v, %v", n, err)
+	}
+	for text, base := range map[string]bool{"": false, "# nothing\n": false, "modbus: {}\n": false, "baseline: []\n": true} {
+		if n, err := ParsePolicy([]byte(text)); err != nil || (n.Baseline != nil) != base {
+			t.Errorf("%q: %+v, %v", text, n, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"modbus:\n  writers: [192.0.2.7]\n  readers: [192.0.2.8]\n": "3:",
+		"modbus:\n  writers:\n  - 192.0.2.7\n  - 192.0.2\n":         "line 4",
+		"baseline:\n- 192.0.2.0/33\n":                               "line 2",
+		"baseline: [a b]\n":                                         "line 1",
+		"baselin: []\n":                                             "1:",
+		"baseline: 7\n":                                             "1:",
+		"\tx":                                                       "policy",
+	} {
+		if _, err := ParsePolicy([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q in it", text, err, want)
+		}
+	}
+}
+
+func TestNothingIsAllocatedPerFrame(t *testing.T) {
+	for _, c := range load(t) {
+		p := newPlayer(c, everythingBut(t))
+		p.round() // what is new is allocated
+		if n := testing.AllocsPerRun(3, p.round); n > 0 {
+			t.Errorf("%v allocations for %d frames", n, len(c.frames))
+		}
+	}
+}
+
+// everythingBut the filter's answers, which take a name as a string.
+func everythingBut(t testing.TB) Rules {
+	r := everything(t)
+	r.Answers = nil
+	return r
+}
+
+// player plays a capture round after round, each later than the one before.
+type player struct {
+	c     captured
+	g     *engine
+	shift time.Duration
+}
+
+func newPlayer(c captured, r Rules) *player {
+	return &player{c: c, g: newEngine(r, c.link, 0, func(guard.Finding) {}, slog.New(slog.DiscardHandler))}
+}
+
+func (p *player) round() {
+	for i, f := range p.c.frames {
+		p.g.frame(f, p.shift+time.Duration(p.c.at[i]-p.c.at[0]), p.c.at[i], p.c.sizes[i], false)
+	}
+	p.shift = p.g.event.At + time.Hour
+}
+
+// BenchmarkCaptures runs everything on all public captures: frame is the cost
+// of a frame, detect what of it is not gopacket's decoding.
+func BenchmarkCaptures(b *testing.B) {
+	all := load(b)
+	frames := 0
+	var players []*player
+	for _, c := range all {
+		frames += len(c.frames)
+		players = append(players, newPlayer(c, everythingBut(b)))
+	}
+	round := func() {
+		for _, p := range players {
+			p.round()
+		}
+	}
+	round()
+	b.ReportAllocs()
+	var whole, decoding time.Duration
+	for b.Loop() {
+		start := time.Now()
+		round()
+		middle := time.Now()
+		for _, p := range players {
+			for _, f := range p.c.frames {
+				_ = p.g.dec.decode(f, &p.g.event)
+			}
+		}
+		whole += middle.Sub(start)
+		decoding += time.Since(middle)
+	}
+	n := float64(b.N * frames)
+	b.ReportMetric(float64(whole.Nanoseconds())/n, "frame-ns")
+	b.ReportMetric(float64((whole-decoding).Nanoseconds())/n, "detect-ns")
+}
