@@ -32,6 +32,8 @@ type decoder struct {
 
 	dns  dnsmessage.Parser
 	name [256]byte
+
+	answers [maxAnswers]Addr
 }
 
 // supported lists the link types of a decoder.
@@ -52,6 +54,7 @@ func newDecoder(link layers.LinkType) *decoder {
 			p.AddDecodingLayer(l)
 		}
 		p.IgnoreUnsupported = true
+		p.IgnorePanic = true // the engine contains them
 		return p
 	}
 	d.byEthernet, d.byARP = parser(layers.LayerTypeEthernet), parser(layers.LayerTypeARP)
@@ -276,7 +279,8 @@ func (d *decoder) fillDNS(e *Event) error {
 	if err := d.dns.SkipAllQuestions(); err != nil {
 		return fmt.Errorf("DNS: %w", err)
 	}
-	for e.dns.n < maxAnswers {
+	e.dns.answers = d.answers[:0]
+	for len(e.dns.answers) < maxAnswers {
 		r, err := d.dns.AnswerHeader()
 		if err == dnsmessage.ErrSectionDone {
 			break
@@ -290,15 +294,13 @@ func (d *decoder) fillDNS(e *Event) error {
 			if err != nil {
 				return fmt.Errorf("DNS: %w", err)
 			}
-			e.dns.answers[e.dns.n] = addr4(a.A[:])
-			e.dns.n++
+			e.dns.answers = append(e.dns.answers, addr4(a.A[:]))
 		case dnsmessage.TypeAAAA:
 			a, err := d.dns.AAAAResource()
 			if err != nil {
 				return fmt.Errorf("DNS: %w", err)
 			}
-			e.dns.answers[e.dns.n] = addr16(a.AAAA[:])
-			e.dns.n++
+			e.dns.answers = append(e.dns.answers, addr16(a.AAAA[:]))
 		default:
 			if err := d.dns.SkipAnswer(); err != nil {
 				return fmt.Errorf("DNS: %w", err)

@@ -45,6 +45,12 @@ func (d *arpDetector) step(e *Event, out *sink) {
 	if !e.srcMAC.unicast() || !e.src.unicast() {
 		return
 	}
+	if f := e.flow; f != nil {
+		if f.mac[e.side] == e.srcMAC && e.At-f.macAt[e.side] < time.Second {
+			return // the binding is as fresh as it needs to be
+		}
+		f.mac[e.side], f.macAt[e.side] = e.srcMAC, e.At
+	}
 	b, fresh := d.bindings.at(e.src, e.At)
 	switch {
 	case fresh:

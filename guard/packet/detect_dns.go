@@ -89,7 +89,7 @@ func (d *dnsDetector) rebind(e *Event, out *sink) {
 	if localName(e.dns.name) {
 		return
 	}
-	for _, a := range e.dns.answers[:e.dns.n] {
+	for _, a := range e.dns.answers {
 		if a.private() {
 			out.find(e, guard.DNSRebind, guard.High, named(e.dns.name), 1).named(e.dns.name).addr("address", a).addr("asked_by", e.dst)
 			return

@@ -35,7 +35,7 @@ func (d *helloDetector) step(e *Event, out *sink) {
 		if e.dns.response && !e.dns.failed {
 			at, _ := d.asked.at(digestOf(d.asked.seed, e.dns.name), e.At)
 			*at = e.At
-			for _, a := range e.dns.answers[:e.dns.n] {
+			for _, a := range e.dns.answers {
 				at, _ := d.given.at(a, e.At)
 				*at = e.At
 			}

@@ -29,7 +29,7 @@ type asked struct {
 	since     time.Duration
 	functions [2]uint64
 	units     [4]uint64
-	told      bool
+	told      *note
 }
 
 // refused counts the exceptions that a client was given.
@@ -98,11 +98,12 @@ func (d *modbusDetector) scan(e *Event, out *sink) {
 	if fresh || e.At-x.since > scanSpan {
 		*x = asked{since: e.At}
 	}
-	x.functions[a.pdu[0]>>6&1] |= 1 << (a.pdu[0] & 63)
-	x.units[a.unit>>6] |= 1 << (a.unit & 63)
-	if d.writers[e.src] {
-		return
+	function, unit := uint64(1)<<(a.pdu[0]&63), uint64(1)<<(a.unit&63)
+	if x.functions[a.pdu[0]>>6&1]&function != 0 && x.units[a.unit>>6]&unit != 0 || d.writers[e.src] {
+		return // nothing new
 	}
+	x.functions[a.pdu[0]>>6&1] |= function
+	x.units[a.unit>>6] |= unit
 	functions, units := 0, 0
 	for _, w := range x.functions {
 		functions += bits.OnesCount64(w)
@@ -113,12 +114,10 @@ func (d *modbusDetector) scan(e *Event, out *sink) {
 	if functions < scanFunctions && units < scanUnits {
 		return
 	}
-	n := uint64(0)
-	if !x.told {
-		x.told, n = true, 1
+	if x.told == nil {
+		x.told = out.find(e, guard.ModbusFunctionScan, guard.High, host(e.src), 1).addr("device", e.dst)
 	}
-	out.find(e, guard.ModbusFunctionScan, guard.High, host(e.src), n).
-		addr("device", e.dst).latest().num("functions", uint64(functions)).num("units", uint64(units))
+	out.again(e, x.told).num("functions", uint64(functions)).num("units", uint64(units))
 }
 
 // refuse counts an exception. A storm counts all that the client was given

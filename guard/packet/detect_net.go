@@ -35,9 +35,11 @@ type destinations struct {
 
 // destination is one conversation's other end.
 type destination struct {
+	key         pair
 	since       time.Duration
-	out, in     uint64 // bytes in this span
-	told        bool
+	looked      time.Duration
+	out, in     uint64        // bytes in this span
+	told        *note         // of this span
 	began, last time.Duration // of a call
 	calls       uint32
 	mean, m2    float64 // of the seconds between calls (Welford 1962)
@@ -59,7 +61,7 @@ func (d *destinations) step(e *Event, out *sink) {
 	if e.kinds&isDNS != 0 && e.dns.response {
 		for _, b := range d.base {
 			if b.Name != "" && below(e.dns.name, b.Name) {
-				for _, a := range e.dns.answers[:e.dns.n] {
+				for _, a := range e.dns.answers {
 					at, _ := d.named.at(a, e.At)
 					*at = e.At
 				}
@@ -101,10 +103,7 @@ func (d *destinations) step(e *Event, out *sink) {
 	if listed > 0 {
 		return
 	}
-	x, fresh := d.to.at(pair{outside, inside, port}, e.At)
-	if fresh {
-		*x = destination{since: e.At}
-	}
+	x := d.find(e, pair{outside, inside, port})
 	if leaves := e.src == inside; leaves {
 		d.exfil(e, out, x, inside, outside, port)
 		if called && port != 123 && (len(e.payload) > 0 || e.begins) {
@@ -113,6 +112,24 @@ func (d *destinations) step(e *Event, out *sink) {
 	} else {
 		x.in += uint64(e.Size)
 	}
+}
+
+// find looks the destination up, or takes it from the flow that did so less
+// than a second ago.
+func (d *destinations) find(e *Event, k pair) *destination {
+	f := e.flow
+	if f != nil && f.dest != nil && f.dest.key == k && e.At-f.dest.looked < time.Second {
+		return f.dest
+	}
+	x, fresh := d.to.at(k, e.At)
+	if fresh {
+		*x = destination{key: k, since: e.At}
+	}
+	x.looked = e.At
+	if f != nil {
+		f.dest = x
+	}
+	return x
 }
 
 // known tells whether the baseline has a destination.
@@ -155,18 +172,16 @@ func (d *destinations) add(a Addr) bool {
 
 func (d *destinations) exfil(e *Event, out *sink, x *destination, inside, outside Addr, port uint16) {
 	if e.At-x.since > exfilSpan {
-		x.since, x.out, x.in, x.told = e.At, 0, 0, false
+		x.since, x.out, x.in, x.told = e.At, 0, 0, nil
 	}
 	x.out += uint64(e.Size)
 	if x.out < exfilBytes || x.out < exfilShare*x.in {
 		return
 	}
-	count := uint64(0)
-	if !x.told {
-		x.told, count = true, 1
+	if x.told == nil {
+		x.told = out.find(e, guard.NetExfiltration, guard.High, host(outside), 1).addr("from", inside)
 	}
-	out.find(e, guard.NetExfiltration, guard.High, host(outside), count).addr("from", inside).
-		latest().num("port", uint64(port)).num("bytes", x.out).num("bytes_back", x.in)
+	out.again(e, x.told).num("port", uint64(port)).num("bytes", x.out).num("bytes_back", x.in)
 }
 
 // beacon finds calls that come like a clock's. A call that comes at quite

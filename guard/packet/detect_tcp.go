@@ -29,7 +29,7 @@ type probes struct {
 	since, last time.Duration
 	different   distinct
 	n, answered uint32
-	told        bool
+	told        *note // of this episode
 }
 
 // half is what a server's port is offered.
@@ -39,8 +39,7 @@ type half struct {
 	first    Addr // source
 	others   uint32
 	sources  distinct
-	about    subject // of the finding of this episode
-	told     bool
+	told     *note // of this episode
 	last     time.Duration
 }
 
@@ -84,8 +83,7 @@ func (d *tcpDetector) probe(e *Event, out *sink) {
 	p.add(e.At, fresh, mix(uint64(e.dstPort), d.probes.seed))
 	unanswered := p.answered*2 < p.n
 	if ports := p.different.n; ports >= scanPorts && (unanswered || ports >= surelyScan) {
-		out.find(e, guard.TCPPortScan, guard.Medium, host(e.src), p.once()).
-			addr("target", e.dst).latest().num("ports_at_least", uint64(ports)).num("probes", uint64(p.n))
+		p.tell(e, out).num("ports_at_least", uint64(ports)).num("probes", uint64(p.n))
 	}
 	if !e.dst.private() {
 		return
@@ -93,15 +91,14 @@ func (d *tcpDetector) probe(e *Event, out *sink) {
 	p, fresh = d.sweeps.at(hostPort{e.src, e.dstPort}, e.At)
 	p.add(e.At, fresh, e.dst.hash(d.sweeps.seed))
 	if hosts := p.different.n; hosts >= scanHosts && p.answered*2 < p.n {
-		out.find(e, guard.TCPPortScan, guard.Medium, host(e.src), p.once()).latest().
-			num("port", uint64(e.dstPort)).num("hosts_at_least", uint64(hosts)).num("probes", uint64(p.n))
+		p.tell(e, out).num("port", uint64(e.dstPort)).num("hosts_at_least", uint64(hosts)).num("probes", uint64(p.n))
 	}
 }
 
 // add counts a probe. An episode ends when it pauses, or when it took long
 // without being found.
 func (p *probes) add(now time.Duration, fresh bool, what uint64) {
-	if fresh || now-p.last > probeSpan || !p.told && now-p.since > probeSpan {
+	if fresh || now-p.last > probeSpan || p.told == nil && now-p.since > probeSpan {
 		*p = probes{since: now}
 	}
 	p.last = now
@@ -109,18 +106,17 @@ func (p *probes) add(now time.Duration, fresh bool, what uint64) {
 	p.different.add(what)
 }
 
-// once is 1 for the first finding of an episode, then 0.
-func (p *probes) once() uint64 {
-	if p.told {
-		return 0
+// tell counts an episode once and then only brings its numbers up to date.
+func (p *probes) tell(e *Event, out *sink) *note {
+	if p.told == nil {
+		p.told = out.find(e, guard.TCPPortScan, guard.Medium, host(e.src), 1).addr("target", e.dst)
 	}
-	p.told = true
-	return 1
+	return out.again(e, p.told)
 }
 
 func (d *tcpDetector) open(e *Event, out *sink) {
 	h, fresh := d.half.at(hostPort{e.dst, e.dstPort}, e.At)
-	if fresh || h.told && e.At-h.last > floodSYNSpan || !h.told && e.At-h.since > floodSYNSpan {
+	if fresh || h.told != nil && e.At-h.last > floodSYNSpan || h.told == nil && e.At-h.since > floodSYNSpan {
 		*h = half{first: e.src}
 	}
 	n, _ := h.add(e.At, time.Duration(1<<63-1))
@@ -132,14 +128,13 @@ func (d *tcpDetector) open(e *Event, out *sink) {
 	if n < h.finished+floodOpen || h.finished*5 > n {
 		return
 	}
-	count := uint64(0)
-	if !h.told {
-		h.told, count = true, 1
+	if h.told == nil {
 		// One source is named; many are forged, and the target counts.
-		if h.about = host(e.dst); h.others*10 < n {
-			h.about = host(h.first)
+		about := host(e.dst)
+		if h.others*10 < n {
+			about = host(h.first)
 		}
+		h.told = out.find(e, guard.TCPSYNFlood, guard.Medium, about, 1).addr("target", e.dst)
 	}
-	out.find(e, guard.TCPSYNFlood, guard.Medium, h.about, count).
-		addr("target", e.dst).latest().num("port", uint64(e.dstPort)).num("opened", uint64(n)).num("finished", uint64(h.finished)).num("sources_at_least", uint64(h.sources.n))
+	out.again(e, h.told).num("port", uint64(e.dstPort)).num("opened", uint64(n)).num("finished", uint64(h.finished)).num("sources_at_least", uint64(h.sources.n))
 }

@@ -49,6 +49,7 @@ type engine struct {
 	wants     []kind // of each detector; 0 when it is switched off
 	sink      *sink
 	event     Event
+	at        int // what is at work
 	log       *slog.Logger
 
 	packets, undecoded, panics uint64
@@ -79,74 +80,73 @@ func (g *engine) frame(data []byte, at time.Duration, wall int64, size int, char
 	g.packets++
 	e := &g.event
 	e.At, e.Wall, e.Size, e.Charging = max(at, e.At), wall, size, charging
-	if err := g.decode(data, e); err != nil {
+	g.look(data, e)
+	if len(g.sink.fresh) > 0 || g.sink.window > 0 {
+		g.sink.step(e.At)
+	}
+}
+
+// at is what is at work, for whoever contains its panic: a detector's number,
+// or one of these.
+const (
+	inNothing = -1 - iota
+	inDecoder
+	inStreams
+)
+
+// look contains panics. The frame that caused one is not looked at further,
+// and a detector is not called again.
+func (g *engine) look(data []byte, e *Event) {
+	g.at = inDecoder
+	defer g.contain(e)
+	if err := g.dec.decode(data, e); err != nil {
 		g.undecoded++
 	}
-	if e.kinds == 0 {
-		return
+	if e.kinds != 0 {
+		g.at = inStreams
+		g.streams.step(e)
+		g.dispatch(e, e.kinds)
 	}
-	g.follow(e)
-	g.dispatch(e, e.kinds)
-	g.sink.step(e.At)
-}
-
-func (g *engine) decode(data []byte, e *Event) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = g.failed("decoder", p)
-			e.kinds = 0
-		}
-	}()
-	return g.dec.decode(data, e)
-}
-
-// follow runs the streams. When they panic, the conversation is forgotten.
-func (g *engine) follow(e *Event) {
-	defer func() {
-		if p := recover(); p != nil {
-			_ = g.failed("streams", p)
-			if e.flow != nil {
-				g.streams.release(e.flow)
-				*e.flow = flow{app: opaque}
-			}
-		}
-	}()
-	g.streams.step(e)
+	g.at = inNothing
 }
 
 // dispatch gives an event to those who want it.
 func (g *engine) dispatch(e *Event, k kind) {
-	was := e.kinds
+	before, was := g.at, e.kinds
 	e.kinds = k
 	for i, w := range g.wants {
 		if w&k != 0 {
-			g.run(i, e)
+			g.at = i
+			g.detectors[i].step(e, g.sink)
 		}
 	}
-	e.kinds = was
+	g.at, e.kinds = before, was
 }
 
-// run contains a detector: one that panics is not called again.
-func (g *engine) run(i int, e *Event) {
-	defer g.contain(i)
-	g.detectors[i].step(e, g.sink)
-}
-
-func (g *engine) contain(i int) {
-	if p := recover(); p != nil {
-		name := g.detectors[i].name()
-		g.wants[i] = 0
-		g.off = append(g.off, name)
-		_ = g.failed(name, p)
+func (g *engine) contain(e *Event) {
+	if g.at == inNothing {
+		return
 	}
-}
-
-func (g *engine) failed(what string, p any) error {
+	p := recover()
+	what := "streams"
+	switch {
+	case g.at == inDecoder:
+		what = "decoder"
+		g.undecoded++
+		*e = Event{At: e.At} // nothing of it is reliable
+	case g.at >= 0:
+		what = g.detectors[g.at].name()
+		g.wants[g.at] = 0
+		g.off = append(g.off, what)
+	}
+	if e.flow != nil { // which may be half updated
+		g.streams.release(e.flow)
+		e.flow.synced = [2]bool{}
+	}
 	g.panics++
 	if g.panics <= 16 {
 		g.log.Error("a part of the packet sensor panicked", "part", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	}
-	return fmt.Errorf("%s: panic: %v", what, p)
 }
 
 // impaired says what was switched off, or nothing.

@@ -51,7 +51,8 @@ type Event struct {
 
 	// Of streams; without a flow, whoever sends began.
 	flow       *flow
-	begins     bool // the first packet of its flow
+	side       uint8 // of it, that sends
+	begins     bool  // the first packet of its flow
 	fromClient bool
 	completes  bool // the client's ACK after its SYN
 
@@ -118,8 +119,7 @@ type dns struct {
 	failed   bool
 	qtype    uint16
 	name     []byte // lower case, without the last dot
-	answers  [maxAnswers]Addr
-	n        int // of answers
+	answers  []Addr // at most maxAnswers
 }
 
 // adu is a Modbus message with its header (MODBUS Messaging on TCP/IP

@@ -41,7 +41,7 @@ type noteKey struct {
 type note struct {
 	f      guard.Finding // Count: what was not told yet
 	told   time.Duration // when it was told last
-	new    bool          // never told
+	gone   bool          // told and forgotten
 	evince bool          // evidence is wanted
 	nums   [maxNumbers]number
 }
@@ -71,8 +71,7 @@ func newSink(window time.Duration, tell func(guard.Finding)) *sink {
 }
 
 // find counts n occurrences. The note it returns takes evidence, which it
-// keeps when the finding is new or graver than before. With n = 0 it only
-// gives more evidence for what was found before.
+// keeps when the finding is new or graver than before.
 func (s *sink) find(e *Event, rule string, v guard.Severity, sub subject, n uint64) *note {
 	k := noteKey{rule, sub}
 	x := s.open[k]
@@ -80,24 +79,29 @@ func (s *sink) find(e *Event, rule string, v guard.Severity, sub subject, n uint
 		k.subject = subject{kind: other}
 		x = s.open[k]
 	}
-	if x == nil && n == 0 {
-		return &s.none
-	}
 	if x == nil {
-		x = &note{new: true}
+		x = &note{}
 		x.f = guard.Finding{Rule: rule, Subject: k.words(), First: time.Unix(0, e.Wall).UTC(), Evidence: map[string]string{}}
 		s.open[k] = x
 		s.fresh = append(s.fresh, x)
 	}
-	if x.evince = n > 0 && (x.f.Count == 0 || v > x.f.Severity); n == 0 {
-		x.f.Last = time.Unix(0, e.Wall).UTC()
-		return x
-	}
+	x.evince = x.f.Count == 0 || v > x.f.Severity
 	if x.f.Count == 0 {
 		x.f.First, x.f.Severity = time.Unix(0, e.Wall).UTC(), v
 	}
 	x.f.Count += n
 	x.f.Severity = max(x.f.Severity, v)
+	x.f.Last = time.Unix(0, e.Wall).UTC()
+	return x
+}
+
+// again returns a note that find returned before, to take newer numbers; when
+// it was told and forgotten meanwhile, they go nowhere.
+func (s *sink) again(e *Event, x *note) *note {
+	if x == nil || x.gone {
+		return &s.none
+	}
+	x.evince = true
 	x.f.Last = time.Unix(0, e.Wall).UTC()
 	return x
 }
@@ -202,6 +206,7 @@ func (s *sink) step(now time.Duration) {
 		case x.f.Count > 0:
 			s.say(x, now)
 		default:
+			x.gone = true
 			delete(s.open, k)
 		}
 	}
@@ -220,7 +225,7 @@ func (s *sink) say(x *note, now time.Duration) {
 	}
 	f.Cut()
 	s.tell(f)
-	x.told, x.new, x.f.Count = now, false, 0
+	x.told, x.f.Count = now, 0
 }
 
 // flush tells everything that was counted and not told, in order of time.
@@ -236,6 +241,9 @@ func (s *sink) flush(now time.Duration) {
 	})
 	for _, x := range all {
 		s.say(x, now)
+	}
+	for _, x := range s.open {
+		x.gone = true
 	}
 	clear(s.open)
 	s.fresh = s.fresh[:0]

@@ -35,11 +35,14 @@ type flow struct {
 	begun   bool // seen from its SYN
 	synced  [2]bool
 	closed  bool
-	done    bool     // the client acknowledged: the connection is open
-	pending bool     // a password was sent and not answered
-	sane    bool     // modbusTCP: a message was read
-	strange uint8    // modbusTCP: segments without a message before the first
-	listed  int8     // of the destination detector: 0 not decided, 1 in the baseline, -1 not
+	done    bool         // the client acknowledged: the connection is open
+	pending bool         // a password was sent and not answered
+	sane    bool         // modbusTCP: a message was read
+	strange uint8        // modbusTCP: segments without a message before the first
+	listed  int8         // of the destination detector: 0 not decided, 1 in the baseline, -1 not
+	dest    *destination // of the same detector, if it is still this flow's
+	mac     [2]MAC       // of the ARP detector: what it saw speak last
+	macAt   [2]time.Duration
 	buf     [2]int16 // 1 + index of the buffer; 0: none
 	next    [2]uint32
 	sent    [2]uint32 // bytes of payload
@@ -122,7 +125,7 @@ func (t *streams) step(e *Event) {
 		e.begins = true
 		e.kinds |= isFlow
 	}
-	e.flow, e.fromClient = f, side == f.client
+	e.flow, e.side, e.fromClient = f, side, side == f.client
 	if e.kinds&isUDP != 0 {
 		return
 	}

@@ -20,12 +20,12 @@ type key interface {
 type table[K key, V any] struct {
 	seed  uint64
 	mask  uint64
+	tags  [][ways]uint32 // of each set: a part of the keys' hashes, 0 where nothing is
 	slots []slot[K, V]
 }
 
 type slot[K key, V any] struct {
 	key  K
-	used bool
 	seen time.Duration
 	val  V
 }
@@ -33,20 +33,23 @@ type slot[K key, V any] struct {
 // newTable returns a table of n entries, rounded up to a power of two.
 func newTable[K key, V any](n int, seed uint64) *table[K, V] {
 	sets := uint64(1) << bits.Len(uint((n-1)/ways))
-	return &table[K, V]{seed: seed, mask: sets - 1, slots: make([]slot[K, V], sets*ways)}
+	return &table[K, V]{seed: seed, mask: sets - 1, tags: make([][ways]uint32, sets), slots: make([]slot[K, V], sets*ways)}
 }
 
-func (t *table[K, V]) set(k K) []slot[K, V] {
-	i := (k.hash(t.seed) & t.mask) * ways
-	return t.slots[i : i+ways : i+ways]
+// set returns the number of k's set, and k's tag.
+func (t *table[K, V]) set(k K) (uint64, uint32) {
+	h := k.hash(t.seed)
+	return h & t.mask, uint32(h>>32) | 1
 }
 
 // find returns k's value, or nil. It does not count as touching.
 func (t *table[K, V]) find(k K) *V {
-	set := t.set(k)
-	for i := range set {
-		if s := &set[i]; s.key == k && s.used {
-			return &s.val
+	set, tag := t.set(k)
+	for i, g := range &t.tags[set] {
+		if g == tag {
+			if s := &t.slots[set*ways+uint64(i)]; s.key == k {
+				return &s.val
+			}
 		}
 	}
 	return nil
@@ -55,20 +58,30 @@ func (t *table[K, V]) find(k K) *V {
 // at returns k's value and touches it. If it is fresh, the value is whatever
 // the entry held whose place it takes: the caller sets it.
 func (t *table[K, V]) at(k K, now time.Duration) (v *V, fresh bool) {
-	set := t.set(k)
-	oldest := &set[0]
-	for i := range set {
-		s := &set[i]
-		if s.key == k && s.used {
-			s.seen = now
-			return &s.val, false
-		}
-		if oldest.used && (!s.used || s.seen < oldest.seen) {
-			oldest = s
+	set, tag := t.set(k)
+	tags := &t.tags[set]
+	slots := t.slots[set*ways : set*ways+ways]
+	for i, g := range tags {
+		if g == tag {
+			if s := &slots[i]; s.key == k {
+				s.seen = now
+				return &s.val, false
+			}
 		}
 	}
-	oldest.key, oldest.used, oldest.seen = k, true, now
-	return &oldest.val, true
+	oldest := 0
+	for i := range slots {
+		if tags[i] == 0 {
+			oldest = i
+			break
+		}
+		if slots[i].seen < slots[oldest].seen {
+			oldest = i
+		}
+	}
+	s := &slots[oldest]
+	tags[oldest], s.key, s.seen = tag, k, now
+	return &s.val, true
 }
 
 // distinct counts different things in a fixed number of bits (linear
