@@ -80,9 +80,12 @@ func mix(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-func (a Addr) hash(seed uint64) uint64 { return mix(a.hi^seed, a.lo) }
+// spread makes a digest of a hash; its low bit keeps it from being zero.
+func spread(h, w uint64) digest { return digest{h, mix(h^w, 0x8ebc6af09c88c6e3) | 1} }
 
-func (m MAC) hash(seed uint64) uint64 { return mix(m.word(), seed) }
+func (a Addr) hash(seed uint64) digest { return spread(mix(a.hi^seed, a.lo), a.lo+a.hi) }
+
+func (m MAC) hash(seed uint64) digest { return spread(mix(m.word(), seed), m.word()) }
 
 // pair is two hosts and a port or another number, in that order.
 type pair struct {
@@ -90,8 +93,9 @@ type pair struct {
 	n    uint16
 }
 
-func (p pair) hash(seed uint64) uint64 {
-	return mix(mix(p.a.hi^seed, p.a.lo), mix(p.b.hi^uint64(p.n), p.b.lo))
+func (p pair) hash(seed uint64) digest {
+	a, b := mix(p.a.hi^seed, p.a.lo), mix(p.b.hi^uint64(p.n)^seed>>1, p.b.lo)
+	return spread(mix(a, b), a+b<<1)
 }
 
 // hostPort is a host and a port.
@@ -100,12 +104,7 @@ type hostPort struct {
 	port uint16
 }
 
-func (h hostPort) hash(seed uint64) uint64 { return mix(h.addr.hi^seed^uint64(h.port)<<32, h.addr.lo) }
-
-// digest stands for a name.
-type digest struct{ a, b uint64 }
-
-func (d digest) hash(uint64) uint64 { return d.a }
+func (h hostPort) hash(seed uint64) digest { return pair{h.addr, Addr{}, h.port}.hash(seed) }
 
 // digestOf hashes a name with a seed, to 128 bits: two names do not meet.
 func digestOf(seed uint64, name []byte) digest {

@@ -15,8 +15,8 @@ const aliveFor = time.Minute
 // about a router shows when remote traffic moves to whoever claimed the
 // router's address.
 type arpDetector struct {
-	bindings *table[Addr, binding]
-	claims   *table[MAC, claim]
+	bindings *table[binding]
+	claims   *table[claim]
 }
 
 type binding struct {
@@ -31,7 +31,7 @@ type claim struct {
 }
 
 func newARP(r Rules) *arpDetector {
-	return &arpDetector{bindings: newTable[Addr, binding](4096, r.Seed), claims: newTable[MAC, claim](1024, r.Seed)}
+	return &arpDetector{bindings: newTable[binding](4096, r.Seed), claims: newTable[claim](1024, r.Seed)}
 }
 
 func (*arpDetector) name() string { return "arp" }
@@ -51,7 +51,7 @@ func (d *arpDetector) step(e *Event, out *sink) {
 		}
 		f.mac[e.side], f.macAt[e.side] = e.srcMAC, e.At
 	}
-	b, fresh := d.bindings.at(e.src, e.At)
+	b, fresh := d.bindings.at(e.src.hash(d.bindings.seed), e.At)
 	switch {
 	case fresh:
 		*b = binding{e.srcMAC, e.At}
@@ -61,7 +61,7 @@ func (d *arpDetector) step(e *Event, out *sink) {
 		*b = binding{e.srcMAC, e.At}
 	case !e.src.private():
 		// A remote address speaks through its router.
-		if c := d.claims.find(e.srcMAC); c != nil && c.ip != e.src && e.At-c.at <= aliveFor {
+		if c := d.claims.find(e.srcMAC.hash(d.claims.seed)); c != nil && c.ip != e.src && e.At-c.at <= aliveFor {
 			out.find(e, guard.ARPSpoof, guard.High, host(c.ip), 1).
 				mac("claimed_by", e.srcMAC).mac("belongs_to", b.mac).addr("took_over", e.src)
 		}
@@ -74,9 +74,9 @@ func (d *arpDetector) arp(e *Event, out *sink) {
 	if !a.sender.unicast() || !a.ip.unicast() { // a probe (RFC 5227) claims nothing
 		return
 	}
-	c, _ := d.claims.at(a.sender, e.At)
+	c, _ := d.claims.at(a.sender.hash(d.claims.seed), e.At)
 	*c = claim{a.ip, e.At}
-	b, fresh := d.bindings.at(a.ip, e.At)
+	b, fresh := d.bindings.at(a.ip.hash(d.bindings.seed), e.At)
 	switch {
 	case fresh || e.At-b.seen > aliveFor:
 		*b = binding{a.sender, e.At}

@@ -16,11 +16,11 @@ const (
 
 // authDetector counts failed logins.
 type authDetector struct {
-	failed *table[pair, window]
+	failed *table[window]
 }
 
 func newAuth(r Rules) *authDetector {
-	return &authDetector{newTable[pair, window](1024, r.Seed)}
+	return &authDetector{newTable[window](1024, r.Seed)}
 }
 
 func (*authDetector) name() string { return "auth" }
@@ -30,7 +30,7 @@ func (d *authDetector) step(e *Event, out *sink) {
 	if e.login.ok {
 		return
 	}
-	w, fresh := d.failed.at(pair{e.client(), e.server(), e.serverPort()}, e.At)
+	w, fresh := d.failed.at(pair{e.client(), e.server(), e.serverPort()}.hash(d.failed.seed), e.At)
 	if fresh {
 		*w = window{}
 	}

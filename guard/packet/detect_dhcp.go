@@ -50,7 +50,7 @@ func (d *dhcpDetector) step(e *Event, out *sink) {
 	if began {
 		d.clients, d.from, d.others = distinct{}, e.srcMAC, false
 	}
-	d.clients.add(e.dhcp.client.hash(0))
+	d.clients.add(e.dhcp.client.hash(0).a)
 	d.others = d.others || e.srcMAC != d.from
 	count := uint64(1)
 	switch {

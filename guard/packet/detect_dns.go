@@ -20,7 +20,7 @@ const (
 // dnsDetector looks at questions and answers.
 type dnsDetector struct {
 	resolvers map[Addr]bool // may be asked; empty: anybody
-	domains   *table[digest, domain]
+	domains   *table[domain]
 }
 
 // domain is what was asked below one domain.
@@ -33,7 +33,7 @@ type domain struct {
 }
 
 func newDNS(r Rules) *dnsDetector {
-	d := &dnsDetector{resolvers: map[Addr]bool{}, domains: newTable[digest, domain](1024, r.Seed)}
+	d := &dnsDetector{resolvers: map[Addr]bool{}, domains: newTable[domain](1024, r.Seed)}
 	for _, a := range r.Resolvers {
 		d.resolvers[addrOf(a)] = true
 	}

@@ -19,12 +19,12 @@ const answerFor = 24 * time.Hour
 // it up and its address was given for other names.
 type helloDetector struct {
 	answers Answers
-	given   *table[Addr, time.Duration]   // addresses in answers
-	asked   *table[digest, time.Duration] // names that were looked up
+	given   *table[time.Duration] // addresses in answers
+	asked   *table[time.Duration] // names that were looked up
 }
 
 func newHello(r Rules) *helloDetector {
-	return &helloDetector{answers: r.Answers, given: newTable[Addr, time.Duration](4096, r.Seed), asked: newTable[digest, time.Duration](4096, r.Seed)}
+	return &helloDetector{answers: r.Answers, given: newTable[time.Duration](4096, r.Seed), asked: newTable[time.Duration](4096, r.Seed)}
 }
 
 func (*helloDetector) name() string { return "hello" }
@@ -36,7 +36,7 @@ func (d *helloDetector) step(e *Event, out *sink) {
 			at, _ := d.asked.at(digestOf(d.asked.seed, e.dns.name), e.At)
 			*at = e.At
 			for _, a := range e.dns.answers {
-				at, _ := d.given.at(a, e.At)
+				at, _ := d.given.at(a.hash(d.given.seed), e.At)
 				*at = e.At
 			}
 		}
@@ -60,7 +60,7 @@ func (d *helloDetector) wrong(e *Event, name []byte) bool {
 	if d.answers != nil {
 		return d.answers.Asks(e.client().Netip()) && !d.answers.Answered(string(name), e.server().Netip())
 	}
-	given := d.given.find(e.server())
+	given := d.given.find(e.server().hash(d.given.seed))
 	if given == nil || e.At-*given > answerFor {
 		return false
 	}

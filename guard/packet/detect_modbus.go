@@ -20,8 +20,8 @@ const (
 // modbusDetector judges requests by who sends them and what they ask for.
 type modbusDetector struct {
 	writers map[Addr]bool
-	asked   *table[pair, asked]
-	refused *table[Addr, refused]
+	asked   *table[asked]
+	refused *table[refused]
 }
 
 // asked is what one client asked of one server.
@@ -39,7 +39,7 @@ type refused struct {
 }
 
 func newModbus(r Rules) *modbusDetector {
-	d := &modbusDetector{writers: map[Addr]bool{}, asked: newTable[pair, asked](1024, r.Seed), refused: newTable[Addr, refused](1024, r.Seed)}
+	d := &modbusDetector{writers: map[Addr]bool{}, asked: newTable[asked](1024, r.Seed), refused: newTable[refused](1024, r.Seed)}
 	for _, w := range r.Writers {
 		d.writers[addrOf(w)] = true
 	}
@@ -94,7 +94,7 @@ func (d *modbusDetector) step(e *Event, out *sink) {
 // look around: a gateway finds its devices so.
 func (d *modbusDetector) scan(e *Event, out *sink) {
 	a := &e.modbus
-	x, fresh := d.asked.at(pair{a: e.src, b: e.dst}, e.At)
+	x, fresh := d.asked.at(pair{a: e.src, b: e.dst}.hash(d.asked.seed), e.At)
 	if fresh || e.At-x.since > scanSpan {
 		*x = asked{since: e.At}
 	}
@@ -123,7 +123,7 @@ func (d *modbusDetector) scan(e *Event, out *sink) {
 // refuse counts an exception. A storm counts all that the client was given
 // before, too.
 func (d *modbusDetector) refuse(e *Event, out *sink) {
-	x, fresh := d.refused.at(e.dst, e.At)
+	x, fresh := d.refused.at(e.dst.hash(d.refused.seed), e.At)
 	if fresh {
 		*x = refused{}
 	}

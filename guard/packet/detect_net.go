@@ -26,8 +26,8 @@ type destinations struct {
 	base  []Destination
 	learn time.Duration
 
-	named *table[Addr, time.Duration] // addresses of names in the baseline
-	to    *table[pair, destination]   // outside, inside, port
+	named *table[time.Duration] // addresses of names in the baseline
+	to    *table[destination]   // outside, inside, port
 
 	mu      sync.Mutex // guards learned, which others read
 	learned map[Addr]struct{}
@@ -35,7 +35,7 @@ type destinations struct {
 
 // destination is one conversation's other end.
 type destination struct {
-	key         pair
+	flow        *flow // that looked it up last
 	since       time.Duration
 	looked      time.Duration
 	out, in     uint64        // bytes in this span
@@ -48,8 +48,8 @@ type destination struct {
 func newDestinations(r Rules) *destinations {
 	return &destinations{
 		base: r.Baseline, learn: r.Learn,
-		named:   newTable[Addr, time.Duration](4096, r.Seed),
-		to:      newTable[pair, destination](4096, r.Seed),
+		named:   newTable[time.Duration](4096, r.Seed),
+		to:      newTable[destination](4096, r.Seed),
 		learned: map[Addr]struct{}{},
 	}
 }
@@ -62,7 +62,7 @@ func (d *destinations) step(e *Event, out *sink) {
 		for _, b := range d.base {
 			if b.Name != "" && below(e.dns.name, b.Name) {
 				for _, a := range e.dns.answers {
-					at, _ := d.named.at(a, e.At)
+					at, _ := d.named.at(a.hash(d.named.seed), e.At)
 					*at = e.At
 				}
 			}
@@ -118,14 +118,14 @@ func (d *destinations) step(e *Event, out *sink) {
 // than a second ago.
 func (d *destinations) find(e *Event, k pair) *destination {
 	f := e.flow
-	if f != nil && f.dest != nil && f.dest.key == k && e.At-f.dest.looked < time.Second {
+	if f != nil && f.dest != nil && f.dest.flow == f && e.At-f.dest.looked < time.Second {
 		return f.dest
 	}
-	x, fresh := d.to.at(k, e.At)
+	x, fresh := d.to.at(k.hash(d.to.seed), e.At)
 	if fresh {
-		*x = destination{key: k, since: e.At}
+		*x = destination{since: e.At}
 	}
-	x.looked = e.At
+	x.looked, x.flow = e.At, f
 	if f != nil {
 		f.dest = x
 	}
@@ -141,7 +141,7 @@ func (d *destinations) known(a Addr, port uint16, now time.Duration) bool {
 			continue
 		}
 		if b.Name != "" {
-			if at := d.named.find(a); at != nil && now-*at <= answerFor {
+			if at := d.named.find(a.hash(d.named.seed)); at != nil && now-*at <= answerFor {
 				return true
 			}
 			continue

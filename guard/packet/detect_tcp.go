@@ -19,9 +19,9 @@ const (
 
 // tcpDetector looks at how connections begin.
 type tcpDetector struct {
-	probes *table[pair, probes]     // ports of one host
-	sweeps *table[hostPort, probes] // hosts on one port
-	half   *table[hostPort, half]
+	probes *table[probes] // ports of one host
+	sweeps *table[probes] // hosts on one port
+	half   *table[half]
 }
 
 // probes is what one host tries.
@@ -45,9 +45,9 @@ type half struct {
 
 func newTCP(r Rules) *tcpDetector {
 	return &tcpDetector{
-		probes: newTable[pair, probes](2048, r.Seed),
-		sweeps: newTable[hostPort, probes](1024, r.Seed),
-		half:   newTable[hostPort, half](1024, r.Seed),
+		probes: newTable[probes](2048, r.Seed),
+		sweeps: newTable[probes](1024, r.Seed),
+		half:   newTable[half](1024, r.Seed),
 	}
 }
 
@@ -57,14 +57,14 @@ func (*tcpDetector) wants() kind  { return isControl }
 func (d *tcpDetector) step(e *Event, out *sink) {
 	switch {
 	case e.completes:
-		if h := d.half.find(hostPort{e.dst, e.dstPort}); h != nil {
+		if h := d.half.find(hostPort{e.dst, e.dstPort}.hash(d.half.seed)); h != nil {
 			h.finished++
 		}
 	case e.flags&(syn|ack) == syn|ack:
-		if p := d.probes.find(pair{a: e.dst, b: e.src}); p != nil {
+		if p := d.probes.find(pair{a: e.dst, b: e.src}.hash(d.probes.seed)); p != nil {
 			p.answered++
 		}
-		if p := d.sweeps.find(hostPort{e.dst, e.srcPort}); p != nil {
+		if p := d.sweeps.find(hostPort{e.dst, e.srcPort}.hash(d.sweeps.seed)); p != nil {
 			p.answered++
 		}
 	case e.flags&(syn|ack|rst|fin) == syn:
@@ -79,7 +79,7 @@ func (d *tcpDetector) step(e *Event, out *sink) {
 }
 
 func (d *tcpDetector) probe(e *Event, out *sink) {
-	p, fresh := d.probes.at(pair{a: e.src, b: e.dst}, e.At)
+	p, fresh := d.probes.at(pair{a: e.src, b: e.dst}.hash(d.probes.seed), e.At)
 	p.add(e.At, fresh, mix(uint64(e.dstPort), d.probes.seed))
 	unanswered := p.answered*2 < p.n
 	if ports := p.different.n; ports >= scanPorts && (unanswered || ports >= surelyScan) {
@@ -88,8 +88,8 @@ func (d *tcpDetector) probe(e *Event, out *sink) {
 	if !e.dst.private() {
 		return
 	}
-	p, fresh = d.sweeps.at(hostPort{e.src, e.dstPort}, e.At)
-	p.add(e.At, fresh, e.dst.hash(d.sweeps.seed))
+	p, fresh = d.sweeps.at(hostPort{e.src, e.dstPort}.hash(d.sweeps.seed), e.At)
+	p.add(e.At, fresh, e.dst.hash(d.sweeps.seed).a)
 	if hosts := p.different.n; hosts >= scanHosts && p.answered*2 < p.n {
 		p.tell(e, out).num("port", uint64(e.dstPort)).num("hosts_at_least", uint64(hosts)).num("probes", uint64(p.n))
 	}
@@ -115,13 +115,13 @@ func (p *probes) tell(e *Event, out *sink) *note {
 }
 
 func (d *tcpDetector) open(e *Event, out *sink) {
-	h, fresh := d.half.at(hostPort{e.dst, e.dstPort}, e.At)
+	h, fresh := d.half.at(hostPort{e.dst, e.dstPort}.hash(d.half.seed), e.At)
 	if fresh || h.told != nil && e.At-h.last > floodSYNSpan || h.told == nil && e.At-h.since > floodSYNSpan {
 		*h = half{first: e.src}
 	}
 	n, _ := h.add(e.At, time.Duration(1<<63-1))
 	h.last = e.At
-	h.sources.add(e.src.hash(d.half.seed))
+	h.sources.add(e.src.hash(d.half.seed).a)
 	if e.src != h.first {
 		h.others++
 	}

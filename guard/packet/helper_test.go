@@ -65,7 +65,7 @@ func (w *wire) frame(b []byte) {
 
 // mac gives every address a hardware address of its own.
 func macOf(ip string) net.HardwareAddr {
-	h := addrOf(mustAddr(ip)).hash(1)
+	h := addrOf(mustAddr(ip)).hash(1).a
 	return net.HardwareAddr{2, byte(h), byte(h >> 8), byte(h >> 16), byte(h >> 24), byte(h >> 32)}
 }
 

@@ -57,8 +57,9 @@ type flowKey struct {
 	proto uint8
 }
 
-func (k flowKey) hash(seed uint64) uint64 {
-	return mix(mix(k.a.hi^seed, k.a.lo), mix(k.b.hi^uint64(k.ports), k.b.lo^uint64(k.proto)<<56))
+func (k flowKey) hash(seed uint64) digest {
+	a, b := mix(k.a.hi^seed, k.a.lo), mix(k.b.hi^uint64(k.ports)^seed>>1, k.b.lo^uint64(k.proto)<<56)
+	return spread(mix(a, b), a+b<<1)
 }
 
 // flowOf returns the key and the side that sends.
@@ -84,7 +85,7 @@ type piece struct{ from, to int }
 
 // streams follows conversations and finds the messages in them.
 type streams struct {
-	flows   *table[flowKey, flow]
+	flows   *table[flow]
 	buffers []buffer
 	victim  int // the buffer to take next when none is free
 	ports   []uint16
@@ -95,7 +96,7 @@ type streams struct {
 }
 
 func newStreams(seed uint64, modbusPorts []uint16, emit func(*Event, kind)) *streams {
-	return &streams{flows: newTable[flowKey, flow](maxFlows, seed), buffers: make([]buffer, maxBuffers), ports: modbusPorts, emit: emit}
+	return &streams{flows: newTable[flow](maxFlows, seed), buffers: make([]buffer, maxBuffers), ports: modbusPorts, emit: emit}
 }
 
 // isModbusPort tells whether devices listen there.
@@ -114,7 +115,7 @@ func (t *streams) step(e *Event) {
 		return
 	}
 	k, side := flowOf(e)
-	f, fresh := t.flows.at(k, e.At)
+	f, fresh := t.flows.at(k.hash(t.flows.seed), e.At)
 	opens := e.flags&(syn|ack|rst|fin) == syn && e.kinds&isTCP != 0
 	if fresh || opens && (f.isn != e.seq || f.closed) {
 		t.release(f)

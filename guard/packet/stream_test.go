@@ -184,13 +184,13 @@ func TestBuffersAreBounded(t *testing.T) {
 
 // TestTableForgetsTheStalest and never grows.
 func TestTableForgetsTheStalest(t *testing.T) {
-	tab := newTable[Addr, int](64, 42)
+	tab := newTable[int](64, 42)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for i := range 100_000 {
 		now := time.Duration(i)
-		keep, _ := tab.at(Addr{1, 1}, now)
+		keep, _ := tab.at(Addr{1, 1}.hash(tab.seed), now)
 		*keep = 7
-		v, fresh := tab.at(Addr{rnd.Uint64(), rnd.Uint64()}, now)
+		v, fresh := tab.at(Addr{rnd.Uint64(), rnd.Uint64()}.hash(tab.seed), now)
 		if fresh {
 			*v = i
 		}
@@ -198,7 +198,7 @@ func TestTableForgetsTheStalest(t *testing.T) {
 	if len(tab.slots) != 64 {
 		t.Errorf("%d entries", len(tab.slots))
 	}
-	if v := tab.find(Addr{1, 1}); v == nil || *v != 7 {
+	if v := tab.find(Addr{1, 1}.hash(tab.seed)); v == nil || *v != 7 {
 		t.Error("what is touched all the time was forgotten")
 	}
 }

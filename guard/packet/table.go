@@ -8,70 +8,56 @@ import (
 // ways is how many entries share a set.
 const ways = 4
 
-// key is what a table is looked up by.
-type key interface {
-	comparable
-	hash(seed uint64) uint64
-}
+// digest stands for a key: 128 bits of its hash under a secret seed, so that
+// two keys do not meet, by chance or on purpose.
+type digest struct{ a, b uint64 }
 
 // table holds at most as many entries as it was made with and allocates
 // nothing after that. When a set is full, a new entry takes the place of the
 // one that was not touched for longest.
-type table[K key, V any] struct {
+type table[V any] struct {
 	seed  uint64
 	mask  uint64
-	tags  [][ways]uint32 // of each set: a part of the keys' hashes, 0 where nothing is
-	slots []slot[K, V]
+	keys  [][ways]digest // of each set, one cache line; zero where nothing is
+	slots []slot[V]
 }
 
-type slot[K key, V any] struct {
-	key  K
+type slot[V any] struct {
 	seen time.Duration
 	val  V
 }
 
 // newTable returns a table of n entries, rounded up to a power of two.
-func newTable[K key, V any](n int, seed uint64) *table[K, V] {
+func newTable[V any](n int, seed uint64) *table[V] {
 	sets := uint64(1) << bits.Len(uint((n-1)/ways))
-	return &table[K, V]{seed: seed, mask: sets - 1, tags: make([][ways]uint32, sets), slots: make([]slot[K, V], sets*ways)}
+	return &table[V]{seed: seed, mask: sets - 1, keys: make([][ways]digest, sets), slots: make([]slot[V], sets*ways)}
 }
 
-// set returns the number of k's set, and k's tag.
-func (t *table[K, V]) set(k K) (uint64, uint32) {
-	h := k.hash(t.seed)
-	return h & t.mask, uint32(h>>32) | 1
-}
-
-// find returns k's value, or nil. It does not count as touching.
-func (t *table[K, V]) find(k K) *V {
-	set, tag := t.set(k)
-	for i, g := range &t.tags[set] {
-		if g == tag {
-			if s := &t.slots[set*ways+uint64(i)]; s.key == k {
-				return &s.val
-			}
+// find returns the value of a key, or nil. It does not count as touching.
+func (t *table[V]) find(k digest) *V {
+	set := k.a & t.mask
+	for i := range &t.keys[set] {
+		if t.keys[set][i] == k {
+			return &t.slots[set*ways+uint64(i)].val
 		}
 	}
 	return nil
 }
 
-// at returns k's value and touches it. If it is fresh, the value is whatever
-// the entry held whose place it takes: the caller sets it.
-func (t *table[K, V]) at(k K, now time.Duration) (v *V, fresh bool) {
-	set, tag := t.set(k)
-	tags := &t.tags[set]
-	slots := t.slots[set*ways : set*ways+ways]
-	for i, g := range tags {
-		if g == tag {
-			if s := &slots[i]; s.key == k {
-				s.seen = now
-				return &s.val, false
-			}
+// at returns the value of a key and touches it. If it is fresh, the value is
+// whatever the entry held whose place it takes: the caller sets it.
+func (t *table[V]) at(k digest, now time.Duration) (v *V, fresh bool) {
+	set := k.a & t.mask
+	keys, slots := &t.keys[set], t.slots[set*ways:set*ways+ways]
+	for i := range keys {
+		if keys[i] == k {
+			slots[i].seen = now
+			return &slots[i].val, false
 		}
 	}
 	oldest := 0
-	for i := range slots {
-		if tags[i] == 0 {
+	for i := range keys {
+		if keys[i] == (digest{}) {
 			oldest = i
 			break
 		}
@@ -79,9 +65,8 @@ func (t *table[K, V]) at(k K, now time.Duration) (v *V, fresh bool) {
 			oldest = i
 		}
 	}
-	s := &slots[oldest]
-	tags[oldest], s.key, s.seen = tag, k, now
-	return &s.val, true
+	keys[oldest], slots[oldest].seen = k, now
+	return &slots[oldest].val, true
 }
 
 // distinct counts different things in a fixed number of bits (linear
