@@ -6,7 +6,7 @@
 // gateway, the work that could delay it:
 //
 //	pin ─► gpio.Input ─► station ─► gpio.Relay ─► pin      measured
-//	ledger burst · bus scan · a busy thread per processor    the load
+//	ledger burst · guard replay · bus scan · a busy thread per processor    the load
 //
 // The pins have no time of their own. A GPIO line adds two system calls, and
 // a contactor some 10 to 30 ms that no program can change. A fault that only
@@ -33,6 +33,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/google/gopacket/pcapgo"
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/board/ontime"
 	"github.com/joulegate/joulegate/board/station"
@@ -44,6 +47,8 @@ import (
 	"github.com/joulegate/joulegate/drivers/gpio"
 	"github.com/joulegate/joulegate/drivers/modbus"
 	"github.com/joulegate/joulegate/drivers/scan"
+	"github.com/joulegate/joulegate/guard"
+	"github.com/joulegate/joulegate/guard/packet"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/profile"
 	"github.com/joulegate/joulegate/meter/session"
@@ -352,10 +357,10 @@ type load struct {
 	start      func(b *testing.B) func(ctx context.Context) uint64
 }
 
-// loads are all at once. The guard's replay of a capture joins them when there
-// is a guard.
+// loads are all at once.
 var loads = []load{
 	{"ledger burst", "tx", ledgerBurst},
+	{"guard replay", "packets", guardReplay},
 	{"bus scan", "probes", busScan},
 	{"busy threads", "MB", busy},
 }
@@ -415,6 +420,45 @@ func ledgerBurst(b *testing.B) func(context.Context) uint64 {
 		var booked chain.Nano
 		_ = e.View(func(st ledger.State) { booked = ledger.AccountOf(st, to).Balance })
 		return uint64(booked)
+	}
+}
+
+// guardReplay runs the guard's detectors on a capture, over and over.
+func guardReplay(b *testing.B) func(context.Context) uint64 {
+	var capture bytes.Buffer
+	w := pcapgo.NewWriter(&capture)
+	if err := w.WriteFileHeader(65536, layers.LinkTypeEthernet); err != nil {
+		b.Fatal(err)
+	}
+	at := time.Unix(1_700_000_000, 0)
+	for i := range 20_000 {
+		ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: net.IPv4(192, 0, 2, byte(i)), DstIP: net.IPv4(192, 0, 2, 250)}
+		tcp := &layers.TCP{SrcPort: layers.TCPPort(20_000 + i%20_000), DstPort: layers.TCPPort([]uint16{502, 443, 1883, 22}[i%4]), SYN: i%5 == 0, ACK: i%5 != 0, Seq: uint32(i), Window: 65535}
+		if err := tcp.SetNetworkLayerForChecksum(ip); err != nil {
+			b.Fatal(err)
+		}
+		frame := gopacket.NewSerializeBuffer()
+		err := gopacket.SerializeLayers(frame, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+			&layers.Ethernet{SrcMAC: net.HardwareAddr{2, 0, 0, 0, 0, byte(i)}, DstMAC: net.HardwareAddr{2, 0, 0, 0, 1, 0}, EthernetType: layers.EthernetTypeIPv4},
+			ip, tcp, gopacket.Payload([]byte{0, byte(i), 0, 0, 0, 6, 1, 6, 0, 16, 0, byte(i)}))
+		if err != nil {
+			b.Fatal(err)
+		}
+		at = at.Add(time.Millisecond)
+		if err := w.WritePacket(gopacket.CaptureInfo{Timestamp: at, CaptureLength: len(frame.Bytes()), Length: len(frame.Bytes())}, frame.Bytes()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return func(ctx context.Context) (packets uint64) {
+		for ctx.Err() == nil {
+			c, err := packet.Replay(ctx, bytes.NewReader(capture.Bytes()), packet.Rules{}, slog.New(slog.DiscardHandler), func(guard.Finding) {}, nil)
+			packets += c.Packets
+			if err != nil && ctx.Err() == nil {
+				b.Error(err)
+				return packets
+			}
+		}
+		return packets
 	}
 }
 
