@@ -263,8 +263,14 @@ func describe(c unix.GPIOV2LineConfig) string {
 		flag uint64
 		name string
 	}{
-		{flagInput, "input"}, {flagOutput, "output"}, {flagActiveLow, "active-low"}, {flagPullUp, "pull-up"},
-		{flagPullDown, "pull-down"}, {flagBiasDisabled, "bias-off"}, {flagRising, "rising"}, {flagFalling, "falling"},
+		{flagInput, "input"},
+		{flagOutput, "output"},
+		{flagActiveLow, "active-low"},
+		{flagPullUp, "pull-up"},
+		{flagPullDown, "pull-down"},
+		{flagBiasDisabled, "bias-off"},
+		{flagRising, "rising"},
+		{flagFalling, "falling"},
 	} {
 		if c.Flags&f.flag != 0 {
 			s += " " + f.name

@@ -115,7 +115,6 @@ type charger struct {
 	id          uint8
 	meter       string
 	relay, stop *wire
-	held        chan chain.ID
 }
 
 // gateway is a station with everything that it needs to charge for ever.
