@@ -46,6 +46,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 
 .PHONY: soak
 soak: ## a month of 1,000 homes and 200 cars in which everything goes wrong; ARGS='-for 5m -seed 7'
+	$(GO) test -count=1 -timeout 1h ./chain/market -run TestAgainstOracles -market.problems 500000
 	$(GO) run ./tools/soak $(ARGS)
 
 .PHONY: lint

@@ -29,7 +29,7 @@ import (
 const (
 	MaxFirmOffers    = 1024 // open
 	MaxFirmSlots     = 96   // of one offer
-	MaxFirmContracts = 1024 // of one slot
+	MaxFirmContracts = 256  // of one slot
 	maxFirmWh        = 1 << 30
 )
 

@@ -67,8 +67,9 @@ func CheckInvariants(st State) []string {
 func checkBlock(block *Overlay) []string {
 	var f faults
 	f.money(block)
-	f.firm(block)
+	firm := false
 	block.changed(func(k, before, after []byte) {
+		firm = firm || k[0] == tabFirm || k[0] == tabContract || k[0] == tabAccount && chain.Account(k[1:]) == chain.AccountCollateral
 		switch {
 		case k[0] == tabSession && after != nil:
 			s := must[SessionView](k, after)
@@ -90,6 +91,9 @@ func checkBlock(block *Overlay) []string {
 			f.add("entry %x was removed", k)
 		}
 	})
+	if firm {
+		f.firm(block)
+	}
 	f.totals(block)
 	return f
 }

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
@@ -31,15 +32,15 @@ func (r *run) loss(st State, view *SlotView, sites []*site) error {
 		return nil
 	}
 	wh := max(e.Loss, -e.Loss)
-	value, err := chain.Cost(view.Retail, wh)
-	if err != nil {
-		return err
-	}
 	from, to := chain.AccountNetwork, chain.AccountLoss
 	if e.Loss < 0 {
 		from, to = to, from
 	}
-	value = min(value, balance(st, from))
+	value, err := chain.Cost(view.Retail, wh)
+	if err != nil { // a connection's meter can claim more than money can count
+		value = math.MaxInt64
+	}
+	value = min(value, balance(st, from), math.MaxInt64-balance(st, to))
 	because(st, "losses of slot", view.Slot)
 	if err := move(st, from, to, value); err != nil {
 		return err

@@ -511,3 +511,15 @@ func TestLossesAreSetAsideAndAudited(t *testing.T) {
 	equal(t, "meters a moment apart", v.Energy.Loss, -2)
 	equal(t, "given back", before-w.balance(chain.AccountLoss), 2*300_000)
 }
+
+// A grid connection whose meter claims what nobody can pay for is no reason
+// to halt.
+func TestAbsurdLossDoesNotHalt(t *testing.T) {
+	w := newWorld(t)
+	w.ok(w.tx(w.op, chain.TxTariff, chain.Tariff{From: firstSl + 1, To: firstSl + 9, Retail: MaxPrice, FeedIn: MaxPrice}))
+	w.report(firstSl, nil, w.a.sign(w.a.measure("grid", chain.RoleConnection, firstSl, 0, 0)))
+	w.at(firstSl + 1)
+	v := w.report(firstSl+1, nil, w.a.sign(w.a.measure("grid", chain.RoleConnection, firstSl+1, 15_000, 0)))
+	equal(t, "loss", v.Energy.Loss, 15_000)
+	equal(t, "audit", v.Audit, true)
+}

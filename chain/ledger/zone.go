@@ -97,6 +97,7 @@ type zone struct {
 }
 
 func zoneNextKey(s chain.Slot, id string) []byte { return key(tabZoneNext, slotBytes(s), []byte(id)) }
+
 func zonePastKey(id string, since chain.Slot) []byte {
 	return key(tabZonePast, []byte(id), []byte{0}, slotBytes(since))
 }

@@ -3,6 +3,7 @@ package market
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -70,12 +71,15 @@ func biased(p Problem, r Result) int64 {
 	return total
 }
 
+// problems is how many random trees are compared; a soak takes millions.
+var problems = flag.Int("market.problems", 20_000, "random problems against the min-cost-flow oracle")
+
 func TestAgainstOracles(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	var c Clearer
-	for i := range 20_000 {
+	for i := range *problems {
 		p := randomProblem(r.IntN)
 		got, err := c.Clear(p)
 		if err != nil {

@@ -88,8 +88,11 @@ func TestTraceMargins(t *testing.T) {
 func TestTraceNearFirst(t *testing.T) {
 	nodes := []Node{{ID: "root"}, {ID: "f1", Parent: "root"}, {ID: "f2", Parent: "root"}, {ID: "a", Parent: "f1"}, {ID: "b", Parent: "f1"}, {ID: "c", Parent: "f2"}}
 	out, err := Trace(nodes, []Lot{
-		{ID: "a", Node: "a", Wh: 100}, {ID: "b", Node: "b", Wh: -40}, {ID: "c", Node: "c", Wh: -90},
-		{ID: "grid", Node: "root", Wh: 35}, {ID: "loss", Node: "root", Wh: -5},
+		{ID: "a", Node: "a", Wh: 100},
+		{ID: "b", Node: "b", Wh: -40},
+		{ID: "c", Node: "c", Wh: -90},
+		{ID: "grid", Node: "root", Wh: 35},
+		{ID: "loss", Node: "root", Wh: -5},
 	})
 	if err != nil {
 		t.Fatal(err)
