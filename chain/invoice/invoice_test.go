@@ -235,7 +235,7 @@ func TestChargeDetailRecords(t *testing.T) {
 
 func TestBookIsChecked(t *testing.T) {
 	for what, text := range map[string]string{
-		"unknown key": "issuer: {nmae: x}", "not an account": "parties: {anna: {name: x}}", "system account": "parties: {'sys:grid': {name: x}}",
+		"unknown key": "issuer: {title: x}", "not an account": "parties: {anna: {name: x}}", "system account": "parties: {'sys:grid': {name: x}}",
 		"salt": fmt.Sprintf("parties: {%s: {name: x, vat_salt: zz}}", account(1)),
 	} {
 		if _, err := ParseBook([]byte(text)); err == nil {

@@ -87,6 +87,16 @@
 // to promotion. It is earned on the part of a bill that was paid in money, and
 // pays at most a set part of the next.
 //
+// # Money that several people answer for
+//
+// Operators mint and burn against payments of a bank, each with a reference of
+// its own. What moves other people's money needs the rules' number of them;
+// see cosign.go for who may state what. Payouts (payout.go) lock money until a
+// bank has paid it, refunds (refund.go) give back part of a settled bill,
+// disputes (dispute.go) freeze what is contested and nothing else, documents
+// (invoice.go) put it all on numbered paper, and the rules themselves change
+// at a height (rules.go).
+//
 // # Order of gateway blocks
 //
 // A gateway's blocks are taken in the order of its own chain. Whoever submits

@@ -486,12 +486,12 @@ func InvoiceOf(st State, id string) (v InvoiceView, found bool) {
 	s, _ := v.series()
 	prefix := key(tabInvoice, []byte{s})
 	if v.Kind == KindSelfBilled {
-		seller, number, _ := strings.Cut(rest, "-")
+		seller, _, _ := strings.Cut(rest, "-")
 		part, err := hex.DecodeString(seller)
 		if err != nil || len(part) != 5 {
 			return v, false
 		}
-		prefix, rest = append(prefix, part...), number
+		prefix = append(prefix, part...)
 	} else {
 		n, err := strconv.ParseUint(rest, 10, 64)
 		if err != nil {

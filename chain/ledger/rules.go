@@ -33,8 +33,13 @@ func (g *Rules) defaults() {
 		v   *int64
 		def int64
 	}{
-		{&g.StartSeconds, defaultStartSeconds}, {&g.Threshold, 1}, {&g.PayoutDays, defaultPayout},
-		{&g.DisputeDays, defaultDispute}, {&g.AnswerDays, defaultAnswer}, {&g.ResolveDays, defaultResolve}, {&g.RetainDays, defaultRetain},
+		{&g.StartSeconds, defaultStartSeconds},
+		{&g.Threshold, 1},
+		{&g.PayoutDays, defaultPayout},
+		{&g.DisputeDays, defaultDispute},
+		{&g.AnswerDays, defaultAnswer},
+		{&g.ResolveDays, defaultResolve},
+		{&g.RetainDays, defaultRetain},
 	} {
 		if *d.v == 0 {
 			*d.v = d.def

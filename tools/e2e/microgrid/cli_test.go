@@ -105,6 +105,8 @@ func TestTwoGatewaysFromTheCommandLine(t *testing.T) {
 		t.Errorf("XML receipt %q", xml)
 	}
 
+	money(t, north, anna, first)
+
 	// Anybody who asks.
 	m := ask[panel.Market](north, "market", "status")
 	if m.Last == nil || len(m.Houses) != 2 || m.Why == "" {
