@@ -36,6 +36,10 @@
 //     contactor in series closes ContactorDelay after its coil and opens at
 //     once. The pilot is in state A without a car, B with one, C when the car
 //     wants energy and is offered some.
+//   - Battery: it takes what the house would export and gives what it would
+//     import, within its power, from empty to full and at once. A tenth of what
+//     it takes is lost. What it takes counts as consumed, what it gives as
+//     produced.
 //   - Car: it draws if and only if the contactor is closed and it is in state C;
 //     a second after both are true its current rises by 8 A/s up to the offer
 //     or what it can take, and follows a lower offer at once. One tenth of the

@@ -54,6 +54,7 @@ type HouseConfig struct {
 	Phases  int        // 1 or 3; 0 means 1
 	PV      meter.Watt // peak of the modules; 0: none
 	Charger bool       // with contactor and session meter
+	Battery BatteryConfig
 	// ServiceMilliOhm is the resistance per phase of the cable to the feeder;
 	// 0 means 60.
 	ServiceMilliOhm int64
@@ -168,6 +169,7 @@ type House struct {
 	site     counter
 	inverter counter
 	charger  *charger
+	battery  *battery
 }
 
 // Neighbourhood is houses on one feeder. It is not safe for concurrent use.
@@ -223,6 +225,12 @@ func New(cfg Config) (*Neighbourhood, error) {
 		if h.Charger {
 			house.charger = &charger{}
 			house.charger.meter.start(cfg.Seed, 3*int64(i)+2, h.Phases, true, false)
+		}
+		if h.Battery != (BatteryConfig{}) {
+			if err := h.Battery.check(); err != nil {
+				return nil, fmt.Errorf("house %q: %w", h.Name, err)
+			}
+			house.battery = &battery{BatteryConfig: h.Battery}
 		}
 		n.houses = append(n.houses, house)
 	}
@@ -284,6 +292,13 @@ func (n *Neighbourhood) tick(us int64) {
 		var net phases
 		for l := range net {
 			net[l] = h.load[l] + h.pv[l] + charging[l]
+		}
+		if b := h.battery; b != nil {
+			stored := h.spread(b.follow(net.total(), us))
+			for l := range net {
+				net[l] += stored[l]
+			}
+			count(&n.balance.Consumed, &n.balance.Produced, stored.total(), us)
 		}
 		h.site.measure(net, us)
 		h.inverter.measure(h.pv, us)
