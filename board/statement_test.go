@@ -55,8 +55,12 @@ func TestStatement(t *testing.T) {
 	}
 	// Nothing in it can be changed.
 	for _, c := range [][2]string{
-		{`"max_power_w": 7000`, `"max_power_w": 11000`}, {`"charger": 1`, `"charger": 2`}, {"2027-", "2028-"},
-		{"12-345", "12-346"}, {"2026-0815", "2026-0816"}, {`"phase_switch": true`, `"phase_switch": false`},
+		{`"max_power_w": 7000`, `"max_power_w": 11000`},
+		{`"charger": 1`, `"charger": 2`},
+		{"2027-", "2028-"},
+		{"12-345", "12-346"},
+		{"2026-0815", "2026-0816"},
+		{`"phase_switch": true`, `"phase_switch": false`},
 	} {
 		forged := strings.Replace(string(file), c[0], c[1], 1)
 		if forged == string(file) {

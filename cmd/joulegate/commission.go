@@ -97,9 +97,13 @@ func newCommissionCheckCmd() *cobra.Command {
 			}
 			return emit(cmd, s, func(w io.Writer) error {
 				rows := [][]string{
-					{"gateway", s.Gateway.String()}, {"charger", strconv.Itoa(int(s.Charger))}, {"installer", s.Installer.String()},
+					{"gateway", s.Gateway.String()},
+					{"charger", strconv.Itoa(int(s.Charger))},
+					{"installer", s.Installer.String()},
 					{"valid", s.Issued.Format(time.DateOnly) + " to " + s.Expires.Format(time.DateOnly)},
-					{"phase switching", strconv.FormatBool(s.PhaseSwitch)}, {"discharging", strconv.FormatBool(s.Discharge)}, {"hash", s.Hash().String()},
+					{"phase switching", strconv.FormatBool(s.PhaseSwitch)},
+					{"discharging", strconv.FormatBool(s.Discharge)},
+					{"hash", s.Hash().String()},
 				}
 				if s.Discharge {
 					rows = append(rows, []string{"at most", fmt.Sprintf("%d W", s.MaxPower)}, []string{"grid protection", s.GridProtection}, []string{"approval", s.Approval})

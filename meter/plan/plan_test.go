@@ -45,10 +45,8 @@ func brute(slots []Slot, g Goal) (reach meter.WattHour, cost chain.Nano) {
 		}
 		best = next
 	}
-	for e, c := range best {
-		if e >= reach {
-			reach, cost = e, c
-		}
+	for e := range best {
+		reach = max(reach, e)
 	}
 	return reach, best[reach]
 }
