@@ -2,6 +2,7 @@ package packet
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/google/gopacket"
@@ -65,7 +66,9 @@ func newDecoder(link layers.LinkType) *decoder {
 // decode fills e from a frame. After an error e holds what could be read: an
 // attacker must not become invisible by a header that his target ignores.
 func (d *decoder) decode(frame []byte, e *Event) error {
-	*e = Event{At: e.At, Wall: e.Wall, Size: e.Size, Charging: e.Charging, fromClient: true}
+	at, wall, size, charging := e.At, e.Wall, e.Size, e.Charging
+	*e = Event{} // in place: a literal with values would be built and copied
+	e.At, e.Wall, e.Size, e.Charging, e.fromClient = at, wall, size, charging, true
 	parser, data, err := d.start(frame, e)
 	if parser == nil {
 		return err
@@ -282,7 +285,7 @@ func (d *decoder) fillDNS(e *Event) error {
 	e.dns.answers = d.answers[:0]
 	for len(e.dns.answers) < maxAnswers {
 		r, err := d.dns.AnswerHeader()
-		if err == dnsmessage.ErrSectionDone {
+		if errors.Is(err, dnsmessage.ErrSectionDone) {
 			break
 		}
 		if err != nil {

@@ -103,8 +103,10 @@ func TestFragmentsOfModbusAreTold(t *testing.T) {
 func arpFrame(t testing.TB, op uint16, ip string, mac net.HardwareAddr) []byte {
 	return serialize(t,
 		&layers.Ethernet{SrcMAC: mac, DstMAC: layers.EthernetBroadcast, EthernetType: layers.EthernetTypeARP},
-		&layers.ARP{AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: op,
-			SourceHwAddress: mac, SourceProtAddress: net.ParseIP(ip).To4(), DstHwAddress: make([]byte, 6), DstProtAddress: net.ParseIP(gateway).To4()})
+		&layers.ARP{
+			AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: op,
+			SourceHwAddress: mac, SourceProtAddress: net.ParseIP(ip).To4(), DstHwAddress: make([]byte, 6), DstProtAddress: net.ParseIP(gateway).To4(),
+		})
 }
 
 func TestARPBindingsComeFromIPToo(t *testing.T) {
@@ -131,9 +133,11 @@ func TestARPOfAnOrdinaryNetwork(t *testing.T) {
 
 func dhcpFrame(t testing.TB, from net.HardwareAddr, server string, kind layers.DHCPMsgType, client int) []byte {
 	mac := net.HardwareAddr{2, 0, 0, 0, byte(client >> 8), byte(client)}
-	d := &layers.DHCPv4{Operation: layers.DHCPOpRequest, HardwareType: layers.LinkTypeEthernet, HardwareLen: 6, ClientHWAddr: mac,
+	d := &layers.DHCPv4{
+		Operation: layers.DHCPOpRequest, HardwareType: layers.LinkTypeEthernet, HardwareLen: 6, ClientHWAddr: mac,
 		ClientIP: net.IPv4zero, YourClientIP: net.IPv4zero, NextServerIP: net.IPv4zero, RelayAgentIP: net.IPv4zero,
-		Options: layers.DHCPOptions{layers.NewDHCPOption(layers.DHCPOptMessageType, []byte{byte(kind)})}}
+		Options: layers.DHCPOptions{layers.NewDHCPOption(layers.DHCPOptMessageType, []byte{byte(kind)})},
+	}
 	src, sport, dport := "0.0.0.0", uint16(68), uint16(67)
 	if server != "" {
 		d.Operation, src, sport, dport = layers.DHCPOpReply, server, 67, 68

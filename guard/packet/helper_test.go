@@ -99,8 +99,10 @@ func udpFrame(t testing.TB, from string, sport uint16, to string, dport uint16, 
 
 func tcpFrame(t testing.TB, from string, sport uint16, to string, dport uint16, flags uint8, seq uint32, payload []byte) []byte {
 	eth, ip, n := ipLayers(from, to, layers.IPProtocolTCP)
-	tcp := &layers.TCP{SrcPort: layers.TCPPort(sport), DstPort: layers.TCPPort(dport), Seq: seq, Window: 1000,
-		FIN: flags&fin != 0, SYN: flags&syn != 0, RST: flags&rst != 0, PSH: flags&psh != 0, ACK: flags&ack != 0, URG: flags&urg != 0}
+	tcp := &layers.TCP{
+		SrcPort: layers.TCPPort(sport), DstPort: layers.TCPPort(dport), Seq: seq, Window: 1000,
+		FIN: flags&fin != 0, SYN: flags&syn != 0, RST: flags&rst != 0, PSH: flags&psh != 0, ACK: flags&ack != 0, URG: flags&urg != 0,
+	}
 	_ = tcp.SetNetworkLayerForChecksum(n)
 	return serialize(t, eth, ip, tcp, gopacket.Payload(payload))
 }

@@ -37,6 +37,7 @@ const (
 	consensus = "./chain/consensus"
 	modbus    = "./drivers/modbus"
 	fault     = "./tools/bench/fault"
+	packets   = "./guard/packet"
 )
 
 // Issues that bring what cannot be measured yet.
@@ -83,7 +84,10 @@ var rows = []row{
 	{"guard.rss", "idle with guard: memory", "<=", 115, "MB", 1, later{issueGuard}},
 	{"guard.name", "guard, per blocked name", "<=", 6, "bytes", 1, later{issueGuard}},
 	{"guard.lookup", "guard, lookup of a name", "<=", 300, "ns", 0, later{issueGuard}},
-	{"guard.packet", "guard, per packet at 100,000 packets/s, none dropped", "<=", 350, "ns", 0, later{issueGuard}},
+	{"guard.packet", "guard, per packet at 100,000 packets/s", "<=", 350, "ns", 0, bench{pkg: packets, name: "BenchmarkRing", metric: "cpu-ns", time: "500000x"}},
+	{"guard.packet.lost", "guard, packets lost at 100,000 packets/s", "<=", 0, "%", 3, bench{pkg: packets, name: "BenchmarkRing", metric: "%lost", time: "500000x"}},
+	{"guard.frame", "guard, public captures: a frame with decoding", "<=", none, "ns", 0, bench{pkg: packets, name: "BenchmarkCaptures", metric: "frame-ns"}},
+	{"guard.detect", "guard, public captures: all detectors, per packet", "<=", 80, "ns", 0, bench{pkg: packets, name: "BenchmarkCaptures", metric: "detect-ns"}},
 	{"guard.exec", "guard, execs caught of 1000", ">=", 1000, "execs", 0, later{issueGuard}},
 	{"guard.event", "guard, per process event against all rules", "<=", 15, "us", 1, later{issueGuard}},
 }
