@@ -66,7 +66,8 @@ type home struct {
 	stuck      int // slots for which the meter stands still
 	away       int // slots for which the gateway is cut off
 	queue      [][]byte
-	dirty      int // slots for which its fills are not predicted
+	flushed    int64 // block in which it handed in what it had kept
+	dirty      int   // slots for which its fills are not predicted
 	doubtful   bool
 	bases      []reg // first registers of each segment
 	last       MeterTruth

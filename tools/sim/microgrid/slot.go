@@ -55,7 +55,7 @@ func (w *Walk) Slot() error {
 func (w *Walk) submit(h *home, done func(ledger.TxResult), records ...chain.Record) []item {
 	w.stats.Records += len(records)
 	raw := h.sign(w.now, records...)
-	if h.away > 0 || len(h.queue) > 0 {
+	if h.away > 0 || len(h.queue) > 0 || h.flushed == w.height+1 {
 		h.queue = append(h.queue, raw)
 		return nil
 	}
@@ -73,7 +73,7 @@ func (w *Walk) flush() (items []item) {
 	for _, h := range w.homes {
 		if h.away == 0 && len(h.queue) > 0 {
 			items = append(items, w.plain(h.queue[0]))
-			h.queue = h.queue[1:]
+			h.queue, h.flushed = h.queue[1:], w.height+1
 			w.spoil(h)
 		}
 	}
