@@ -126,6 +126,7 @@ type RulesChange struct {
 	AnswerDays   *int64     `cbor:"18,keyasint,omitempty" json:"answer_days,omitempty"`
 	ResolveDays  *int64     `cbor:"19,keyasint,omitempty" json:"resolve_days,omitempty"`
 	Tax          *TaxRate   `cbor:"20,keyasint,omitempty" json:"tax,omitempty"` // added to the list; From not before block time
+	RetainDays   *int64     `cbor:"21,keyasint,omitempty" json:"retain_days,omitempty"`
 }
 
 // Payout asks for prepaid money back. It leaves the balance at once.

@@ -499,6 +499,7 @@ func TestRulesChangeAtTheirHeight(t *testing.T) {
 		"tax rate":    {Height: w.height + 99, Tax: &chain.TaxRate{From: w.now + dayMs, PPM: -1}},
 		"payout days": {Height: w.height + 99, PayoutDays: ptr(int64(-1))},
 		"days":        {Height: w.height + 99, AnswerDays: ptr(int64(100))},
+		"retention":   {Height: w.height + 99, RetainDays: ptr(int64(1))},
 	} {
 		t.Log(what)
 		w.refused(CodeRange, propose(c))

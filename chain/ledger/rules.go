@@ -140,6 +140,7 @@ func (g Rules) with(c *chain.RulesChange) Rules {
 	set(&g.DisputeDays, c.DisputeDays)
 	set(&g.AnswerDays, c.AnswerDays)
 	set(&g.ResolveDays, c.ResolveDays)
+	set(&g.RetainDays, c.RetainDays)
 	if len(c.Operators) > 0 {
 		g.Operators = c.Operators
 	}

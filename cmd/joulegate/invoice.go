@@ -237,6 +237,9 @@ func exportInvoices(cmd *cobra.Command, args []string) error {
 				continue
 			}
 			s, err := cl.Session(ctx, i.Session)
+			if e := (*panel.Error)(nil); errors.As(err, &e) && e.Code == "not_found" {
+				continue // long ago: the state has let it go, the document has what it needs
+			}
 			if err != nil {
 				return err
 			}
@@ -259,7 +262,10 @@ func exportInvoices(cmd *cobra.Command, args []string) error {
 			continue
 		}
 		d, err := invoice.New(v.InvoiceView, rules.Rules, &book, func(id chain.ID) string {
-			s := sessions[id]
+			s, known := sessions[id]
+			if !known {
+				return id.String()
+			}
 			return fmt.Sprintf("at %s, connector %d, %s", names[s.Gateway], s.Connector, time.UnixMilli(s.OpenedMs).UTC().Format(time.DateTime+" UTC"))
 		})
 		if err != nil {

@@ -55,6 +55,7 @@ func newRulesShowCmd() *cobra.Command {
 				rows = append(rows, []string{"", k.String()})
 			}
 			rows = append(rows,
+				[]string{"state", "keeps slots and settled sessions for " + n(r.RetainDays) + " days; blocks are kept"},
 				[]string{"payouts", "due in " + n(r.PayoutDays) + " days"},
 				[]string{"disputes", fmt.Sprintf("for %d days, answered in %d, decided in %d", r.DisputeDays, r.AnswerDays, r.ResolveDays)})
 			for _, t := range r.Tax {
@@ -124,6 +125,7 @@ func newRulesProposeCmd() *cobra.Command {
 	f.Int64("dispute-days", 0, "`DAYS` in which a bill can be disputed")
 	f.Int64("answer-days", 0, "`DAYS` for the answer to a dispute")
 	f.Int64("resolve-days", 0, "`DAYS` for its resolution")
+	f.Int64("retain-days", 0, "`DAYS` that slots and settled sessions stay in the state")
 	f.String("tax", "", "tax contained in prices, `PERCENT` of the net amount, from --tax-from on")
 	f.String("tax-from", "", "first `DAY` of that tax, UTC")
 	return agreed(c, "operator")
@@ -150,7 +152,7 @@ func rulesChange(cmd *cobra.Command, height int64) (b chain.RulesChange, err err
 	}
 	for name, to := range map[string]**int64{
 		"grace": &b.Grace, "start-limit": &b.Start, "threshold": &b.Threshold, "expiry-slots": &b.ExpirySlots, "payout-days": &b.PayoutDays,
-		"dispute-days": &b.DisputeDays, "answer-days": &b.AnswerDays, "resolve-days": &b.ResolveDays,
+		"dispute-days": &b.DisputeDays, "answer-days": &b.AnswerDays, "resolve-days": &b.ResolveDays, "retain-days": &b.RetainDays,
 	} {
 		if given(name) {
 			n, _ := f.GetInt64(name)
