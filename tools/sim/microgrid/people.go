@@ -69,7 +69,7 @@ type home struct {
 	flushed    int64 // block in which it handed in what it had kept
 	dirty      int   // slots for which its fills are not predicted
 	doubtful   bool
-	bases      []reg // first registers of each segment
+	shown      reg // by the site meter, when it was last well
 	last       MeterTruth
 }
 
