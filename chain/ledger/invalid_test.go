@@ -6,8 +6,8 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,12 +21,8 @@ import (
 // kind that is added later without its row here fails.
 func kindsOf(t *testing.T, typ string) map[string]uint16 {
 	t.Helper()
-	pkgs, err := parser.ParseDir(token.NewFileSet(), "..", func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
 	kinds := map[string]uint16{}
-	for _, f := range pkgs["chain"].Files {
+	for _, f := range shipped(t, "..") {
 		for _, d := range f.Decls {
 			g, ok := d.(*ast.GenDecl)
 			if !ok || g.Tok != token.CONST {
@@ -49,6 +45,26 @@ func kindsOf(t *testing.T, typ string) map[string]uint16 {
 		t.Fatalf("no constants of type %s", typ)
 	}
 	return kinds
+}
+
+// shipped parses the files of a folder that ship.
+func shipped(t *testing.T, dir string) (files []*ast.File) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	return files
 }
 
 // ripe is a microgrid in which something of everything exists: settled
@@ -195,7 +211,8 @@ var txRows = map[chain.TxKind]txRow{
 				notYours: {nil, r.a.owner, CodeNotAllowed},
 				form:     {chain.Revoke{Device: r.a.key, Reason: long}, nil, CodeMalformed},
 			}
-		}, map[flaw]string{negative: "no number", overflow: "no number", state: "who is revoked is no member: unknown"},
+		},
+		map[flaw]string{negative: "no number", overflow: "no number", state: "who is revoked is no member: unknown"},
 	},
 	chain.TxTariff: {
 		operator, func(r *ripe) any { return chain.Tariff{From: firstSl + 90, To: firstSl + 91, Retail: 2, FeedIn: 1} },
@@ -208,7 +225,8 @@ var txRows = map[chain.TxKind]txRow{
 				notYours: {nil, r.driver, CodeNotAllowed},
 				form:     {with(t, func(t *chain.Tariff) { t.FeedIn = 3 }), nil, CodeRange},
 			}
-		}, map[flaw]string{unknown: "names nothing"},
+		},
+		map[flaw]string{unknown: "names nothing"},
 	},
 	chain.TxTariffs: {
 		operator, func(r *ripe) any {
@@ -223,7 +241,8 @@ var txRows = map[chain.TxKind]txRow{
 				notYours: {nil, r.driver, CodeNotAllowed},
 				form:     {of(make([]chain.Tariff, chain.MaxTableRanges+1)...), nil, CodeMalformed},
 			}
-		}, map[flaw]string{unknown: "names nothing"},
+		},
+		map[flaw]string{unknown: "names nothing"},
 	},
 	chain.TxZones: {
 		operator, func(r *ripe) any {
@@ -249,7 +268,8 @@ var txRows = map[chain.TxKind]txRow{
 				notYours: {nil, r.driver, CodeNotAllowed},
 				form:     {chain.FeatureBasis{Feature: chain.FeatureV2V, On: true}, nil, CodeMalformed},
 			}
-		}, map[flaw]string{negative: "no number", overflow: "no number", state: "may be said again"},
+		},
+		map[flaw]string{negative: "no number", overflow: "no number", state: "may be said again"},
 	},
 	chain.TxFirmOffer: {
 		func(r *ripe) *person { return r.a.owner }, func(r *ripe) any { return r.firm() },
@@ -282,7 +302,8 @@ var txRows = map[chain.TxKind]txRow{
 		func(r *ripe) *person { return r.c.owner }, func(r *ripe) any { return chain.FirmCancel{Offer: chain.ID{9}} },
 		func(r *ripe) map[flaw]try {
 			return map[flaw]try{unknown: {chain.FirmCancel{Offer: chain.ID{8}}, nil, CodeState}, notYours: {nil, r.a.owner, CodeNotAllowed}}
-		}, map[flaw]string{negative: "no number", overflow: "no number", state: "what is closed is not open: unknown", form: "an id only"},
+		},
+		map[flaw]string{negative: "no number", overflow: "no number", state: "what is closed is not open: unknown", form: "an id only"},
 	},
 	chain.TxCorrection: {
 		operator, func(r *ripe) any { return chain.CorrectionRuling{Device: r.b.key, Slot: firstSl, ID: chain.ID{1}} },
@@ -292,7 +313,8 @@ var txRows = map[chain.TxKind]txRow{
 				unknown:  {chain.CorrectionRuling{Device: r.b.key, Slot: firstSl, ID: chain.ID{2}}, nil, CodeState},
 				notYours: {nil, r.b.owner, CodeNotAllowed},
 			}
-		}, map[flaw]string{overflow: "a slot names an entry or does not", state: "what is ruled does not wait: unknown", form: "keys only"},
+		},
+		map[flaw]string{overflow: "a slot names an entry or does not", state: "what is ruled does not wait: unknown", form: "keys only"},
 	},
 	chain.TxJoint: {
 		operator, func(r *ripe) any { return r.jointOf(nil) },
@@ -320,7 +342,8 @@ var txRows = map[chain.TxKind]txRow{
 				notYours: {nil, r.a.owner, CodeNotAllowed},
 				form:     {chain.RulesChange{Height: h, Threshold: ptr(int64(99))}, nil, CodeRange},
 			}
-		}, map[flaw]string{unknown: "names nothing"},
+		},
+		map[flaw]string{unknown: "names nothing"},
 	},
 	chain.TxPayout: {
 		theDriver, func(r *ripe) any { return chain.Payout{Amount: 1e9} },
@@ -331,7 +354,8 @@ var txRows = map[chain.TxKind]txRow{
 				unknown:  {chain.Payout{Amount: 1e9}, r.stranger, CodeFunds},
 				form:     {chain.Payout{Amount: 1}, nil, CodeAmount},
 			}
-		}, map[flaw]string{state: "an account has no state", notYours: "everybody asks for his own: unknown"},
+		},
+		map[flaw]string{state: "an account has no state", notYours: "everybody asks for his own: unknown"},
 	},
 	chain.TxPayoutPaid: {
 		operator, func(r *ripe) any { return chain.PayoutPaid{Payout: 1, BankRef: "out"} },
@@ -343,7 +367,8 @@ var txRows = map[chain.TxKind]txRow{
 				notYours: {nil, r.driver, CodeNotAllowed},
 				form:     {chain.PayoutPaid{Payout: 1}, nil, CodeMalformed},
 			}
-		}, map[flaw]string{negative: "no signed number"},
+		},
+		map[flaw]string{negative: "no signed number"},
 	},
 	chain.TxPayoutCancel: {
 		theDriver, func(r *ripe) any { return chain.PayoutCancel{Payout: 1} },
@@ -353,7 +378,8 @@ var txRows = map[chain.TxKind]txRow{
 				unknown:  {chain.PayoutCancel{Payout: 7}, nil, CodeUnknown},
 				notYours: {nil, r.a.owner, CodeNotAllowed},
 			}
-		}, map[flaw]string{negative: "no signed number", state: "see TestPayoutIsLockedPaidAndVisibleWhenOverdue", form: "a number only"},
+		},
+		map[flaw]string{negative: "no signed number", state: "see TestPayoutIsLockedPaidAndVisibleWhenOverdue", form: "a number only"},
 	},
 	chain.TxRefund: {
 		operator, func(r *ripe) any { return chain.Refund{Session: chain.ID{1}, Amount: 1e7, Reason: "x"} },
@@ -391,7 +417,8 @@ var txRows = map[chain.TxKind]txRow{
 				notYours: {nil, r.stranger, CodeNotAllowed},
 				form:     {chain.Answer{Dispute: 1}, nil, CodeMalformed},
 			}
-		}, map[flaw]string{state: "see TestDisputeFreezesTheAmountAndNoMore"},
+		},
+		map[flaw]string{state: "see TestDisputeFreezesTheAmountAndNoMore"},
 	},
 	chain.TxResolve: {
 		func(r *ripe) *person { return r.auditor }, func(r *ripe) any { return chain.Resolve{Dispute: 1, Refund: 5, Reason: "x"} },
@@ -415,13 +442,15 @@ var txRows = map[chain.TxKind]txRow{
 				notYours: {nil, r.driver, CodeNotAllowed},
 				form:     {chain.IssueInvoice{Account: chain.Account{3}}, nil, CodeAccount},
 			}
-		}, map[flaw]string{negative: "no number", overflow: "no number"},
+		},
+		map[flaw]string{negative: "no number", overflow: "no number"},
 	},
 	chain.TxProfile: {
 		theDriver, func(r *ripe) any { return chain.Profile{Redeem: true} },
 		func(r *ripe) map[flaw]try {
 			return map[flaw]try{form: {chain.Profile{Tax: 99}, nil, CodeMalformed}, state: {chain.Profile{Tax: chain.TaxBusiness}, nil, CodeMalformed}}
-		}, map[flaw]string{negative: "no number", overflow: "no number", unknown: "of the signer's account, whatever it is", notYours: "of the signer's account"},
+		},
+		map[flaw]string{negative: "no number", overflow: "no number", unknown: "of the signer's account, whatever it is", notYours: "of the signer's account"},
 	},
 	chain.TxMeterApproval: {
 		operator, func(r *ripe) any {
@@ -434,7 +463,8 @@ var txRows = map[chain.TxKind]txRow{
 				form:     {chain.MeterApproval{Device: r.b.key, Approval: long, Until: r.now + dayMs}, nil, CodeMalformed},
 				negative: {chain.MeterApproval{Device: r.b.key, Approval: "x", Until: -1}, nil, CodeRange},
 			}
-		}, map[flaw]string{overflow: "a date", state: "may be said again"},
+		},
+		map[flaw]string{overflow: "a date", state: "may be said again"},
 	},
 	chain.TxMandate: {
 		theDriver, func(r *ripe) any { return r.ownMandate(r.spare) },
@@ -454,7 +484,8 @@ var txRows = map[chain.TxKind]txRow{
 		theDriver, func(r *ripe) any { return chain.MandateRevoke{Token: r.token.key} },
 		func(r *ripe) map[flaw]try {
 			return map[flaw]try{unknown: {chain.MandateRevoke{Token: r.spare.key}, nil, CodeUnknown}, notYours: {nil, r.stranger, CodeNotAllowed}}
-		}, map[flaw]string{negative: "no number", overflow: "no number", state: "may be said again", form: "a key only"},
+		},
+		map[flaw]string{negative: "no number", overflow: "no number", state: "may be said again", form: "a key only"},
 	},
 	chain.TxOffline: {
 		theDriver, func(r *ripe) any { return chain.Offline{Gateway: r.a.key, Amount: 5} },
@@ -777,11 +808,7 @@ func (w *world) ledgerless(h *house) chain.Hash {
 // Two tables under one byte would read each other's entries.
 func TestEveryTableHasItsOwnByte(t *testing.T) {
 	owner := map[string]string{}
-	pkgs, err := parser.ParseDir(token.NewFileSet(), ".", func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range pkgs["ledger"].Files {
+	for _, f := range shipped(t, ".") {
 		ast.Inspect(f, func(n ast.Node) bool {
 			v, ok := n.(*ast.ValueSpec)
 			if !ok || !strings.HasPrefix(v.Names[0].Name, "tab") || len(v.Values) == 0 {

@@ -68,8 +68,7 @@ type home struct {
 	queue      [][]byte
 	flushed    int64 // block in which it handed in what it had kept
 	dirty      int   // slots for which its fills are not predicted
-	doubtful   bool
-	shown      reg // by the site meter, when it was last well
+	shown      reg   // by the site meter, when it was last well
 	last       MeterTruth
 }
 

@@ -233,7 +233,7 @@ func (w *Walk) report(s *charging) []chain.Record {
 // stop ends a session, once or more often.
 func (w *Walk) stop(s *charging) []chain.Record {
 	records := w.report(s)
-	m := chain.SessionStop{Session: s.id, Seq: s.seq + 1, Slot: w.slot, Register: s.reg, Quality: meter.Good, At: w.now, Reason: chain.StopDriver, Receipt: chain.Hash(chain.Sum(s.id[:]))}
+	m := chain.SessionStop{Session: s.id, Seq: s.seq + 1, Slot: w.slot, Register: s.reg, Quality: meter.Good, At: w.now, Reason: chain.StopDriver, Receipt: chain.Sum(s.id[:])}
 	if s.quote.SellWh > 0 {
 		m.Export = s.out
 	}
