@@ -128,13 +128,12 @@ func (g *engine) contain(e *Event) {
 		return
 	}
 	p := recover()
-	what := "streams"
-	switch {
-	case g.at == inDecoder:
-		what = "decoder"
+	if g.at == inDecoder { // gopacket trusts some lengths that frames state
 		g.undecoded++
-		*e = Event{At: e.At} // nothing of it is reliable
-	case g.at >= 0:
+		return
+	}
+	what := "streams"
+	if g.at >= 0 {
 		what = g.detectors[g.at].name()
 		g.wants[g.at] = 0
 		g.off = append(g.off, what)

@@ -92,8 +92,12 @@ type policyFile struct {
 //	modbus:
 //	  writers: [192.0.2.7]
 //	baseline: [198.51.100.0/24, time.example.org]
-func ParsePolicy(text []byte) (Network, error) {
-	var n Network
+func ParsePolicy(text []byte) (n Network, err error) {
+	defer func() {
+		if p := recover(); p != nil { // go-yaml on a list that is tagged as something else
+			n, err = Network{}, fmt.Errorf("policy: malformed YAML: %v", p)
+		}
+	}()
 	if len(text) > MaxPolicy {
 		return n, fmt.Errorf("policy of %d bytes, at most %d", len(text), MaxPolicy)
 	}

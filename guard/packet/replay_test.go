@@ -116,6 +116,21 @@ func TestReplayCountsDecodeErrors(t *testing.T) {
 	}
 }
 
+// TestLengthsThatLieAreDecodeErrors: an ARP packet whose addresses are said to
+// be longer than it is.
+func TestLengthsThatLieAreDecodeErrors(t *testing.T) {
+	w := newWire(t, Rules{})
+	frame := arpFrame(t, layers.ARPReply, router, macOf(router))
+	for hw := range 256 {
+		frame[14+4] = byte(hw)
+		w.frame(frame)
+	}
+	if w.g.undecoded < 200 {
+		t.Errorf("%d decode errors", w.g.undecoded)
+	}
+	w.want()
+}
+
 func TestReplayEndsWhenAsked(t *testing.T) {
 	var out bytes.Buffer
 	w := pcapgo.NewWriter(&out)
@@ -157,6 +172,7 @@ func TestPolicy(t *testing.T) {
 		"baseline: [a b]\n":                                         "line 1",
 		"baselin: []\n":                                             "1:",
 		"baseline: 7\n":                                             "1:",
+		"modbus:\n writers: !00000000\n0000000":                     "malformed",
 		"\tx":                                                       "policy",
 	} {
 		if _, err := ParsePolicy([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
