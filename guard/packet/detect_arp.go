@@ -31,7 +31,7 @@ type claim struct {
 }
 
 func newARP(r Rules) *arpDetector {
-	return &arpDetector{bindings: newTable[binding](4096, r.Seed), claims: newTable[claim](1024, r.Seed)}
+	return &arpDetector{bindings: newTable[binding](4096>>r.shrink, r.Seed), claims: newTable[claim](1024>>r.shrink, r.Seed)}
 }
 
 func (*arpDetector) name() string { return "arp" }

@@ -20,7 +20,7 @@ type authDetector struct {
 }
 
 func newAuth(r Rules) *authDetector {
-	return &authDetector{newTable[window](1024, r.Seed)}
+	return &authDetector{newTable[window](1024>>r.shrink, r.Seed)}
 }
 
 func (*authDetector) name() string { return "auth" }

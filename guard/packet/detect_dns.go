@@ -33,7 +33,7 @@ type domain struct {
 }
 
 func newDNS(r Rules) *dnsDetector {
-	d := &dnsDetector{resolvers: map[Addr]bool{}, domains: newTable[domain](1024, r.Seed)}
+	d := &dnsDetector{resolvers: map[Addr]bool{}, domains: newTable[domain](1024>>r.shrink, r.Seed)}
 	for _, a := range r.Resolvers {
 		d.resolvers[addrOf(a)] = true
 	}

@@ -24,7 +24,7 @@ type helloDetector struct {
 }
 
 func newHello(r Rules) *helloDetector {
-	return &helloDetector{answers: r.Answers, given: newTable[time.Duration](4096, r.Seed), asked: newTable[time.Duration](4096, r.Seed)}
+	return &helloDetector{answers: r.Answers, given: newTable[time.Duration](4096>>r.shrink, r.Seed), asked: newTable[time.Duration](4096>>r.shrink, r.Seed)}
 }
 
 func (*helloDetector) name() string { return "hello" }

@@ -39,7 +39,7 @@ type refused struct {
 }
 
 func newModbus(r Rules) *modbusDetector {
-	d := &modbusDetector{writers: map[Addr]bool{}, asked: newTable[asked](1024, r.Seed), refused: newTable[refused](1024, r.Seed)}
+	d := &modbusDetector{writers: map[Addr]bool{}, asked: newTable[asked](1024>>r.shrink, r.Seed), refused: newTable[refused](1024>>r.shrink, r.Seed)}
 	for _, w := range r.Writers {
 		d.writers[addrOf(w)] = true
 	}

@@ -48,8 +48,8 @@ type destination struct {
 func newDestinations(r Rules) *destinations {
 	return &destinations{
 		base: r.Baseline, learn: r.Learn,
-		named:   newTable[time.Duration](4096, r.Seed),
-		to:      newTable[destination](4096, r.Seed),
+		named:   newTable[time.Duration](4096>>r.shrink, r.Seed),
+		to:      newTable[destination](4096>>r.shrink, r.Seed),
 		learned: map[Addr]struct{}{},
 	}
 }

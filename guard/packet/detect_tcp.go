@@ -45,9 +45,9 @@ type half struct {
 
 func newTCP(r Rules) *tcpDetector {
 	return &tcpDetector{
-		probes: newTable[probes](2048, r.Seed),
-		sweeps: newTable[probes](1024, r.Seed),
-		half:   newTable[half](1024, r.Seed),
+		probes: newTable[probes](2048>>r.shrink, r.Seed),
+		sweeps: newTable[probes](1024>>r.shrink, r.Seed),
+		half:   newTable[half](1024>>r.shrink, r.Seed),
 	}
 }
 

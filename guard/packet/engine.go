@@ -29,6 +29,8 @@ type Rules struct {
 	Charging func() bool // the charger is at work; nil: it never is
 	Answers  Answers     // nil: only answers seen on the wire count
 	Seed     uint64      // of tables; secret where attackers are
+
+	shrink int // tables are so many times halved, for tests that make many engines
 }
 
 // detector is one step over events. It changes only its own state and the
@@ -62,7 +64,7 @@ func newEngine(r Rules, link layers.LinkType, window time.Duration, report func(
 		r.Charging = func() bool { return false }
 	}
 	g := &engine{rules: r, dec: newDecoder(link), sink: newSink(window, report), log: log}
-	g.streams = newStreams(r.Seed, r.ModbusPorts, g.dispatch)
+	g.streams = newStreams(r, g.dispatch)
 	g.detectors = []detector{
 		newModbus(r), newARP(r), newDHCP(r), newTCP(r), newDNS(r), newHello(r), mqttDetector{}, newAuth(r),
 	}

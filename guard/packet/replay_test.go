@@ -194,7 +194,7 @@ func TestNothingIsAllocatedPerFrame(t *testing.T) {
 // everythingBut the filter's answers, which take a name as a string.
 func everythingBut(t testing.TB) Rules {
 	r := everything(t)
-	r.Answers = nil
+	r.Answers, r.shrink = nil, 0
 	return r
 }
 
@@ -214,6 +214,22 @@ func (p *player) round() {
 		p.g.frame(f, p.shift+time.Duration(p.c.at[i]-p.c.at[0]), p.c.at[i], p.c.sizes[i], false)
 	}
 	p.shift = p.g.event.At + time.Hour
+}
+
+// TestMemoryIsBounded: everything that an engine will ever use, it has when
+// it is made.
+func TestMemoryIsBounded(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	g := newEngine(everythingBut(t), layers.LinkTypeEthernet, 0, func(guard.Finding) {}, slog.New(slog.DiscardHandler))
+	runtime.ReadMemStats(&after)
+	runtime.KeepAlive(g)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 6<<20 {
+		t.Errorf("an engine takes %d bytes, at most 6 MiB", n)
+	} else {
+		t.Logf("an engine takes %d bytes", n)
+	}
 }
 
 // threadTime is the processor time that this thread has used.

@@ -95,8 +95,8 @@ type streams struct {
 	taken   uint64 // buffers that were taken from others
 }
 
-func newStreams(seed uint64, modbusPorts []uint16, emit func(*Event, kind)) *streams {
-	return &streams{flows: newTable[flow](maxFlows, seed), buffers: make([]buffer, maxBuffers), ports: modbusPorts, emit: emit}
+func newStreams(r Rules, emit func(*Event, kind)) *streams {
+	return &streams{flows: newTable[flow](maxFlows>>r.shrink, r.Seed), buffers: make([]buffer, maxBuffers>>r.shrink), ports: r.ModbusPorts, emit: emit}
 }
 
 // isModbusPort tells whether devices listen there.

@@ -39,7 +39,7 @@ func TestAnyCutOfAStreamGivesTheSameMessages(t *testing.T) {
 			}
 		}
 		var got []byte
-		s := newStreams(1, []uint16{502}, func(e *Event, k kind) {
+		s := newStreams(Rules{Network: Network{ModbusPorts: []uint16{502}}, Seed: 1, shrink: 4}, func(e *Event, k kind) {
 			if k != isModbus || e.modbus.wrong != "" || len(e.modbus.pdu) != 8 {
 				t.Fatalf("kind %d, %+v", k, e.modbus)
 			}
