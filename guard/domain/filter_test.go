@@ -36,15 +36,23 @@ func TestEveryFormatMeansWhatItSays(t *testing.T) {
 		name, text     string
 		blocks, allows string // names
 	}{
-		{"hosts", "# a comment\n127.0.0.1 localhost\n0.0.0.0 ads.example.com\n0.0.0.0 track.example.net # inline\n::1 v6.example.org\n0.0.0.0 0.0.0.0\n",
-			"ads.example.com track.example.net v6.example.org ADS.Example.com.", "example.com a.ads.example.com localhost"},
-		{"names", "ads.example.com\nBücher.example\n_tcp.under_score.example\n",
-			"ads.example.com x.ads.example.com xn--bcher-kva.example bücher.example a._tcp.under_score.example", "example.com badads.example.com"},
+		{
+			"hosts", "# a comment\n127.0.0.1 localhost\n0.0.0.0 ads.example.com\n0.0.0.0 track.example.net # inline\n::1 v6.example.org\n0.0.0.0 0.0.0.0\n",
+			"ads.example.com track.example.net v6.example.org ADS.Example.com.", "example.com a.ads.example.com localhost",
+		},
+		{
+			"names", "ads.example.com\nBücher.example\n_tcp.under_score.example\n",
+			"ads.example.com x.ads.example.com xn--bcher-kva.example bücher.example a._tcp.under_score.example", "example.com badads.example.com",
+		},
 		{"wildcard", "*.ads.example.com\n", "x.ads.example.com y.x.ads.example.com", "ads.example.com"},
-		{"adblock", "[Adblock Plus 2.0]\n! title\n||ads.example.com^\n||cdn.example.com^$third-party\n||star.example^|\n@@||good.ads.example.com^\nexample.com##.banner\n||path.example.com/x^\n/regex[0-9]+/\n||only.example.com^$domain=a.b\n",
-			"ads.example.com x.ads.example.com cdn.example.com star.example", "good.ads.example.com x.good.ads.example.com example.com path.example.com only.example.com"},
-		{"zone", "$TTL 60\n@ SOA localhost. root.localhost. 1 2 3 4 5\n@ NS localhost.\nads.example.com CNAME .\n*.track.example.net CNAME .\nok.track.example.net CNAME rpz-passthru.\n32.1.2.0.192.rpz-ip CNAME .\nrewrite.example.com CNAME other.example.org.\nlocal.example.com A 192.0.2.1\n",
-			"ads.example.com a.track.example.net", "x.ads.example.com track.example.net ok.track.example.net rewrite.example.com local.example.com"},
+		{
+			"adblock", "[Adblock Plus 2.0]\n! title\n||ads.example.com^\n||cdn.example.com^$third-party\n||star.example^|\n@@||good.ads.example.com^\nexample.com##.banner\n||path.example.com/x^\n/regex[0-9]+/\n||only.example.com^$domain=a.b\n",
+			"ads.example.com x.ads.example.com cdn.example.com star.example", "good.ads.example.com x.good.ads.example.com example.com path.example.com only.example.com",
+		},
+		{
+			"zone", "$TTL 60\n@ SOA localhost. root.localhost. 1 2 3 4 5\n@ NS localhost.\nads.example.com CNAME .\n*.track.example.net CNAME .\nok.track.example.net CNAME rpz-passthru.\n32.1.2.0.192.rpz-ip CNAME .\nrewrite.example.com CNAME other.example.org.\nlocal.example.com A 192.0.2.1\n",
+			"ads.example.com a.track.example.net", "x.ads.example.com track.example.net ok.track.example.net rewrite.example.com local.example.com",
+		},
 		{"zone with origin", "$ORIGIN rpz.example.\n$TTL 60\n@ IN SOA localhost. root.localhost. 1 2 3 4 5\nads.example.com IN CNAME .\n", "ads.example.com", "example.com"},
 		{"mixed, DOS lines", "\ufeff0.0.0.0 a.example\r\nb.example\r\n||c.example^\r\n", "a.example b.example x.c.example", "x.a.example d.example"},
 	} {

@@ -200,12 +200,14 @@ func TestServerFilters(t *testing.T) {
 			var f found
 			var mu sync.Mutex
 			told := map[string][]netip.Addr{}
-			s, addr := start(t, Config{Upstreams: []string{u.serve(t)}, Filter: filter, Null: null, Local: []string{"home.example"}, Report: f.report,
+			s, addr := start(t, Config{
+				Upstreams: []string{u.serve(t)}, Filter: filter, Null: null, Local: []string{"home.example"}, Report: f.report,
 				Answered: func(name string, a []netip.Addr, ttl time.Duration) {
 					mu.Lock()
 					defer mu.Unlock()
 					told[name] = a
-				}})
+				},
+			})
 			r := query(t, network, addr, "WWW.example.com", dns.TypeA)
 			if len(r.Answer) != 1 || r.Answer[0].(*dns.A).A.String() != "203.0.113.7" || !r.RecursionAvailable {
 				t.Fatalf("%s: %v", network, r)

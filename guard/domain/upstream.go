@@ -86,8 +86,10 @@ func newUpstream(text string, bootstrap []netip.AddrPort, roots *tls.Config) (*u
 			return c, nil
 		}}).ask
 	case "https":
-		t := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, MaxIdleConns: idleLinks, IdleConnTimeout: linkIdle, DisableCompression: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.dial(ctx) }}
+		t := &http.Transport{
+			TLSClientConfig: config, ForceAttemptHTTP2: true, MaxIdleConns: idleLinks, IdleConnTimeout: linkIdle, DisableCompression: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.dial(ctx) },
+		}
 		up.ask = overHTTP(&http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("redirected") }}, u.String())
 	}
 	return up, nil

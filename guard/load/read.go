@@ -150,6 +150,7 @@ func (m *machine) talks(p procfs.Proc) bool {
 	away := func(ip net.IP, inode uint64) bool {
 		return inodes[inode] && !ip.IsLoopback() && !ip.IsUnspecified()
 	}
+	//nolint:staticcheck // Deprecated for its cost; here it is asked of suspects only, and needs no permission.
 	for _, table := range []func() (procfs.NetTCP, error){m.fs.NetTCP, m.fs.NetTCP6} {
 		lines, _ := table()
 		for _, l := range lines {
@@ -198,7 +199,7 @@ func (m *machine) blockDevice() string {
 	if err := unix.Stat(m.state, &st); err != nil {
 		return ""
 	}
-	link := filepath.Join(m.sys, "dev/block", fmt.Sprintf("%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))))
+	link := filepath.Join(m.sys, "dev/block", fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
 	dir, err := filepath.EvalSymlinks(link)
 	if err != nil {
 		return ""
