@@ -313,6 +313,9 @@ func (w *Walk) readings() (items []item) {
 		imp, exp := max(net, 0), max(-net, 0)
 		h.imp += imp
 		h.exp += exp
+		if max(imp, exp) > maxPower*slotMs/3_600_000 {
+			w.spoil(h) // more than its connection carries: the ledger will doubt it
+		}
 		records = append(records, w.site(h)...)
 		if h.dirty == 0 {
 			used, gave := max(0, h.v2g-exp), max(0, h.ev-imp)
