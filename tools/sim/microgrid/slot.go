@@ -378,7 +378,7 @@ func (w *Walk) site(h *home) []chain.Record {
 	imp, exp, q := h.imp+h.offImp, h.exp+h.offExp, meter.Good
 	if h.stuck > 0 {
 		h.stuck--
-		w.spoil(h)
+		h.dirty = 9 // what it has missed looks like a jump, until enough time has passed
 		imp, exp = h.shown.imp, h.shown.exp
 	} else if w.wrong() {
 		w.spoil(h)
