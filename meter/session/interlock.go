@@ -23,7 +23,7 @@ func (m *machine) reading(e Reading) {
 		m.loose += grown
 	}
 	m.judgeStuck(e)
-	m.Last, m.known = e.Import, true
+	m.Last, m.given, m.known = e.Import, e.Export, true
 	m.Current, m.meterAt, m.heard, m.unseen = e.Current, e.At, true, 0
 	m.judgeCurrent(e)
 	m.judgeLoose()
@@ -32,7 +32,7 @@ func (m *machine) reading(e Reading) {
 // judgeStuck stops on a register that does not move while current flows. At
 // least one phase carries it, at no less than the lowest voltage.
 func (m *machine) judgeStuck(e Reading) {
-	if !m.Relay || !m.heard || e.Import != m.Last || e.Current < FullBelow {
+	if !m.Relay || !m.heard || e.Import != m.Last || e.Export != m.given || e.Current < FullBelow {
 		m.still = 0
 		return
 	}
@@ -296,11 +296,11 @@ func (m *machine) refusal() string {
 		return "the contactor has not opened"
 	case m.r.Wallbox && !m.Relay && m.Current >= StopBelow:
 		return "the wallbox has not stopped yet"
-	case m.left() <= m.reserve(MinCurrent):
+	case m.back == 0 && m.left() <= m.reserve(MinCurrent):
 		return "the hold is used up"
 	case m.overloaded:
 		return "the house's fuse is overloaded"
-	case m.limit < MinCurrent:
+	case m.back == 0 && m.limit < MinCurrent:
 		return NoCurrent
 	case !m.Relay && m.now-m.movedAt < m.r.MinOff:
 		return "the relay rests after switching"

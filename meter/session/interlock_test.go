@@ -47,12 +47,12 @@ func (g *rig) latched(f Fault) {
 	}
 	g.draw = func() meter.MilliAmpere { return 0 }
 	g.run(2 * time.Hour)
-	g.do(Open{testID, 1000})
+	g.do(Open{testID, 1000, false})
 	if g.s.Phase != Idle || g.s.Fault != f {
 		g.t.Fatalf("%q has gone by itself: %s, %q", f, g.s.Phase, g.s.Fault)
 	}
 	g.do(ClearFault{})
-	g.do(Open{testID, 1000})
+	g.do(Open{testID, 1000, false})
 	g.want(Held, false)
 }
 
@@ -68,7 +68,7 @@ func TestHeatTakesCurrentThenTheSession(t *testing.T) {
 	}
 	warm(11 * time.Second)
 	g.do(Setpoint{Limit: 16_000})
-	g.do(Open{testID, 20_000})
+	g.do(Open{testID, 20_000, false})
 	g.do(Ledger{testID, true})
 	warm(3 * time.Second)
 	for _, c := range []struct {
@@ -96,7 +96,7 @@ func TestSilentThermometerIsStale(t *testing.T) {
 	g.r.Temp, g.r.DerateFrom, g.r.TempMax = true, 60_000, 80_000
 	g.run(11 * time.Second)
 	g.do(Setpoint{Limit: 16_000})
-	g.do(Open{testID, 20_000})
+	g.do(Open{testID, 20_000, false})
 	g.do(Ledger{testID, true})
 	g.run(10 * time.Second)
 	g.want(Authorised, false)
@@ -206,7 +206,7 @@ func TestHouseFuseOverloadedOpensOrdinarily(t *testing.T) {
 	}
 	pass(11 * time.Second)
 	g.do(Setpoint{Limit: 16_000})
-	g.do(Open{testID, 10_000})
+	g.do(Open{testID, 10_000, false})
 	g.do(Ledger{testID, true})
 	pass(20 * time.Second)
 	g.want(Charging, true)
@@ -400,7 +400,7 @@ func TestStartsAreSpread(t *testing.T) {
 		g := newRig(t)
 		g.r.StartSpread, g.r.StartLimit = 600*time.Second, 60*time.Second
 		g.run(11 * time.Second)
-		g.do(Open{testID, 10_000})
+		g.do(Open{testID, 10_000, false})
 		g.do(Ledger{testID, true})
 		g.do(Setpoint{Limit: 16_000, Edge: "the tariff changed"})
 		g.do(Spread{Delay: 500 * time.Second})
@@ -529,7 +529,7 @@ func TestWhatIsNoted(t *testing.T) {
 	t.Run("second start", func(t *testing.T) {
 		g := newRig(t)
 		g.charge(10_000)
-		g.do(Open{chain.ID{9}, 77})
+		g.do(Open{chain.ID{9}, 77, false})
 		g.noted("session.start_repeated")
 		if g.s.ID != testID || g.s.MaxWh != 10_000 {
 			t.Fatalf("session %s with %d Wh", g.s.ID, g.s.MaxWh)
@@ -545,7 +545,7 @@ func TestWhatIsNoted(t *testing.T) {
 		g.reg += 7_000 // a socket behind the same meter
 		g.run(time.Minute)
 		second := chain.ID{8}
-		g.do(Open{second, 5_000})
+		g.do(Open{second, 5_000, false})
 		g.do(Ledger{second, true})
 		g.run(3 * time.Second)
 		g.want(Charging, true)
@@ -599,7 +599,7 @@ func TestWhatIsNoted(t *testing.T) {
 		g.do(Rebase{})
 		g.reg = 900_000_000
 		g.run(10 * time.Second)
-		g.do(Open{chain.ID{8}, 5_000})
+		g.do(Open{chain.ID{8}, 5_000, false})
 		g.do(Ledger{chain.ID{8}, true})
 		g.run(5 * time.Second)
 		g.want(Charging, true)

@@ -23,6 +23,7 @@ type State struct {
 	Current   meter.MilliAmpere   // last good current
 	Relay     bool                // commanded: closed, or the wallbox may offer
 	Offered   meter.MilliAmpere   // commanded
+	Back      meter.Watt          // commanded out of the vehicle; Offered is 0 then
 	Tripping  bool                // commanded: the shunt trip's coil
 	Vehicle   drivers.VehicleState
 	Heat      MilliCelsius // last temperature, if Rules.Temp
@@ -44,9 +45,12 @@ type State struct {
 	draining bool
 	offline  bool
 	limit    meter.MilliAmpere
-	planned  bool   // a plan says when; limit 0 is meant
-	spread   string // cause of a start that waits; empty: none does
-	drawing  bool   // AskDelay was returned and not answered
+	back     meter.Watt // wanted out of the vehicle
+	sells    bool
+	given    meter.MilliWattHour // last good export register
+	planned  bool                // a plan says when; limit 0 is meant
+	spread   string              // cause of a start that waits; empty: none does
+	drawing  bool                // AskDelay was returned and not answered
 
 	stepped                    bool
 	stepAt                     time.Duration
@@ -105,6 +109,7 @@ func (s *State) Save() Saved {
 	v := Saved{Fault: s.Fault, Closings: len(s.closings)}
 	if s.Phase != Idle {
 		v.ID, v.MaxWh, v.Begun, v.Base, v.Last = s.ID, s.MaxWh, s.asked, s.Base, s.Last
+		v.Sells = s.sells
 		if s.Phase >= Stopping {
 			v.Stopping = s.Reason
 		}
@@ -235,6 +240,7 @@ func (m *machine) start(e Open) {
 		m.note(2, "session.start_repeated", "start of session %s, while session %s is %s: no effect", e.ID, m.ID, m.Phase)
 	case m.Fault == NoFault && !m.draining:
 		m.begin(e.ID, e.MaxWh)
+		m.sells = e.Sells
 		m.enter(Held)
 	}
 }
@@ -246,6 +252,7 @@ func (m *machine) begin(id chain.ID, max meter.WattHour) {
 	m.fulling, m.ramping = held{}, false
 	m.spread, m.drawing, m.StartsAt = "", false, 0
 	m.offlineFrom = 0
+	m.back, m.sells = 0, false
 	m.authAt = m.now
 }
 
@@ -263,6 +270,7 @@ func (m *machine) resume(e Resume) {
 		return
 	}
 	m.begin(e.ID, e.MaxWh)
+	m.sells = e.Sells
 	m.Begun, m.asked, m.Base, m.resuming = e.Begun, e.Begun, e.Base, true
 	if e.Begun && (!m.known || e.Last > m.Last) {
 		m.Last, m.known = e.Last, true
@@ -321,8 +329,12 @@ func (m *machine) online(ok bool) {
 
 func (m *machine) setpoint(e Setpoint) {
 	was := m.limit
+	m.back, m.sells = 0, e.Sells && m.Phase != Idle
+	if m.sells {
+		m.back = max(0, e.Back)
+	}
 	m.planned = e.Planned && e.Limit < MinCurrent
-	if m.planned && !m.resuming {
+	if (m.planned || m.back > 0) && !m.resuming {
 		m.authAt = m.now // the time for a start begins with the plan's
 	}
 	m.limit = min(e.Limit, m.r.MaxCurrent)
@@ -393,6 +405,9 @@ func (m *machine) close() {
 	m.closings = append(slices.Clone(m.closings), m.now)
 	m.enter(Charging)
 	m.Why = "charging"
+	if m.back > 0 {
+		m.Why = "discharging"
+	}
 }
 
 func (m *machine) open(cause string) {
@@ -503,7 +518,7 @@ func (m *machine) limits() {
 	}
 	age, what := m.age()
 	switch {
-	case m.left() <= m.reserve(MinCurrent):
+	case !m.sells && m.left() <= m.reserve(MinCurrent):
 		cause := fmt.Sprintf("the hold of %d Wh is used up", m.MaxWh)
 		if m.offline && m.r.OfflineWh > 0 && m.offlineFrom+m.r.OfflineWh < m.MaxWh {
 			cause = fmt.Sprintf("the %d Wh for times without the ledger are used up", m.r.OfflineWh)
@@ -520,9 +535,11 @@ func (m *machine) limits() {
 func (m *machine) charging(no string) {
 	age, what := m.age()
 	switch {
+	case no == "" && !m.ramping && m.back > 0:
+		m.Why = "discharging"
 	case no == "" && !m.ramping:
 		m.Why = "charging"
-	case age > m.r.StaleAfter && age <= m.r.StaleAfter+m.r.StaleOff && !m.ramping && m.onlyStale():
+	case m.back == 0 && age > m.r.StaleAfter && age <= m.r.StaleAfter+m.r.StaleOff && !m.ramping && m.onlyStale():
 		m.Why = "6 A: no fresh reading from the " + what
 	default:
 		m.ramp(no)
@@ -595,8 +612,15 @@ func (m *machine) setOffer() {
 	if age, _ := m.age(); age > m.r.StaleAfter || m.left() <= m.reserve(m.limit) {
 		offer = min(offer, MinCurrent)
 	}
-	if !m.Relay || m.ramping {
+	m.Back = 0
+	switch {
+	case !m.Relay || m.ramping:
 		offer = 0
+	case m.back > 0:
+		offer = 0
+		if m.refusal() == "" { // of stale readings, too: there is no least power to fall back to
+			m.Back = m.back
+		}
 	}
 	m.Offered = offer
 }
@@ -612,6 +636,6 @@ func (m *machine) actions() []Action {
 	add(!m.Tripping && m.was.Tripping, Action{Kind: TripOff})
 	add(m.Relay && !m.was.Relay, Action{Kind: CloseRelay})
 	add(!m.Relay && (m.was.Relay || !m.was.stepped || m.again), Action{Kind: OpenRelay})
-	add(m.Offered != m.was.Offered || !m.was.stepped, Action{Kind: Offer, Limit: m.Offered})
+	add(m.Offered != m.was.Offered || m.Back != m.was.Back || !m.was.stepped, Action{Kind: Offer, Limit: m.Offered, Back: m.Back})
 	return append(out, m.out...)
 }

@@ -22,6 +22,7 @@ type model struct {
 	heat                               MilliCelsius
 	heatAt                             time.Duration
 	limit                              meter.MilliAmpere
+	back                               meter.Watt // wanted out of the vehicle
 	vehicle                            drivers.VehicleState
 	meterAt, siteAt, pilotAt, lastStep time.Duration
 	openedAt                           time.Duration
@@ -30,7 +31,7 @@ type model struct {
 // TestNothingEnergisesWithoutAllConditions drives the machine with arbitrary
 // events and checks at every step that a closed relay has every reason to be.
 func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
-	closures := 0
+	closures, discharges := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		r := testRules
 		r.Wallbox, r.Trip, r.Temp = rapid.Bool().Draw(t, "wallbox"), rapid.Bool().Draw(t, "trip"), rapid.Bool().Draw(t, "thermometer")
@@ -76,7 +77,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 						t.Fatalf("closed on %T at %s: model %+v, %d closings", e, now, m, lastHour)
 					}
 					if !m.held || !m.begun || m.estop || !m.disk || m.drain || m.fault != 0 || !m.obeys || !fresh || !connected ||
-						m.limit < MinCurrent || gap > r.LoopLimit || now-m.openedAt < r.MinOff || s.ID == (chain.ID{}) {
+						m.limit < MinCurrent && m.back == 0 || gap > r.LoopLimit || now-m.openedAt < r.MinOff || s.ID == (chain.ID{}) {
 						t.Fatalf("closed on %T at %s: model %+v, fresh %t, gap %s", e, now, m, fresh, gap)
 					}
 				case Alarm:
@@ -104,6 +105,14 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			}
 			if s.Offered != 0 && (s.Offered < MinCurrent || s.Offered > r.MaxCurrent || !s.Relay) {
 				t.Fatalf("offers %d mA, relay %t", s.Offered, s.Relay)
+			}
+			if s.Back != 0 {
+				discharges++
+				connected := m.vehicle == drivers.StateB || m.vehicle == drivers.StateC || m.vehicle == drivers.StateD
+				if s.Back != m.back || !s.Relay || s.Offered != 0 || !m.held || !m.begun || m.estop || !m.disk || m.drain || m.fault != 0 || s.Fault != 0 || !m.obeys ||
+					!fresh || !connected || m.lost || m.overloaded || m.failed || gap > r.LoopLimit || s.ID == (chain.ID{}) {
+					t.Fatalf("discharges with %d W on %T at %s: model %+v, fresh %t, gap %s", s.Back, e, now, m, fresh, gap)
+				}
 			}
 			if s.Phase == Idle && s.Relay {
 				t.Fatal("idle with a closed relay")
@@ -143,8 +152,14 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			m.pilotAt = now
 			step(Vehicle{State: m.vehicle, At: now})
 		}
+		set := func(edge string) {
+			step(Setpoint{Limit: m.limit, Edge: edge, Planned: edge != "" && m.limit == 0, Back: m.back, Sells: true})
+			if s.Phase == Idle {
+				m.back = 0 // without a session nothing is remembered
+			}
+		}
 		m.vehicle, m.limit = drivers.StateB, 16_000
-		step(Setpoint{Limit: m.limit})
+		set("")
 		for range rapid.IntRange(100, 600).Draw(t, "events") {
 			// Most of the time the world is healthy, or little would happen.
 			quiet := rapid.IntRange(0, 9).Draw(t, "world") < 8
@@ -168,14 +183,15 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 				if s.Phase == Idle {
 					m.held, m.begun = false, false
 					id[1]++
-					step(Open{id, 5000})
+					m.back = 0
+					step(Open{id, 5000, true})
 				}
 				m.held, m.limit, m.vehicle, m.pilotAt = s.Phase != Idle, 16_000, drivers.StateB, now
 				step(Ledger{s.ID, true})
-				step(Setpoint{Limit: m.limit})
+				set("")
 				step(Vehicle{m.vehicle, now})
 			}
-			switch rapid.IntRange(0, 32).Draw(t, "event") {
+			switch rapid.IntRange(0, 34).Draw(t, "event") {
 			case 23:
 				m.heat = MilliCelsius(rapid.SampledFrom([]int{20_000, 30_000, 65_000, 75_000, 90_000}).Draw(t, "heat"))
 				m.heatAt = now
@@ -204,7 +220,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 					step(SiteReading{Current: 30_000, At: now})
 				}
 			case 29:
-				step(Setpoint{m.limit, "a slot begins", m.limit == 0})
+				set("a slot begins")
 			case 30:
 				d := time.Duration(rapid.IntRange(0, 60).Draw(t, "spread")) * time.Second
 				if m.spread {
@@ -214,6 +230,12 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			case 31:
 				m.spread, m.startsAt = false, 0
 				step(StartNow{})
+			case 33, 34:
+				m.back = meter.Watt(rapid.SampledFrom([]int{0, 1, 700, 11_000}).Draw(t, "back"))
+				if m.back > 0 && rapid.Bool().Draw(t, "discharges only") {
+					m.limit = 0
+				}
+				set("")
 			case 32:
 				step(Online{rapid.Bool().Draw(t, "online")})
 			case 0, 1, 2:
@@ -221,7 +243,10 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 					m.held, m.begun = false, false
 					id[1]++
 				}
-				step(Open{id, meter.WattHour(rapid.IntRange(1, 4000).Draw(t, "Wh"))})
+				if s.Phase == Idle {
+					m.back = 0
+				}
+				step(Open{id, meter.WattHour(rapid.IntRange(1, 4000).Draw(t, "Wh")), true})
 			case 3, 4, 5:
 				if s.Phase != Idle {
 					m.held = true
@@ -232,7 +257,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 				step(Ledger{s.ID, false})
 			case 7, 8, 9:
 				m.limit = meter.MilliAmpere(rapid.SampledFrom([]int{0, 3000, 6000, 10000, 16000, 40000}).Draw(t, "limit"))
-				step(Setpoint{Limit: m.limit})
+				set("")
 			case 10:
 				m.estop = true
 				step(Inputs{EStop: true})
@@ -280,9 +305,9 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			}
 		}
 	})
-	t.Logf("%d closures", closures)
-	if closures < 20 {
-		t.Fatalf("the relay closed only %d times: the property says little", closures)
+	t.Logf("%d closures, %d steps of discharging", closures, discharges)
+	if closures < 20 || discharges < 20 {
+		t.Fatalf("the relay closed only %d times, and there were %d steps of discharging: the property says little", closures, discharges)
 	}
 }
 
@@ -318,7 +343,7 @@ func TestEveryBegunSessionIsRecordedOnce(t *testing.T) {
 		step(Tick{})
 		now += 11 * time.Second
 		step(Setpoint{Limit: 16_000})
-		step(Open{chain.ID{1}, 500})
+		step(Open{chain.ID{1}, 500, false})
 		step(Ledger{chain.ID{1}, true})
 		for range rapid.IntRange(1, 60).Draw(t, "seconds") {
 			now += time.Second

@@ -125,7 +125,7 @@ func (g *rig) charge(max meter.WattHour) {
 	g.t.Helper()
 	g.run(11 * time.Second) // the relay rests after the start of the program
 	g.do(Setpoint{Limit: 16_000})
-	g.do(Open{testID, max})
+	g.do(Open{testID, max, false})
 	g.want(Held, false)
 	g.do(Ledger{testID, true})
 	g.run(time.Second)
@@ -166,7 +166,11 @@ func TestOrdinarySession(t *testing.T) {
 
 func TestTransitions(t *testing.T) {
 	type step func(g *rig)
-	open := func(g *rig) { g.run(11 * time.Second); g.do(Setpoint{Limit: 16_000}); g.do(Open{testID, 10_000}) }
+	open := func(g *rig) {
+		g.run(11 * time.Second)
+		g.do(Setpoint{Limit: 16_000})
+		g.do(Open{testID, 10_000, false})
+	}
 	auth := func(g *rig) { g.vehicle = drivers.StateA; open(g); g.do(Ledger{testID, true}); g.run(tick) }
 	charge := func(g *rig) { g.charge(10_000); g.run(30 * time.Second) }
 	suspend := func(g *rig) { charge(g); g.do(Setpoint{Limit: 0}); g.run(4 * time.Second) }
@@ -206,7 +210,7 @@ func TestTransitions(t *testing.T) {
 		{"output unreadable", []step{charge, event(Output{OK: false})}, Suspended, false, ""},
 		{"emergency stop", []step{charge, func(g *rig) { g.estop = true }, wait(tick)}, Stopping, false, "safety"},
 		{"emergency stop while held", []step{open, func(g *rig) { g.estop = true }, wait(tick)}, Stopping, false, "safety"},
-		{"second open changes nothing", []step{charge, event(Open{chain.ID{7}, 5}), wait(time.Second)}, Charging, true, ""},
+		{"second open changes nothing", []step{charge, event(Open{chain.ID{7}, 5, false}), wait(time.Second)}, Charging, true, ""},
 		{"stop without a session", []step{wait(time.Second), event(Stop{Reason: chain.StopDriver})}, Idle, false, ""},
 		{"stop record without a stop", []step{charge, event(StopRecorded{})}, Charging, true, ""},
 	} {
@@ -278,7 +282,7 @@ func TestHoldIsNeverExceeded(t *testing.T) {
 		g := newRig(t)
 		g.run(11 * time.Second)
 		g.do(Setpoint{Limit: 16_000})
-		g.do(Open{testID, max})
+		g.do(Open{testID, max, false})
 		g.do(Ledger{testID, true})
 		base := g.reg
 		g.run(30 * time.Minute)
@@ -361,12 +365,12 @@ func TestWeldLatches(t *testing.T) {
 	g.do(StopRecorded{})
 	g.draw = func() meter.MilliAmpere { return 0 }
 	g.run(time.Hour)
-	g.do(Open{testID, 1000})
+	g.do(Open{testID, 1000, false})
 	if g.s.Phase != Idle || g.s.Fault != Weld {
 		t.Fatal("a weld clears by itself")
 	}
 	g.do(ClearFault{})
-	g.do(Open{testID, 1000})
+	g.do(Open{testID, 1000, false})
 	g.want(Held, false)
 }
 
@@ -509,7 +513,7 @@ func TestResume(t *testing.T) {
 	t.Run("a fault stays latched", func(t *testing.T) {
 		g := newRig(t)
 		g.do(Resume{Saved: Saved{Fault: Weld}})
-		g.do(Open{testID, 100})
+		g.do(Open{testID, 100, false})
 		g.want(Idle, false)
 	})
 }

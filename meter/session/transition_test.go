@@ -16,20 +16,20 @@ var transitions map[[2]Phase]func(g *rig)
 
 func init() { // the conversations are checked against the table that they are in
 	transitions = map[[2]Phase]func(g *rig){
-		{Idle, Held}:           func(g *rig) { g.do(Open{testID, 100}) },
+		{Idle, Held}:           func(g *rig) { g.do(Open{testID, 100, false}) },
 		{Idle, Suspended}:      func(g *rig) { g.do(Resume{Saved: Saved{ID: testID, MaxWh: 100, Begun: true}}) },
 		{Idle, Stopping}:       func(g *rig) { g.do(Resume{Saved: Saved{ID: testID, MaxWh: 100, Stopping: chain.StopFull}}) },
-		{Held, Authorised}:     func(g *rig) { g.do(Open{testID, 100}); g.do(Ledger{testID, true}) },
-		{Held, Idle}:           func(g *rig) { g.do(Open{testID, 100}); g.do(Ledger{testID, false}) },
-		{Held, Stopping}:       func(g *rig) { g.do(Open{testID, 100}); g.run(testRules.HoldLimit + time.Second) },
+		{Held, Authorised}:     func(g *rig) { g.do(Open{testID, 100, false}); g.do(Ledger{testID, true}) },
+		{Held, Idle}:           func(g *rig) { g.do(Open{testID, 100, false}); g.do(Ledger{testID, false}) },
+		{Held, Stopping}:       func(g *rig) { g.do(Open{testID, 100, false}); g.run(testRules.HoldLimit + time.Second) },
 		{Authorised, Charging}: func(g *rig) { g.charge(1000) },
 		{Authorised, Idle}: func(g *rig) {
-			g.do(Open{testID, 100})
+			g.do(Open{testID, 100, false})
 			g.do(Ledger{testID, true})
 			g.do(Ledger{testID, false})
 		},
 		{Authorised, Stopping}: func(g *rig) {
-			g.do(Open{testID, 100})
+			g.do(Open{testID, 100, false})
 			g.do(Ledger{testID, true})
 			g.do(Stop{Reason: chain.StopDriver})
 		},
@@ -54,7 +54,7 @@ func init() { // the conversations are checked against the table that they are i
 		},
 		{Stopping, Idle}: func(g *rig) {
 			g.meterOff = true
-			g.do(Open{testID, 100})
+			g.do(Open{testID, 100, false})
 			g.do(Stop{Reason: chain.StopDriver})
 			g.run(9 * time.Second)
 		},

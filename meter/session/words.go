@@ -180,6 +180,7 @@ type (
 	Open struct {
 		ID    chain.ID
 		MaxWh meter.WattHour
+		Sells bool // the vehicle may give energy: a used hold alone does not end it
 	}
 	// Resume continues a session after a restart; the circuit is open.
 	Resume struct {
@@ -198,7 +199,8 @@ type (
 	Reading struct {
 		Good    bool
 		Import  meter.MilliWattHour
-		Current meter.MilliAmpere // highest phase
+		Export  meter.MilliWattHour // 0: not metered
+		Current meter.MilliAmpere   // highest phase
 		// Volts of L1..L3 as far as the meter tells, judged even in a reading
 		// that is not good; Known is the number of leading entries.
 		Volts [3]meter.MilliVolt
@@ -242,10 +244,15 @@ type (
 	// a slot's edge, a change of tariff.
 	// Planned tells that 0 is meant: a plan charges later, and the session
 	// waits for it with its begin register on record.
+	// Back is the power to take out of the vehicle; while it is not 0, nothing
+	// is offered. It needs every condition that charging needs, but no hold.
+	// Sells tells whether the session may still give energy.
 	Setpoint struct {
 		Limit   meter.MilliAmpere
 		Edge    string
 		Planned bool
+		Back    meter.Watt
+		Sells   bool
 	}
 	// Spread answers AskDelay: the start waits so long.
 	Spread struct{ Delay time.Duration }
@@ -307,7 +314,7 @@ const (
 	TripOff                           //
 	OpenRelay                         //
 	CloseRelay                        //
-	Offer                             // Limit
+	Offer                             // Limit; or Back, and then Limit is 0
 	RecordBegin                       // Register; answer with BeginRecorded
 	RecordStop                        // Register, Fresh, Reason, Begun; answer with StopRecorded
 	Ended                             // the session is over and nothing needs recording
@@ -324,6 +331,7 @@ func (k ActionKind) String() string { return kinds[k] }
 type Action struct {
 	Kind     ActionKind
 	Limit    meter.MilliAmpere
+	Back     meter.Watt
 	Register meter.MilliWattHour
 	Fresh    bool // the register was read after the circuit opened
 	Begun    bool // RecordBegin came before; otherwise both registers are this one
@@ -349,7 +357,8 @@ type Saved struct {
 	// Closings within the last hour. After a restart they count as if they
 	// had all happened at the start: monotonic time does not survive, and the
 	// wall clock is not asked.
-	Closings int `cbor:"9,keyasint,omitempty"`
+	Closings int  `cbor:"9,keyasint,omitempty"`
+	Sells    bool `cbor:"10,keyasint,omitempty"`
 }
 
 // faults returns what was latched, whichever version saved it.
