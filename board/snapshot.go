@@ -60,6 +60,20 @@ type Charger struct {
 	Fault     string            `json:"fault,omitempty"` // latched: a person must clear it
 	LastStop  string            `json:"last_stop,omitempty"`
 	Plan      *Plan             `json:"plan,omitempty"` // of a session with a departure
+	Sale      *Sale             `json:"sale,omitempty"` // of a session whose vehicle may give energy
+}
+
+// Sale is a session whose vehicle may give energy.
+type Sale struct {
+	PowerW    meter.Watt      `json:"power_w"` // ordered out of the vehicle; what flows is the charger's power_w, below 0
+	Why       string          `json:"why"`     // in words: why it gives or does not
+	SoC       *int64          `json:"soc_permille,omitempty"`
+	Tradable  meter.WattHour  `json:"tradable_wh"` // above the owner's floor, at the meter
+	SellWh    meter.WattHour  `json:"sell_wh"`     // most that the driver sells
+	SellLimit chain.NanoPerWh `json:"sell_limit_nano_per_wh"`
+	SoldWh    meter.WattHour  `json:"sold_wh"`     // given in this session
+	Promised  meter.WattHour  `json:"promised_wh"` // firmly, in this slot and those to come
+	Short     meter.WattHour  `json:"short_wh"`    // promised and not delivered, in slots that have ended
 }
 
 // Plan is when a session with a departure charges.

@@ -41,7 +41,15 @@ func (s *Station) allot() {
 		if grants[i].Why != "" {
 			c.why = grants[i].Why
 		}
-		s.step(c, session.Setpoint{Limit: grants[i].Limit, Planned: c.plan.waits, Edge: c.plan.edge})
+		p := session.Setpoint{Limit: grants[i].Limit, Planned: c.plan.waits, Edge: c.plan.edge}
+		if v := s.takeOut(c); v.Back > 0 || v.Stay || v.Sells && c.quote.MaxWh == 0 {
+			p = v
+			p.Planned = v.Back == 0
+			c.why = c.sale.out.Why
+		} else {
+			p.Sells = v.Sells
+		}
+		s.step(c, p)
 	}
 }
 

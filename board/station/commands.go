@@ -102,11 +102,12 @@ func (s *Station) Quote(ctx context.Context, connector uint8, driver chain.Key, 
 }
 
 func (s *Station) quote(connector uint8, driver chain.Key, maxWh meter.WattHour, limit chain.NanoPerWh, redeem bool, terms []func(*chain.Quote)) (chain.Quote, error) {
-	if _, err := s.free(connector); err != nil {
+	c, err := s.free(connector)
+	if err != nil {
 		return chain.Quote{}, err
 	}
-	if maxWh < 1 || maxWh > MaxWh {
-		return chain.Quote{}, refuse(EnergyLimit, "%d Wh is outside 1..%d", maxWh, MaxWh)
+	if maxWh < 0 || maxWh > MaxWh {
+		return chain.Quote{}, refuse(EnergyLimit, "%d Wh is outside 0..%d", maxWh, MaxWh)
 	}
 	hold, err := chain.Cost(limit, maxWh)
 	if err != nil || limit <= 0 {
@@ -122,6 +123,18 @@ func (s *Station) quote(connector uint8, driver chain.Key, maxWh meter.WattHour,
 	}
 	for _, set := range terms {
 		set(&q)
+	}
+	switch {
+	case maxWh == 0 && q.SellWh == 0:
+		return chain.Quote{}, refuse(EnergyLimit, "%d Wh is outside 1..%d", maxWh, MaxWh)
+	case q.SellWh > MaxWh:
+		return chain.Quote{}, refuse(EnergyLimit, "sells %d Wh, at most %d", q.SellWh, MaxWh)
+	case q.SellWh > 0 && c.Discharge == nil:
+		return chain.Quote{}, refuse(NoDischarge, "charger %d takes no energy out of vehicles", connector)
+	case q.SellWh > 0:
+		if err := c.Discharge.permitted(s.wall); err != nil {
+			return chain.Quote{}, refuse(NoDischarge, "charger %d takes no energy out of vehicles: %v", connector, err)
+		}
 	}
 	if err := q.Check(); err != nil {
 		return chain.Quote{}, refuse(EnergyLimit, "%v", err)
@@ -182,7 +195,7 @@ func (s *Station) start(q chain.Quote, signed chain.SignedQuote, reply func(erro
 		record: chain.NewRecord(chain.KindSessionOpen, chain.SessionOpen{Quote: signed}),
 		done: func() {
 			c.opening = false
-			s.step(c, session.Open{ID: q.ID, MaxWh: q.MaxWh})
+			s.step(c, session.Open{ID: q.ID, MaxWh: q.MaxWh, Sells: c.sells()})
 			for i, n := range s.notes {
 				if n.id == q.ID { // the ledger was faster than our own disk
 					s.notes = append(s.notes[:i:i], s.notes[i+1:]...)

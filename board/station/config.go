@@ -66,6 +66,7 @@ const (
 	ClockUnset     = "clock_unset"
 	InSession      = "in_session"
 	Negative       = "negative"
+	NoDischarge    = "no_discharge"
 )
 
 func refuse(code, format string, args ...any) error {
@@ -109,6 +110,7 @@ type Register struct {
 	Value   meter.WattHour
 	At      int64 // Unix ms
 	Quality meter.Quality
+	Export  meter.WattHour // of a vehicle that may give energy
 }
 
 // Meter is one meter of this gateway.
@@ -146,6 +148,8 @@ type Charger struct {
 	Switch   setpoint.SwitchRules
 	Setpoint setpoint.Rules
 	Mode     setpoint.Mode
+	// Discharge is nil unless energy may be taken out of vehicles.
+	Discharge *Discharge
 }
 
 // Config is what a station is made of.
@@ -273,6 +277,9 @@ func (c *Config) check() error {
 		}
 		if r.Wallbox != (h.Relay == nil) || r.Wallbox && h.Limiter == nil || r.Pilot != (h.Limiter != nil || h.Pilot != nil) || r.Trip != (h.Trip != nil) || r.Temp != (h.Thermometer != nil) {
 			return fmt.Errorf("station: charger %d: its hardware is not what its rules say: %+v", h.ID, r)
+		}
+		if err := h.checkDischarge(); err != nil {
+			return fmt.Errorf("station: %w", err)
 		}
 		seen[h.ID] = true
 	}

@@ -154,7 +154,7 @@ type limiter struct {
 	tell func(pilot)
 
 	mu     sync.Mutex
-	want   meter.MilliAmpere
+	want   setting
 	phases int           // to switch to; 0: as they are
 	seen   time.Duration // when the vehicle's state was read last
 	kick   chan struct{}
@@ -174,7 +174,16 @@ func (l *limiter) set(f func()) {
 	}
 }
 
-func (l *limiter) offer(a meter.MilliAmpere) { l.set(func() { l.want = a }) }
+// setting is what a device is told: a current to offer, or a power to take out
+// of the vehicle. Its zero value pauses.
+type setting struct {
+	limit meter.MilliAmpere
+	back  meter.Watt
+}
+
+func (l *limiter) offer(a meter.MilliAmpere, back meter.Watt) {
+	l.set(func() { l.want = setting{a, back} })
+}
 
 func (l *limiter) switchTo(phases int) { l.set(func() { l.phases = phases }) }
 
@@ -188,9 +197,9 @@ func (l *limiter) seenAt() time.Duration {
 // live reports whether the loop is to be obeyed.
 func (l *limiter) live() bool { return l.p.alive() && !l.p.stalled.Load() }
 
-func (l *limiter) wanted() meter.MilliAmpere {
+func (l *limiter) wanted() setting {
 	if !l.live() {
-		return 0
+		return setting{}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -203,7 +212,7 @@ func (l *limiter) run(ctx context.Context) {
 			l.tell(pilot{err: err})
 		}
 	}()
-	w := limiterWork{limiter: l, applied: -1}
+	w := limiterWork{limiter: l}
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for {
@@ -221,8 +230,9 @@ func (l *limiter) run(ctx context.Context) {
 // limiterWork is what the worker remembers between two turns.
 type limiterWork struct {
 	*limiter
-	applied                  meter.MilliAmpere // -1: not known
-	wrote, beat, look, whole time.Duration     // when each was done last
+	applied                  setting
+	sure                     bool          // applied is what the device was told last
+	wrote, beat, look, whole time.Duration // when each was done last
 	begun                    bool
 }
 
@@ -243,7 +253,7 @@ func (w *limiterWork) call(ctx context.Context, f func(context.Context) error) e
 }
 
 func (w *limiterWork) turn(ctx context.Context) {
-	if w.applied == 0 && !w.live() {
+	if w.sure && w.applied == (setting{}) && !w.live() {
 		return // it has been told 0 A and has to notice that we are gone
 	}
 	err := w.write(ctx)
@@ -265,13 +275,21 @@ func (w *limiterWork) turn(ctx context.Context) {
 // write tells the device what is wanted, and repeats it.
 func (w *limiterWork) write(ctx context.Context) error {
 	want, now := w.wanted(), w.p.now()
-	if want == w.applied && now-w.wrote < refreshEach {
+	if w.sure && want == w.applied && now-w.wrote < refreshEach {
 		return nil
 	}
-	w.applied, w.wrote = -1, now // not known until confirmed
-	err := w.call(ctx, func(ctx context.Context) error { return w.dev.SetLimit(ctx, want) })
+	w.sure, w.wrote = false, now // until confirmed
+	err := w.call(ctx, func(ctx context.Context) error {
+		if want.back == 0 {
+			return w.dev.SetLimit(ctx, want.limit)
+		}
+		// Only a charger with a Discharger is given such an order.
+		dev := w.dev.(drivers.Discharger)
+		least, _ := dev.PowerRange()
+		return dev.SetPower(ctx, max(least, -meter.MilliWatt(want.back)*1000))
+	})
 	if err == nil {
-		w.applied = want
+		w.applied, w.sure = want, true
 	}
 	return err
 }

@@ -250,6 +250,12 @@ type receipt struct {
 // slotOf returns the slot that holds Unix time ms.
 func (s *Station) slotOf(ms int64) chain.Slot { return chain.SlotAt(ms, s.cfg.SlotSeconds) }
 
-func sessionMeter(id chain.ID, seq uint32, slot chain.Slot, r Register) chain.Record {
-	return chain.NewRecord(chain.KindSessionMeter, chain.SessionMeter{Session: id, Seq: seq, Slot: slot, Register: r.Value, Quality: meter.Good, At: r.At})
+// sessionMeter is the record of a register. The other one of the meter belongs
+// in it if the vehicle may sell.
+func sessionMeter(id chain.ID, seq uint32, slot chain.Slot, r Register, sells bool) chain.Record {
+	m := chain.SessionMeter{Session: id, Seq: seq, Slot: slot, Register: r.Value, Quality: meter.Good, At: r.At}
+	if sells {
+		m.Export = r.Export
+	}
+	return chain.NewRecord(chain.KindSessionMeter, m)
 }

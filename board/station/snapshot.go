@@ -76,6 +76,7 @@ func (s *Station) showCharger(c *charger) board.Charger {
 		v.Session, v.SessionWh, v.MaxWh, v.Cap = c.quote.ID.String(), c.st.Wh(), c.quote.MaxWh, c.quote.Cap
 		_, zone := s.wall.Zone()
 		v.Plan = c.plan.show(zone / 60)
+		v.Sale = s.showSale(c)
 	}
 	switch {
 	case c.st.Phase == session.Charging && c.st.Offered < c.Session.MaxCurrent && c.st.Offered > 0:

@@ -59,6 +59,7 @@ type Station struct {
 	quotes   []chain.Quote // open ones, oldest first
 	goals    []wish        // of open quotes, oldest first
 	offers   offered       // what neighbours and the supplier ask
+	duties   []Duty        // firm promises of vehicles here
 	notes    []ledgerNote  // for sessions that are not open yet, oldest first
 	queue    []entry
 	receipts []receipt
@@ -104,6 +105,7 @@ type charger struct {
 	why     string            // what keeps it from more
 	phases  phases
 	plan    planned
+	sale    sale
 
 	opening bool // SessionOpen is on its way to disk
 	closing bool // SessionStop is
@@ -138,6 +140,7 @@ type mailbox struct {
 	notes    []ledgerNote
 	facts    []fact
 	offers   *offered
+	duties   *[]Duty
 	ledger   *bool // the latest word on whether it can be reached
 }
 
@@ -619,6 +622,9 @@ func (s *Station) collect() {
 	if o := s.mail.offers; o != nil {
 		s.offers, s.mail.offers = *o, nil
 	}
+	if d := s.mail.duties; d != nil {
+		s.duties, s.mail.duties = *d, nil
+	}
 	clear(s.mail.readings)
 	clear(s.mail.pilots)
 	clear(s.mail.heats)
@@ -722,10 +728,12 @@ func (s *Station) read(m *meterState, r meter.Reading) {
 		}
 		if m == c.meter {
 			reg, ok := r.Import()
+			out, two := r.Export()
+			ok = ok && (two || !c.sells()) // what cannot be metered is not sold
 			if good && ok {
-				c.last = Register{reg.WattHours(), r.Wall, meter.Good}
+				c.last = Register{reg.WattHours(), r.Wall, meter.Good, out.WattHours()}
 			}
-			e := session.Reading{Good: good && ok, Import: reg, Current: current(&r, c.inUse()), At: r.Mono}
+			e := session.Reading{Good: good && ok, Import: reg, Export: out, Current: current(&r, c.inUse()), At: r.Mono}
 			e.Volts, e.Known = volts(&r, c.inUse())
 			s.step(c, e)
 		}
@@ -739,7 +747,7 @@ func (s *Station) slotEnd(m *meterState, rec slot.Record) {
 			continue
 		}
 		c.seq++
-		s.enqueue(entry{record: sessionMeter(c.st.ID, c.seq, rec.Slot, Register{rec.Import, rec.At, meter.Good})}, false)
+		s.enqueue(entry{record: sessionMeter(c.st.ID, c.seq, rec.Slot, Register{rec.Import, rec.At, meter.Good, rec.Export}, c.sells())}, false)
 	}
 	for _, o := range s.meters {
 		if o.cut.State().Slot != rec.Slot && o.seen && s.now-o.good < lingerFor*4 {
@@ -778,7 +786,7 @@ func (s *Station) step(c *charger, e session.Event) {
 // close forgets an ended session.
 func (s *Station) close(c *charger) {
 	c.quote, c.signed, c.seq, c.begin, c.closing = chain.Quote{}, chain.SignedQuote{}, 0, Register{}, false
-	c.plan = planned{}
+	c.plan, c.sale = planned{}, sale{}
 	s.dirty = true
 }
 
@@ -822,12 +830,12 @@ func (s *Station) act(c *charger, a session.Action) {
 		}
 	case session.Offer:
 		if c.limiter != nil {
-			c.limiter.offer(a.Limit)
+			c.limiter.offer(a.Limit, a.Back)
 		}
 	case session.RecordBegin:
 		c.begin, c.seq = c.last, 1
 		s.enqueue(entry{
-			record: sessionMeter(c.st.ID, 1, s.slotOf(c.begin.At), c.begin),
+			record: sessionMeter(c.st.ID, 1, s.slotOf(c.begin.At), c.begin, c.sells()),
 			done:   func() { s.step(c, session.BeginRecorded{}) },
 		}, true)
 	case session.RecordStop:
@@ -861,9 +869,13 @@ func (s *Station) recordStop(c *charger, a session.Action) {
 		// Nothing was delivered. The ledger still has to learn that it is
 		// over, and it reads a session from its begin register on.
 		c.begin, c.seq = c.last, 1
-		s.enqueue(entry{record: sessionMeter(c.st.ID, 1, s.slotOf(c.begin.At), c.begin)}, true)
+		s.enqueue(entry{record: sessionMeter(c.st.ID, 1, s.slotOf(c.begin.At), c.begin, c.sells())}, true)
 	}
+	s.endSale(c)
 	end := c.last
+	if !c.sells() {
+		end.Export = 0
+	}
 	end.Value = a.Register.WattHours()
 	r := Receipt{Session: c.st.ID, Quote: c.quote, Meter: c.Meter, Begin: c.begin, End: end, Reason: a.Reason, Connector: c.ID}
 	c.stopped = a.Reason.String()
@@ -884,7 +896,7 @@ func (s *Station) recordStop(c *charger, a session.Action) {
 			s.enqueue(entry{
 				record: chain.NewRecord(chain.KindSessionStop, chain.SessionStop{
 					Session: r.Session, Seq: c.seq, Slot: s.slotOf(end.At), Register: end.Value, Quality: meter.Good,
-					At: end.At, Reason: r.Reason, Receipt: hash,
+					At: end.At, Reason: r.Reason, Receipt: hash, Export: end.Export,
 				}),
 				done: func() { s.step(c, session.StopRecorded{}) },
 			}, true)

@@ -62,6 +62,7 @@ type world struct {
 	relay     *driverstest.Relay // nil: the wallbox switches
 	evse      *driverstest.Limiter
 	volts     [3]int64                   // at the car's meter
+	v2g       *v2g                       // the wallbox, if it can discharge
 	draw      func(offered int64) int64  // what the car takes; nil: what it is offered
 	poll      *poll.State                // judges the car's readings as the poller does; nil: they are good
 	skew      time.Duration              // of the wall clock
@@ -98,6 +99,7 @@ type world struct {
 	seqs      map[chain.ID]uint32
 	regs      map[chain.ID][]meter.WattHour
 	stops     map[chain.ID][]chain.SessionStop
+	out       map[chain.ID][]meter.WattHour // export registers
 	pages     map[string]uint64
 	meters    map[string]chain.MeterRecord
 	shots     []board.Snapshot
@@ -107,7 +109,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, yaml: testConfig, volts: [3]int64{230_000, 230_000, 230_000}, relay: &driverstest.Relay{}, evse: &driverstest.Limiter{}, estop: &driverstest.Input{}, killed: make(chan struct{}),
 		silent: map[string]bool{}, reg: map[string]int64{"house": 9_000_700, "car": 5_000_300}, house: 500_000,
-		held: map[chain.ID]bool{}, seqs: map[chain.ID]uint32{}, regs: map[chain.ID][]meter.WattHour{}, stops: map[chain.ID][]chain.SessionStop{},
+		held: map[chain.ID]bool{}, seqs: map[chain.ID]uint32{}, regs: map[chain.ID][]meter.WattHour{}, stops: map[chain.ID][]chain.SessionStop{}, out: map[chain.ID][]meter.WattHour{},
 		pages: map[string]uint64{}, meters: map[string]chain.MeterRecord{},
 	}
 	w.evse.Plug(drivers.StateB)
@@ -206,11 +208,13 @@ func (w *world) judge(r chain.Record) {
 		var m chain.SessionMeter
 		decode(&m)
 		next(m.Session, m.Seq, m.Register)
+		w.out[m.Session] = append(w.out[m.Session], m.Export)
 	case chain.KindSessionStop:
 		var m chain.SessionStop
 		decode(&m)
 		if next(m.Session, m.Seq, m.Register) {
 			w.stops[m.Session] = append(w.stops[m.Session], m)
+			w.out[m.Session] = append(w.out[m.Session], m.Export)
 		}
 	case chain.KindMeter:
 		var m chain.MeterRecord
@@ -276,6 +280,9 @@ func (w *world) config() Config {
 		h.Relay = w.relay
 	}
 	h.Limiter, h.EStop = w.evse, w
+	if w.v2g != nil {
+		h.Limiter = w.v2g
+	}
 	cfg.Outbox, cfg.Store, cfg.Publisher = w, w, w
 	cfg.Receipt = func(r Receipt) (chain.Hash, error) {
 		if r.End.Value < r.Begin.Value || r.Quote.ID != r.Session {
@@ -333,7 +340,12 @@ func (w *world) physics(ctx context.Context) {
 		power := amps * 3 * 230
 		w.mu.Lock()
 		w.reg["car"] += power / 36_000
-		w.reg["house"] += (power + w.house) / 36_000
+		if w.v2g != nil {
+			power -= w.v2g.flow()
+			w.reg["car out"] += max(0, -power) / 36_000
+		}
+		w.reg["house"] += max(0, power+w.house) / 36_000
+		w.reg["house out"] += max(0, -power-w.house) / 36_000
 		st, since := w.station, time.Since(w.boot)
 		if w.dead {
 			st = nil
@@ -344,9 +356,12 @@ func (w *world) physics(ctx context.Context) {
 				w.page++
 				r := meter.Reading{
 					Device: id, Profile: "eastron-sdm630", Unit: 1, Page: w.page, Wall: time.Now().UnixMilli(), Quality: meter.Good, Mono: since,
-					Points: []meter.Point{{Quantity: meter.Power, Value: p}, {Quantity: meter.Import, Value: w.reg[id]}, {Quantity: meter.Export, Value: 0}, {Quantity: meter.Current, Phase: 1, Value: p / 690}},
+					Points: []meter.Point{{Quantity: meter.Power, Value: p}, {Quantity: meter.Import, Value: w.reg[id]}, {Quantity: meter.Export, Value: w.reg[id+" out"]}, {Quantity: meter.Current, Phase: 1, Value: p / 690}},
 				}
 				if id == "car" {
+					if w.v2g != nil {
+						r.Points = append(r.Points, meter.Point{Quantity: meter.StateOfCharge, Value: w.v2g.soc()})
+					}
 					for l, v := range w.volts {
 						r.Points = append(r.Points, meter.Point{Quantity: meter.Voltage, Phase: uint8(l + 1), Value: v})
 					}

@@ -531,3 +531,28 @@ func (f *faults) firm(st State) {
 		f.add("firm orders hold %d, the collateral account has %d", sum, n)
 	}
 }
+
+// FirmDuty is what a car has promised for one slot under one contract.
+type FirmDuty struct {
+	Session chain.ID
+	Offer   chain.ID
+	Number  uint32
+	Slot    chain.Slot
+	Wh      meter.WattHour
+}
+
+// FirmDuties returns what cars at a gateway have promised for slots from..to,
+// in the order in which a slot's contracts are served.
+func FirmDuties(st State, device chain.Key, from, to chain.Slot) (out []FirmDuty) {
+	for s := from; s <= to; s++ {
+		for _, k := range contractKeys(st, s) {
+			c, _ := get[contract](st, k)
+			if c.Seller.Device != device || c.Seller.Session == (chain.ID{}) {
+				continue
+			}
+			n := len(k) - 4
+			out = append(out, FirmDuty{c.Seller.Session, chain.ID(k[n-len(chain.ID{}) : n]), binary.BigEndian.Uint32(k[n:]), s, c.Wh})
+		}
+	}
+	return out
+}
