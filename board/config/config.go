@@ -104,7 +104,20 @@ type Charger struct {
 	PhaseSwitch bool              `yaml:"phase_switch,omitempty" doc:"change between one and three phases by surplus; needs a statement that allows it"`
 	Statement   string            `yaml:"statement,omitempty" doc:"file with what an installer has signed for this charger"`
 	Departure   Departure         `yaml:"departure,omitempty" doc:"what a session in mode market charges that names no goal of its own"`
+	Discharge   Discharge         `yaml:"discharge,omitempty" doc:"take energy out of vehicles; off unless enabled, and needs a statement that allows it"`
 	OfflineWh   meter.WattHour    `yaml:"offline_limit_wh" doc:"most energy of a session while the ledger cannot be reached; the hold limits it as well"`
+}
+
+// Discharge is what may be taken out of vehicles at a charger.
+type Discharge struct {
+	Enabled   bool            `yaml:"enabled" doc:"take energy out of vehicles whose drivers sell"`
+	Capacity  meter.WattHour  `yaml:"capacity_wh" doc:"of the vehicle's battery"`
+	Floor     int64           `yaml:"floor_permille,omitempty" doc:"state of charge that is never gone below, 100..1000; default 400"`
+	FloorWh   meter.WattHour  `yaml:"floor_wh,omitempty" doc:"the same as energy; the higher of the two counts"`
+	MaxPower  meter.Watt      `yaml:"max_power_w" doc:"most that is taken out; the statement may allow less"`
+	MinPower  meter.Watt      `yaml:"min_power_w,omitempty" doc:"the converter does not work below it"`
+	SellLimit chain.NanoPerWh `yaml:"sell_limit_nano_per_wh,omitempty" doc:"no session sells below"`
+	House     bool            `yaml:"house,omitempty" doc:"vehicles that sell cover what the house draws, beside what they have promised"`
 }
 
 // EVSE is the wallbox or charge controller on a Modbus line.
@@ -419,6 +432,9 @@ func (c *Config) fill() {
 		h.Mode = or(h.Mode, "market")
 		h.MaxSwitches = or(h.MaxSwitches, 20)
 		h.OfflineWh = or(h.OfflineWh, 20_000)
+		if h.Discharge.Enabled {
+			h.Discharge.Floor = or(h.Discharge.Floor, 400)
+		}
 		if h.TempSensor != "" {
 			h.DerateFrom = or(h.DerateFrom, 60)
 			h.MaxTemp = or(h.MaxTemp, 75)

@@ -206,6 +206,29 @@ func (c *Config) allowances(k *checker, i int) {
 	if h.PhaseSwitch && (h.Phases != 3 || !h.EVSE.Fitted()) {
 		k.add(p+".phase_switch", "needs three phases and a wallbox that switches them")
 	}
+	if d := &h.Discharge; d.Enabled {
+		if h.Statement == "" || len(c.Installers) == 0 {
+			k.add(p+".statement", "discharge needs a statement, and installers whose signature counts")
+		}
+		if !h.EVSE.Fitted() || h.Relay != "" {
+			k.add(p+".discharge", "needs a wallbox that discharges and switches by itself, without relay")
+		}
+		if d.Capacity < 1_000 || d.Capacity > 1_000_000 {
+			k.add(p+".discharge.capacity_wh", "%d is outside 1000..1000000", d.Capacity)
+		}
+		if d.Floor < 100 || d.Floor > 1000 {
+			k.add(p+".discharge.floor_permille", "%d is outside 100..1000", d.Floor)
+		}
+		if d.FloorWh < 0 || d.FloorWh > d.Capacity {
+			k.add(p+".discharge.floor_wh", "%d is outside 0..%d, the capacity", d.FloorWh, d.Capacity)
+		}
+		if d.MaxPower < 1 || d.MaxPower > 50_000 || d.MinPower < 0 || d.MinPower > d.MaxPower {
+			k.add(p+".discharge.max_power_w", "%d is outside 1..50000, or less than min_power_w %d", d.MaxPower, d.MinPower)
+		}
+		if d.SellLimit < 0 {
+			k.add(p+".discharge.sell_limit_nano_per_wh", "%d is negative", d.SellLimit)
+		}
+	}
 	if d := h.Departure; d != (Departure{}) {
 		if _, err := MinuteOf(d.By); err != nil {
 			k.add(p+".departure.by", "%v", err)

@@ -272,6 +272,11 @@ type QuoteRequest struct {
 	MaxWh     meter.WattHour `json:"max_wh"`
 	Redeem    bool           `json:"redeem"`
 	PlanOrder                // a goal, for a connector in mode market
+
+	// SellWh is the most that the vehicle may give, each Wh for SellLimit at
+	// least. MaxWh may be 0 then.
+	SellWh    meter.WattHour  `json:"sell_wh,omitempty"`
+	SellLimit chain.NanoPerWh `json:"sell_limit_nano_per_wh,omitempty"`
 }
 
 // PlanOrder is what a driver wants by when. Empty, he charges at once.

@@ -16,6 +16,7 @@ import (
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/circuit"
+	"github.com/joulegate/joulegate/meter/discharge"
 	"github.com/joulegate/joulegate/meter/session"
 	"github.com/joulegate/joulegate/meter/setpoint"
 	"github.com/joulegate/joulegate/meter/slot"
@@ -240,8 +241,16 @@ func FromConfig(c config.Config) (Config, error) {
 		if err != nil {
 			return out, err
 		}
+		var back *Discharge
+		if d := h.Discharge; d.Enabled {
+			back = &Discharge{Rules: discharge.Rules{
+				MaxPower: d.MaxPower, MinPower: d.MinPower, Capacity: d.Capacity, Floor: d.Floor, FloorWh: d.FloorWh,
+				House: d.House, StaleAfter: t.StaleAfter.D(),
+			}}
+		}
 		out.Chargers = append(out.Chargers, Charger{
-			ID: h.ID, Meter: h.Meter, Mode: mode, Wiring: ends[i].Wiring, Circuit: ends[i].Circuit, Departure: leave,
+			Discharge: back,
+			ID:        h.ID, Meter: h.Meter, Mode: mode, Wiring: ends[i].Wiring, Circuit: ends[i].Circuit, Departure: leave,
 			Switch: setpoint.SwitchRules{UpDelay: t.OnDelay.D(), DownLate: t.OffDelay.D(), Rest: t.OffDelay.D()},
 			Session: session.Rules{
 				MaxCurrent: h.MaxCurrent, Phases: h.Phases, Wallbox: h.Relay == "", Pilot: h.EVSE.Fitted() || h.Pilot != "", Site: site,

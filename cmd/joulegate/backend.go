@@ -246,7 +246,7 @@ func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote
 	if err != nil {
 		return panel.Quote{}, err
 	}
-	q, err := b.station.Quote(ctx, req.Connector, req.Driver, req.MaxWh, retail, req.Redeem, departure)
+	q, err := b.station.Quote(ctx, req.Connector, req.Driver, req.MaxWh, retail, req.Redeem, departure, b.selling(req))
 	if err != nil {
 		return panel.Quote{}, refused(err)
 	}
@@ -268,6 +268,9 @@ func (b backend) Quote(ctx context.Context, req panel.QuoteRequest) (panel.Quote
 		}
 	}
 	words = append(words, forecast...)
+	if q.SellWh > 0 {
+		words = append(words, fmt.Sprintf("the car may give up to %s, for %s or more; its owner's floor is kept", kWh(q.SellWh), perKWh(q.SellLimit)))
+	}
 	if req.Redeem {
 		words = append(words, fmt.Sprintf("discount credit of %s %s is spent on it, at most %s of the bill", money(credit), cur, percent(b.genesis.Credit.RedeemPPM)))
 	}

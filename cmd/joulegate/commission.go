@@ -139,7 +139,12 @@ func vouch(cfg config.Config, self chain.Key, now time.Time, chargers []station.
 		s, err := vouchFor(h, self, now, installers)
 		if err == nil {
 			chargers[i].Switch.Allowed = h.PhaseSwitch
-			v.text = fmt.Sprintf("statement %s of installer %s, valid until %s: phase switching %t", s.Hash(), s.Installer, s.Expires.Format(time.DateOnly), h.PhaseSwitch)
+			if d := chargers[i].Discharge; d != nil {
+				d.Rules.MaxPower = min(d.Rules.MaxPower, s.MaxPower)
+				d.Rules.MinPower = min(d.Rules.MinPower, d.Rules.MaxPower)
+				d.Permit = func(at time.Time) error { return s.Allows(self, h.ID, installers, at) }
+			}
+			v.text = fmt.Sprintf("statement %s of installer %s, valid until %s: phase switching %t, discharging %t", s.Hash(), s.Installer, s.Expires.Format(time.DateOnly), h.PhaseSwitch, h.Discharge.Enabled)
 		} else {
 			v.severity, v.text = 2, fmt.Sprintf("%s allows nothing: %v", h.Statement, err)
 		}
@@ -159,6 +164,9 @@ func vouchFor(h config.Charger, self chain.Key, now time.Time, installers []chai
 	}
 	if h.PhaseSwitch && !s.PhaseSwitch {
 		return s, errors.New("the statement does not allow switching phases")
+	}
+	if h.Discharge.Enabled && !s.Discharge {
+		return s, errors.New("the statement does not allow discharging")
 	}
 	return s, s.Allows(self, h.ID, installers, now)
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"hash/fnv"
 	"sync"
 	"time"
 
+	"github.com/joulegate/joulegate/board/station"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/meter/circuit"
@@ -131,6 +133,15 @@ func versionOf(slots []plan.Slot) uint64 {
 	return h.Sum64()
 }
 
+// dutiesOf is what cars here have promised firmly, from the running slot on.
+func dutiesOf(st ledger.State, self chain.Key, now time.Time) (out []station.Duty) {
+	first := chain.SlotAt(now.UnixMilli(), ledger.RulesOf(st).SlotSeconds)
+	for _, d := range ledger.FirmDuties(st, self, first, first+ledger.MaxFirmSlots) {
+		out = append(out, station.Duty{Session: d.Session, Contract: fmt.Sprintf("%s/%d", d.Offer, d.Number), Slot: d.Slot, Wh: d.Wh})
+	}
+	return out
+}
+
 // plans keeps the station informed of what can be bought and of orders to dim
 // that the ledger holds, until ctx ends.
 func (g *gateway) plans(ctx context.Context) error {
@@ -166,11 +177,13 @@ func (g *gateway) plans(ctx context.Context) error {
 func (g *gateway) look(ctx context.Context) {
 	var slots []plan.Slot
 	var dim ledger.DimView
+	var duties []station.Duty
 	var at int64
 	expected := g.posted.all()
 	err := g.ledger.View(func(st ledger.State) {
 		if len(g.cfg.Chargers) > 0 {
 			slots = planSlots(st, g.self, expected, time.Now())
+			duties = dutiesOf(st, g.self, time.Now())
 		}
 		at = ledger.StatusOf(st).TimeMs
 		dim, _ = ledger.DimOf(st, g.self, at)
@@ -179,6 +192,7 @@ func (g *gateway) look(ctx context.Context) {
 		return // the ledger says why
 	}
 	g.station.Offers(slots, versionOf(slots))
+	g.station.Duties(duties)
 	if g.cfg.Dimming.Ledger && dim != g.dimmed {
 		// The ledger's own clock: what the wall clock does moves no limit.
 		left := time.Duration(max(0, dim.Until-at)) * time.Millisecond

@@ -34,6 +34,8 @@ func quoteFlags(c *cobra.Command) {
 	f.Uint8("connector", 1, "charging point")
 	f.String("kwh", "10", "most `ENERGY` to pay for, in kWh")
 	planFlags(c)
+	f.String("sell-kwh", "", "most `ENERGY` that the car gives, in kWh; the charger must be able to discharge; with it --kwh may be 0")
+	f.String("sell-price", "", "give no kWh for less than this `PRICE`, for example 0.15")
 	f.Bool("redeem", false, "spend saved discount credit on this bill; default: what the account's profile says")
 	c.MarkFlagsOneRequired("wallet", "code")
 	c.MarkFlagsMutuallyExclusive("wallet", "code")
@@ -48,7 +50,11 @@ func askQuote(cmd *cobra.Command, g *panel.Client) (keys.Wallet, panel.Quote, er
 	}
 	s, _ := cmd.Flags().GetString("kwh")
 	n, err := parseMoney(s) // three decimals of a kWh are Wh
-	if err != nil || n <= 0 || n%1e6 != 0 {
+	sale, bad := sellOrder(cmd)
+	if bad != nil {
+		return w, panel.Quote{}, usageError{bad}
+	}
+	if err != nil || n < 0 || n == 0 && sale.SellWh == 0 || n%1e6 != 0 {
 		return w, panel.Quote{}, usageError{fmt.Errorf("--kwh %q: write it like 7.5, at most three decimals", s)}
 	}
 	o, err := planOrder(cmd, time.Now())
@@ -64,8 +70,34 @@ func askQuote(cmd *cobra.Command, g *panel.Client) (keys.Wallet, panel.Quote, er
 		}
 		redeem = a.Profile.Redeem
 	}
-	q, err := g.Quote(cmd.Context(), panel.QuoteRequest{Connector: connector, Driver: w.Public(), MaxWh: meter.WattHour(n / 1e6), Redeem: redeem, PlanOrder: o})
+	sale.Connector, sale.Driver, sale.MaxWh, sale.Redeem, sale.PlanOrder = connector, w.Public(), meter.WattHour(n/1e6), redeem, o
+	q, err := g.Quote(cmd.Context(), sale)
 	return w, q, err
+}
+
+// sellOrder reads what the car gives.
+func sellOrder(cmd *cobra.Command) (r panel.QuoteRequest, err error) {
+	wh, _ := cmd.Flags().GetString("sell-kwh")
+	price, _ := cmd.Flags().GetString("sell-price")
+	switch {
+	case wh == "" && price == "":
+		return r, nil
+	case wh == "":
+		return r, errors.New("--sell-price needs --sell-kwh")
+	}
+	n, err := parseMoney(wh) // three decimals of a kWh are Wh
+	if err != nil || n <= 0 || n%1e6 != 0 {
+		return r, fmt.Errorf("--sell-kwh %q: write it like 7.5, at most three decimals", wh)
+	}
+	r.SellWh = meter.WattHour(n / 1e6)
+	if price != "" {
+		n, err := parseMoney(price)
+		if err != nil || n < 0 || n%1000 != 0 {
+			return r, fmt.Errorf("--sell-price %q: write a price per kWh like 0.15, at most six decimals", price)
+		}
+		r.SellLimit = chain.NanoPerWh(n / 1000)
+	}
+	return r, nil
 }
 
 // payer is the wallet or the printed code that pays.
@@ -87,7 +119,7 @@ func newSessionQuoteCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "quote",
 		Short:   "Ask what charging costs; nothing is held",
-		Example: "  joulegate session quote --wallet anna --kwh 8\n  joulegate session quote --wallet anna --kwh 20 --by 07:00 --max-price 0.25\n  joulegate session quote --wallet anna.key --at http://192.0.2.7:8080",
+		Example: "  joulegate session quote --wallet anna --kwh 8\n  joulegate session quote --wallet anna --kwh 20 --by 07:00 --max-price 0.25\n  joulegate session quote --wallet anna --kwh 0 --sell-kwh 12 --sell-price 0.15\n  joulegate session quote --wallet anna.key --at http://192.0.2.7:8080",
 		Args:    cobra.NoArgs,
 	}
 	quoteFlags(c)

@@ -37,6 +37,21 @@ func byDeparture(req panel.QuoteRequest, slotSeconds int64, now time.Time) (func
 	return func(q *chain.Quote) { q.By, q.Want = by, q.MaxWh }, nil
 }
 
+// selling puts into the quote what the vehicle may give, for no less than the
+// charger's own limit.
+func (b backend) selling(req panel.QuoteRequest) func(*chain.Quote) {
+	return func(q *chain.Quote) {
+		if q.SellWh, q.SellLimit = req.SellWh, req.SellLimit; req.SellWh <= 0 {
+			return
+		}
+		for _, h := range b.cfg.Chargers {
+			if h.ID == req.Connector {
+				q.SellLimit = max(q.SellLimit, h.Discharge.SellLimit)
+			}
+		}
+	}
+}
+
 func (b backend) Correct(ctx context.Context, c chain.MeterCorrection) error {
 	if c.Import == 0 && c.Export == 0 || c.Reason == "" || c.ID == (chain.ID{}) {
 		return panel.Invalid("a correction needs an id, a reason, and energy that is not 0")

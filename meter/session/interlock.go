@@ -296,11 +296,11 @@ func (m *machine) refusal() string {
 		return "the contactor has not opened"
 	case m.r.Wallbox && !m.Relay && m.Current >= StopBelow:
 		return "the wallbox has not stopped yet"
-	case m.back == 0 && m.left() <= m.reserve(MinCurrent):
+	case !m.gives() && m.left() <= m.reserve(MinCurrent):
 		return "the hold is used up"
 	case m.overloaded:
 		return "the house's fuse is overloaded"
-	case m.back == 0 && m.limit < MinCurrent:
+	case !m.gives() && m.limit < MinCurrent:
 		return NoCurrent
 	case !m.Relay && m.now-m.movedAt < m.r.MinOff:
 		return "the relay rests after switching"

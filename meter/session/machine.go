@@ -46,6 +46,7 @@ type State struct {
 	offline  bool
 	limit    meter.MilliAmpere
 	back     meter.Watt // wanted out of the vehicle
+	stay     bool       // 0 W is meant, for a moment
 	sells    bool
 	given    meter.MilliWattHour // last good export register
 	planned  bool                // a plan says when; limit 0 is meant
@@ -252,7 +253,7 @@ func (m *machine) begin(id chain.ID, max meter.WattHour) {
 	m.fulling, m.ramping = held{}, false
 	m.spread, m.drawing, m.StartsAt = "", false, 0
 	m.offlineFrom = 0
-	m.back, m.sells = 0, false
+	m.back, m.stay, m.sells = 0, false, false
 	m.authAt = m.now
 }
 
@@ -329,12 +330,12 @@ func (m *machine) online(ok bool) {
 
 func (m *machine) setpoint(e Setpoint) {
 	was := m.limit
-	m.back, m.sells = 0, e.Sells && m.Phase != Idle
+	m.back, m.stay, m.sells = 0, false, e.Sells && m.Phase != Idle
 	if m.sells {
-		m.back = max(0, e.Back)
+		m.back, m.stay = max(0, e.Back), e.Stay
 	}
 	m.planned = e.Planned && e.Limit < MinCurrent
-	if (m.planned || m.back > 0) && !m.resuming {
+	if (m.planned || m.gives()) && !m.resuming {
 		m.authAt = m.now // the time for a start begins with the plan's
 	}
 	m.limit = min(e.Limit, m.r.MaxCurrent)
@@ -535,11 +536,11 @@ func (m *machine) limits() {
 func (m *machine) charging(no string) {
 	age, what := m.age()
 	switch {
-	case no == "" && !m.ramping && m.back > 0:
+	case no == "" && !m.ramping && m.gives():
 		m.Why = "discharging"
 	case no == "" && !m.ramping:
 		m.Why = "charging"
-	case m.back == 0 && age > m.r.StaleAfter && age <= m.r.StaleAfter+m.r.StaleOff && !m.ramping && m.onlyStale():
+	case !m.gives() && age > m.r.StaleAfter && age <= m.r.StaleAfter+m.r.StaleOff && !m.ramping && m.onlyStale():
 		m.Why = "6 A: no fresh reading from the " + what
 	default:
 		m.ramp(no)
@@ -616,7 +617,7 @@ func (m *machine) setOffer() {
 	switch {
 	case !m.Relay || m.ramping:
 		offer = 0
-	case m.back > 0:
+	case m.gives():
 		offer = 0
 		if m.refusal() == "" { // of stale readings, too: there is no least power to fall back to
 			m.Back = m.back
@@ -624,6 +625,9 @@ func (m *machine) setOffer() {
 	}
 	m.Offered = offer
 }
+
+// gives reports whether the vehicle is the source now.
+func (m *machine) gives() bool { return m.back > 0 || m.stay && m.Relay }
 
 func (m *machine) actions() []Action {
 	var out []Action

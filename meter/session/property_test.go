@@ -153,7 +153,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			step(Vehicle{State: m.vehicle, At: now})
 		}
 		set := func(edge string) {
-			step(Setpoint{Limit: m.limit, Edge: edge, Planned: edge != "" && m.limit == 0, Back: m.back, Sells: true})
+			step(Setpoint{Limit: m.limit, Edge: edge, Planned: edge != "" && m.limit == 0, Back: m.back, Stay: rapid.Bool().Draw(t, "stay"), Sells: true})
 			if s.Phase == Idle {
 				m.back = 0 // without a session nothing is remembered
 			}

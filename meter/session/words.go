@@ -246,12 +246,14 @@ type (
 	// waits for it with its begin register on record.
 	// Back is the power to take out of the vehicle; while it is not 0, nothing
 	// is offered. It needs every condition that charging needs, but no hold.
+	// Stay keeps a closed circuit closed while Back is 0 for a moment.
 	// Sells tells whether the session may still give energy.
 	Setpoint struct {
 		Limit   meter.MilliAmpere
 		Edge    string
 		Planned bool
 		Back    meter.Watt
+		Stay    bool
 		Sells   bool
 	}
 	// Spread answers AskDelay: the start waits so long.
