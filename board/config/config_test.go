@@ -383,6 +383,35 @@ func TestCircuitsAndUtility(t *testing.T) {
 	}
 }
 
+// Taking energy out of vehicles is off unless everything for it is there.
+func TestDischargeNeedsAStatement(t *testing.T) {
+	doc := strings.NewReplacer(
+		"{id: car, line: rs485, unit: 2, profile: eastron-sdm120, role: charger}", "{id: car, line: lan, unit: 7, profile: generic-dc-bidirectional, role: charger}",
+		"evse: {line: rs485, unit: 10, profile: simpleevse}", "evse: {line: lan, unit: 7, profile: generic-dc-bidirectional}\n  statement: /etc/joulegate/one.statement\n  discharge: {enabled: true, capacity_wh: 60000, max_power_w: 7000}",
+		"  relay: RELAY1\n", "",
+	).Replace(full) + "installers: [" + strings.Repeat("ab", 32) + "]\n"
+	c, err := Parse([]byte(doc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := c.Chargers[0].Discharge; !d.Enabled || d.Floor != 400 {
+		t.Errorf("%+v", d)
+	}
+	for old, v := range map[string][2]string{
+		"  statement: /etc/joulegate/one.statement\n": {"", "needs a statement"},
+		"installers: [":        {"#", "needs a statement"},
+		"capacity_wh: 60000, ": {"", "discharge.capacity_wh: 0 is outside"},
+		"max_power_w: 7000}":   {"max_power_w: 60000}", "discharge.max_power_w: 60000 is outside"},
+		"7000}":                {"7000, floor_permille: 50}", "discharge.floor_permille: 50 is outside 100..1000"},
+		"capacity_wh: 60000":   {"capacity_wh: 60000, floor_wh: 60001", "discharge.floor_wh"},
+	} {
+		bad := strings.Replace(doc, old, v[0], 1)
+		if _, err := Parse([]byte(bad)); bad == doc || err == nil || !strings.Contains(err.Error(), v[1]) {
+			t.Errorf("%s: %v", v[1], err)
+		}
+	}
+}
+
 // A wallbox with a meter of its own is one device with two parts to play; for
 // anybody else its address is taken.
 func TestAWallboxIsItsOwnSessionMeter(t *testing.T) {

@@ -10,10 +10,13 @@ import (
 
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/board/config"
+	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/board/station"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/meter/discharge"
 	"github.com/joulegate/joulegate/meter/plan"
+	"github.com/spf13/cobra"
 )
 
 func TestDeparture(t *testing.T) {
@@ -116,5 +119,68 @@ func TestVouch(t *testing.T) {
 	sign(board.Statement{Gateway: self, Charger: 2, PhaseSwitch: true})
 	if ok, v := look(at.Add(time.Hour)); ok || !strings.Contains(v.text, "for charger 2") {
 		t.Errorf("of another charger: %t %+v", ok, v)
+	}
+}
+
+// TestVouchForDischarging lets energy be taken out only while the statement is
+// valid, and no more than it says.
+func TestVouchForDischarging(t *testing.T) {
+	key, installer := testKey("installer")
+	_, self := testKey("gateway")
+	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	file := filepath.Join(t.TempDir(), "statement")
+	s := board.Statement{Gateway: self, Charger: 1, PhaseSwitch: true, Issued: at, Expires: at.AddDate(1, 0, 0)}
+	cfg := config.Config{Installers: []string{installer.String()}, Chargers: []config.Charger{{ID: 1, Discharge: config.Discharge{Enabled: true}, Statement: file}}}
+	look := func(now time.Time) (*station.Discharge, vouched) {
+		b, err := board.SignStatement(s, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := []station.Charger{{Discharge: &station.Discharge{Rules: discharge.Rules{MaxPower: 11_000, MinPower: 500}}}}
+		v := vouch(cfg, self, now, c)
+		return c[0].Discharge, v[0]
+	}
+	if d, v := look(at.Add(time.Hour)); d.Permit != nil || v.severity != 2 || !strings.Contains(v.text, "does not allow discharging") {
+		t.Errorf("of phases: %+v", v)
+	}
+	s.Discharge, s.MaxPower, s.GridProtection, s.Approval = true, 7000, "certificate 12-345", "file 0815"
+	d, v := look(at.Add(time.Hour))
+	if d.Permit == nil || v.severity != 1 || d.Rules.MaxPower != 7000 {
+		t.Fatalf("%+v %+v", d.Rules, v)
+	}
+	if err := d.Permit(at.AddDate(0, 11, 0)); err != nil {
+		t.Error(err)
+	}
+	if err := d.Permit(at.AddDate(1, 0, 1)); err == nil || !strings.Contains(err.Error(), "expired") {
+		t.Errorf("expired while running: %v", err)
+	}
+	if d, _ := look(at.AddDate(1, 0, 1)); d.Permit != nil {
+		t.Error("expired at the start")
+	}
+}
+
+// TestSellOrder reads what a car gives.
+func TestSellOrder(t *testing.T) {
+	parse := func(args ...string) (panel.QuoteRequest, error) {
+		c := &cobra.Command{}
+		quoteFlags(c)
+		if err := c.ParseFlags(args); err != nil {
+			t.Fatal(err)
+		}
+		return sellOrder(c)
+	}
+	if r, err := parse("--sell-kwh", "7.5", "--sell-price", "0.15"); err != nil || r.SellWh != 7500 || r.SellLimit != 150_000 {
+		t.Errorf("%+v %v", r, err)
+	}
+	if r, err := parse(); err != nil || r.SellWh != 0 {
+		t.Errorf("%+v %v", r, err)
+	}
+	for _, bad := range [][]string{{"--sell-price", "0.15"}, {"--sell-kwh", "0"}, {"--sell-kwh", "-1"}, {"--sell-kwh", "x"}, {"--sell-kwh", "1", "--sell-price", "-1"}} {
+		if _, err := parse(bad...); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
 	}
 }

@@ -168,7 +168,7 @@ function here() {
       const out = m.power_w < 0;
       rows.push(el('div.row', el('h3', roles[m.role] ?? m.role),
         el('span.val' + (out ? '.out' : '.in'), watts(Math.abs(m.power_w))),
-        el('p.sub', [m.role === 'production' ? 'producing' : m.power_w === 0 ? 'nothing flows' : out ? 'feeding in' : m.role === 'charger' ? 'into the car' : 'drawing', m.quality, m.profile, `${wh(m.import_wh)} in, ${wh(m.export_wh)} out`].join(' · '))));
+        el('p.sub', [m.role === 'production' ? 'producing' : m.power_w === 0 ? 'nothing flows' : out ? (m.role === 'charger' ? 'out of the car' : 'feeding in') : m.role === 'charger' ? 'into the car' : 'drawing', m.quality, m.profile, `${wh(m.import_wh)} in, ${wh(m.export_wh)} out`].join(' · '))));
     }
     for (const c of s.chargers ?? []) {
       rows.push(el('div.row', el('h3', 'Connector ' + c.id + ' ', el('span.pill.' + (c.fault ? 'bad' : c.state === 'charging' ? 'car' : 'ok'), c.fault || c.state)),
@@ -176,6 +176,7 @@ function here() {
         c.max_wh ? el('div.sub', el('progress', { max: c.max_wh, value: c.session_wh, 'aria-label': 'energy of the session' }), `${wh(c.session_wh)} of ${wh(c.max_wh)} at most ${price(c.cap_nano_per_wh)} per kWh`) : null,
         el('p.sub', `${c.why || 'waiting for a car'} · ${c.actuator === 'wallbox' ? 'wallbox' : 'relay'} ${c.relay_closed ? 'closed' : 'open'}` + (c.starts_in_s ? ` · starts in ${num(c.starts_in_s)} s` : '') + (c.temperature_mdegc != null ? ` · ${num(Math.round(c.temperature_mdegc / 100) / 10)} °C` : '') + (c.offline ? ' · without the ledger' : '') + (c.limit_ma ? ` · limit ${num(c.limit_ma / 1000)} A` : '')),
         c.plan && el('p.sub', 'plan: ' + num(c.plan.wh / 1000) + ' kWh' + (c.plan.by ? ' by ' + new Date(c.plan.by).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'}) : '') + (c.plan.report ? ' · ' + c.plan.report : '')),
+        c.sale && el('p.sub', `gives ${wh(c.sale.sold_wh)} of ${wh(c.sale.sell_wh)} · ${c.sale.why}` + (c.sale.short_wh ? ` · ${wh(c.sale.short_wh)} short of what was promised` : '')),
         c.fault ? el('p.sub', `A person has to repair it, then: joulegate charger clear ${c.id}`) : null));
     }
     return rows.length ? el('div.rows', rows) : el('p.empty', 'No meter is configured.');
