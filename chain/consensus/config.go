@@ -32,6 +32,7 @@ const (
 	recentResults = 2 * MempoolTxs // committed results remembered for retries; the oldest is forgotten
 	maxWaiters    = 16_384         // transactions waited for at a time; further ones get ErrFull
 	maxSubscriber = 256            // subscriptions; further ones are refused
+	maxNoted      = 1024           // peers of which consensus keeps the state; beyond, those who are not connected are forgotten
 	nodeCache     = 8_192          // tree nodes in memory
 	dbBlockCache  = 2 << 20        // bytes per store
 	dbWriteBuffer = 1 << 20        // bytes per store

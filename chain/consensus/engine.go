@@ -217,7 +217,7 @@ func (e *Engine) network(k *cfg.Config, state sm.State, lg cmtlog.Logger) error 
 	if err := lh.Host.Close(); err != nil {
 		return fmt.Errorf("libp2p: %w", err)
 	}
-	lh.Host = borrowedHost{e.cfg.Host}
+	lh.Host = borrow(e.cfg.Host)
 	info := p2p.DefaultNodeInfo{
 		ProtocolVersion: p2p.NewProtocolVersion(version.P2PProtocol, state.Version.Consensus.Block, state.Version.Consensus.App),
 		DefaultNodeID:   p2p.ID(e.cfg.Host.ID().String()),

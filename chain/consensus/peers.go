@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -20,28 +21,85 @@ import (
 
 // borrowedHost lends the application's host to CometBFT, whose switch closes
 // network and peerstore when it stops. Here these are somebody else's.
-type borrowedHost struct{ host.Host }
+//
+// What CometBFT notes about a peer is kept here too. A peerstore forgets
+// peers that have gone, after a minute and when the host closes, while a vote
+// of theirs may still wait to be counted; and about a listed peer without
+// notes consensus panics, in a goroutine that nobody recovers.
+type borrowedHost struct {
+	host.Host
+	notes *notes
+}
 
-func (b borrowedHost) Network() network.Network       { return borrowedNetwork{b.Host.Network()} }
-func (b borrowedHost) Peerstore() peerstore.Peerstore { return borrowedPeerstore{b.Host.Peerstore()} }
+func borrow(h host.Host) borrowedHost {
+	return borrowedHost{h, newNotes(func(p peer.ID) bool { return h.Network().Connectedness(p) == network.Connected })}
+}
+
+func (b borrowedHost) Network() network.Network { return borrowedNetwork{b.Host.Network()} }
+func (b borrowedHost) Peerstore() peerstore.Peerstore {
+	return borrowedPeerstore{b.Host.Peerstore(), b.notes}
+}
 
 type borrowedNetwork struct{ network.Network }
 
 func (borrowedNetwork) Close() error { return nil }
 
-type borrowedPeerstore struct{ peerstore.Peerstore }
+type borrowedPeerstore struct {
+	peerstore.Peerstore
+	notes *notes
+}
 
 func (borrowedPeerstore) Close() error { return nil }
 
+func (b borrowedPeerstore) Put(p peer.ID, key string, value any) error {
+	b.notes.put(p, key, value)
+	return nil
+}
+
+func (b borrowedPeerstore) Get(p peer.ID, key string) (any, error) {
+	if v, ok := b.notes.get(p, key); ok {
+		return v, nil
+	}
+	return nil, peerstore.ErrNotFound
+}
+
+// notes are what CometBFT keeps about peers. Safe for concurrent use.
+type notes struct {
+	mu   sync.RWMutex
+	of   map[peer.ID]map[string]any
+	live func(peer.ID) bool
+}
+
+func newNotes(live func(peer.ID) bool) *notes {
+	return &notes{of: map[peer.ID]map[string]any{}, live: live}
+}
+
+func (n *notes) get(p peer.ID, key string) (any, bool) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	v, ok := n.of[p][key]
+	return v, ok
+}
+
+func (n *notes) put(p peer.ID, key string, value any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.of[p] == nil {
+		if len(n.of) >= maxNoted {
+			maps.DeleteFunc(n.of, func(p peer.ID, _ map[string]any) bool { return !n.live(p) })
+		}
+		n.of[p] = map[string]any{}
+	}
+	n.of[p][key] = value
+}
+
 // peerKeeper makes CometBFT's list of peers follow the connections of the
 // host. CometBFT v0.40.0 does it only halfway: it learns of a lost connection
-// when a send fails, keeps the state of a consensus peer in the host's
-// peerstore, which forgets it a minute after the loss, and dials again with
-// pauses of up to five minutes. After a cut of minutes it stays stuck with
+// when a send fails, and dials again with pauses of up to five minutes. After a cut of minutes it stays stuck with
 // hollow peers.
 //
 //	connected and speaks consensus ──► added, fresh state
-//	connection lost                ──► removed, state dropped
+//	connection lost                ──► removed
 //	listed but not connected       ──► dialled every few seconds
 //
 // The list of known addresses is not CometBFT's bootstrap map (read without a

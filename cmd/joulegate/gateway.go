@@ -236,9 +236,15 @@ func (g *gateway) run(ctx context.Context) error {
 	stores, stopStores := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopStores()
 	lower, lowerCtx := errgroup.WithContext(stores)
-	lower.Go(func() error { return quiet(lowerCtx, g.net.Run(lowerCtx)) })
+	// The network carries the ledger's votes: it ends after the ledger.
+	network, stopNetwork := context.WithCancel(context.WithoutCancel(stores))
+	defer stopNetwork()
+	lower.Go(func() error { return quiet(lowerCtx, g.net.Run(network)) })
 	lower.Go(func() error { return quiet(lowerCtx, g.journal.Run(lowerCtx)) })
-	lower.Go(func() error { return quiet(lowerCtx, g.ledger.Run(lowerCtx)) })
+	lower.Go(func() error {
+		defer stopNetwork()
+		return quiet(lowerCtx, g.ledger.Run(lowerCtx))
+	})
 	lower.Go(func() error { return quiet(lowerCtx, followed(g.feed.run(lowerCtx))) })
 	lower.Go(func() error {
 		// Nothing is signed before the neighbours have been asked.
