@@ -33,6 +33,7 @@ type app struct {
 	genesis chain.Genesis
 	db      *treeDB
 	tree    *iavl.MutableTree // the consensus goroutine's alone
+	saved   *iavl.MutableTree // never written, only asked for saved versions
 	pending *BlockEvent       // between FinalizeBlock and Commit
 	results []txOutcome       // of pending
 
@@ -71,7 +72,7 @@ func newApp(db *treeDB, doc *cmt.GenesisDoc, g chain.Genesis, log *slog.Logger) 
 		return nil, err
 	}
 	a := &app{
-		log: log, doc: doc, genesis: g, db: db, tree: tree,
+		log: log, doc: doc, genesis: g, db: db, tree: tree, saved: newTree(db),
 		onCommit:  func(BlockEvent, []txOutcome) {},
 		onRecheck: func(chain.Hash, ledger.TxResult) {},
 		onFailure: func(err error) error { return err },
@@ -86,7 +87,7 @@ func newApp(db *treeDB, doc *cmt.GenesisDoc, g chain.Genesis, log *slog.Logger) 
 func (a *app) setCommitted(height int64, at time.Time) error {
 	c := committed{height: height, time: at}
 	if height > 0 {
-		t, err := a.tree.GetImmutable(height)
+		t, err := a.saved.GetImmutable(height)
 		if err != nil {
 			return fmt.Errorf("load ledger state of height %d: %w", height, err)
 		}
@@ -358,7 +359,7 @@ func (a *app) close() {
 
 // version returns an older state. Called under a.prune.
 func (a *app) version(height int64) (*iavl.ImmutableTree, error) {
-	t, err := a.tree.GetImmutable(height)
+	t, err := a.saved.GetImmutable(height)
 	if err != nil {
 		return nil, fmt.Errorf("state of height %d: %w", height, err)
 	}

@@ -33,7 +33,7 @@ const (
 	maxWaiters    = 16_384         // transactions waited for at a time; further ones get ErrFull
 	maxSubscriber = 256            // subscriptions; further ones are refused
 	maxNoted      = 1024           // peers of which consensus keeps the state; beyond, those who are not connected are forgotten
-	nodeCache     = 8_192          // tree nodes in memory
+	nodeCache     = 8_192          // tree nodes in memory, for the writer and for the readers each
 	dbBlockCache  = 2 << 20        // bytes per store
 	dbWriteBuffer = 1 << 20        // bytes per store
 	dbOpenFiles   = 64             // per store

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -341,5 +342,43 @@ func TestNothingStays(t *testing.T) { // not parallel: it looks at all goroutine
 		if time.Now().After(limit) {
 			t.Fatalf("%d goroutines stay:\n%s", len(left), strings.Join(left, "\n\n"))
 		}
+	}
+}
+
+// TestReadWhileBlocksCommit reads whole states while later ones are made. The
+// race detector sees if they share what the writer changes.
+func TestReadWhileBlocksCommit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	n := w.nodes[0].start()
+	n.submit(w.mint(0, "driver", 1))
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(done)
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if err := n.eng.View(func(st ledger.State) {
+					st.Iterate(nil, func(key, value []byte) bool {
+						if got := st.Get(key); !bytes.Equal(got, value) {
+							t.Errorf("%x is %x, then %x in one state", key, value, got)
+						}
+						return true
+					})
+				}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 20 {
+		n.submit(w.mint(i%operators, fmt.Sprintf("driver %d", i), 1))
 	}
 }

@@ -19,12 +19,19 @@ const flushThreshold = 1 << 30
 // openTree loads the newest version. The fast-node index stays off: it
 // doubles what a block writes and answers only reads of the newest version.
 func openTree(db iavldb.DB) (*iavl.MutableTree, error) {
-	t := iavl.NewMutableTree(db, nodeCache, true, iavl.NewNopLogger(),
-		iavl.SyncOption(true), iavl.FlushThresholdOption(flushThreshold))
+	t := newTree(db)
 	if _, err := t.Load(); err != nil {
 		return nil, fmt.Errorf("load ledger state: %w", err)
 	}
 	return t, nil
+}
+
+// newTree returns a tree with a cache of its own. Writer and readers need one
+// each: iavl's writer clears links of saved nodes that its cache shares with
+// every version read through it, without a lock.
+func newTree(db iavldb.DB) *iavl.MutableTree {
+	return iavl.NewMutableTree(db, nodeCache, true, iavl.NewNopLogger(),
+		iavl.SyncOption(true), iavl.FlushThresholdOption(flushThreshold))
 }
 
 // treeDB adapts goleveldb to what iavl needs here.
