@@ -34,6 +34,15 @@
 // of the clock becomes a chain.Event in this gateway's own block. What repeats
 // is counted instead (see events.go for the limits).
 //
+// # Vehicles that give
+//
+// Where Charger.Discharge is set, a session whose driver has signed that he
+// sells gives what it has promised firmly (Duties), slot by slot, and what the
+// house draws if that is wanted. meter/discharge decides how much, above the
+// owner's floor; meter/session has the last word. The installer's permit is
+// asked at each turn. The limiter's worker orders the power and repeats it, so
+// that a device that hears nothing more ends it by itself.
+//
 // # Journal first
 //
 // A record is saved with the state it belongs to, then appended to the outbox,

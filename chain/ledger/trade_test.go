@@ -350,6 +350,10 @@ func TestCarBreaksItsPromise(t *testing.T) {
 	offer := chain.FirmOffer{ID: chain.ID{7}, Device: w.a.key, Session: chain.ID{1}, Side: chain.Sell, From: firstSl + 1, To: firstSl + 2, Wh: 400, Price: 150_000}
 	w.refused(CodeNotAllowed, chain.SignTx("test", w.nonces[w.a.owner.key]+1, chain.TxFirmOffer, offer, w.a.owner.priv))
 	w.ok(w.tx(w.driver, chain.TxFirmOffer, offer), w.tx(w.b.owner, chain.TxFirmTake, chain.FirmTake{Offer: chain.ID{7}, Device: w.b.key, Wh: 300}))
+	duties := FirmDuties(w.st, w.a.key, firstSl, firstSl+5)
+	equal(t, "duties of the car", len(duties), 2)
+	equal(t, "the first", duties[0], FirmDuty{chain.ID{1}, chain.ID{7}, 1, firstSl + 1, 300})
+	equal(t, "of another house", len(FirmDuties(w.st, w.b.key, firstSl, firstSl+5)), 0)
 	w.report(firstSl, nil, w.a.sign(exportMeter(1, 2, firstSl, 0, 0, w.now)))
 	before := AccountOf(w.st, w.driver.account())
 	w.at(firstSl + 1) // kept

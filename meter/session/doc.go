@@ -122,6 +122,14 @@
 // grow stale the offer falls to 6 A, and Rules.StaleOff later the circuit
 // opens.
 //
+// # A vehicle that gives
+//
+// Setpoint.Back asks for a power out of the vehicle. It becomes State.Back
+// only while the circuit is closed and every condition above holds; only the
+// hold need not pay for anything, and no current is offered meanwhile. There is
+// no least power to fall back to: whatever is lost, a stale reading included,
+// orders 0 W in the same step.
+//
 // # How it starts
 //
 // Where many chargers would start at the same moment, at a slot's edge, when a
