@@ -98,6 +98,9 @@ func (s *Station) takeOut(c *charger) (p session.Setpoint) {
 	err := c.Discharge.permitted(s.wall)
 	r.Allowed = err == nil && !s.clockUnset()
 	was := c.sale.out
+	if at, _, ok := c.sale.state.Begun(); (!ok || at != in.Slot) && len(in.Contracts) > 0 {
+		s.dirty = true // a restart must not deliver the slot's energy again
+	}
 	c.sale.state, c.sale.out = discharge.Step(r, c.sale.state, in, s.now)
 	out := &c.sale.out
 	switch {

@@ -31,12 +31,20 @@ type savedCharger struct {
 	Begin   Register          `cbor:"5,keyasint"`
 	Last    Register          `cbor:"6,keyasint"`
 	Goal    *savedGoal        `cbor:"7,keyasint,omitempty"`
+	Sale    *savedSale        `cbor:"8,keyasint,omitempty"`
 }
 
 type savedGoal struct {
 	Wh       meter.WattHour  `cbor:"1,keyasint"`
 	By       int64           `cbor:"2,keyasint"`
 	MaxPrice chain.NanoPerWh `cbor:"3,keyasint"`
+}
+
+// savedSale is the slot in which a vehicle gives, and the export register at
+// its begin.
+type savedSale struct {
+	Slot int64          `cbor:"1,keyasint"`
+	Base meter.WattHour `cbor:"2,keyasint"`
 }
 
 type savedMeter struct {
@@ -222,6 +230,9 @@ func (s *Station) save() saved {
 		sc := savedCharger{ID: c.ID, Session: c.st.Save(), Quote: c.signed, Seq: c.seq, Begin: c.begin, Last: c.last}
 		if g := c.plan.goal; c.plan.on {
 			sc.Goal = &savedGoal{g.Wh, g.By, g.MaxPrice}
+		}
+		if at, base, ok := c.sale.state.Begun(); ok {
+			sc.Sale = &savedSale{at, base}
 		}
 		switch {
 		case c.closing: // the stop record among Pending is all that is left

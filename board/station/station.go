@@ -16,6 +16,7 @@ import (
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/circuit"
+	"github.com/joulegate/joulegate/meter/discharge"
 	"github.com/joulegate/joulegate/meter/plan"
 	"github.com/joulegate/joulegate/meter/session"
 	"github.com/joulegate/joulegate/meter/setpoint"
@@ -240,6 +241,9 @@ func (s *Station) restore(was []savedCharger) error {
 					return fmt.Errorf("station state: charger %d: %w", v.ID, err)
 				}
 				c.quote, c.signed, c.seq, c.begin, c.last = q, v.Quote, v.Seq, v.Begin, v.Last
+				if b := v.Sale; b != nil {
+					c.sale.state = discharge.Resume(b.Slot, b.Base)
+				}
 				if g := v.Goal; g != nil {
 					c.plan = planned{on: true, goal: plan.Goal{Wh: g.Wh, By: g.By, MaxPrice: g.MaxPrice}}
 				}

@@ -145,6 +145,16 @@ type State struct {
 	cause     string // the latest that kept it from delivering in this slot
 }
 
+// Begun returns the running slot and the export register at its begin, for
+// Resume after a restart; ok is false before the first Step.
+func (s *State) Begun() (slot int64, base meter.WattHour, ok bool) { return s.slot, s.base, s.begun }
+
+// Resume is the state that goes on with a slot of the time before a restart:
+// what was delivered in it is not delivered again.
+func Resume(slot int64, base meter.WattHour) State {
+	return State{slot: slot, base: base, last: base, begun: true}
+}
+
 // Tradable is the energy above floor and need, at the meter.
 func Tradable(r Rules, soc int64, need meter.WattHour) meter.WattHour {
 	above := int64(r.Capacity)*(soc-r.floor())/1000 - int64(max(0, need))

@@ -194,3 +194,19 @@ func TestNeverBelowTheFloor(t *testing.T) {
 		}
 	})
 }
+
+// TestResumeDoesNotDeliverAgain: after a restart within a slot only what is
+// left of its contract is ordered.
+func TestResumeDoesNotDeliverAgain(t *testing.T) {
+	r := Rules{Allowed: true, MaxPower: 10_000, Capacity: 60_000, Floor: 400, StaleAfter: time.Minute}
+	in := Input{Ready: true, SoC: 800, Export: 1_000, Slot: 7, Left: time.Hour, Contracts: []Contract{{"a", 900}}, Room: 10_000}
+	s, _ := Step(r, State{}, in, 0)
+	slot, base, ok := s.Begun()
+	if !ok || slot != 7 || base != 1_000 {
+		t.Fatal(slot, base, ok)
+	}
+	in.Export = 1_600
+	if _, out := Step(r, Resume(slot, base), in, 0); out.Power != 300 {
+		t.Errorf("%d W for the last 300 Wh of an hour", out.Power)
+	}
+}
