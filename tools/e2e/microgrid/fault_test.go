@@ -47,7 +47,7 @@ func TestKill9InMidSession(t *testing.T) {
 	// A last slot, so that registers and ledger can be compared.
 	seen := member(east, "east").LastSlot
 	for _, gw := range g.gateways {
-		gw.wait(3*slot, "slot reported by all", func(context.Context) (bool, any) {
+		gw.wait(2*patience, "slot reported by all", func(context.Context) (bool, any) {
 			m := member(north, gw.name)
 			return m.LastSlot > seen, m
 		})
@@ -72,7 +72,7 @@ func (g *grid) killInSession(at *gateway, w keys.Wallet, away func()) panel.Sess
 	other := g.gateways[0]
 	before := at.register(chain.RoleCharger)
 	s := g.charge(at, w, 1000)
-	at.wait(3*slot, "energy on the ledger", func(context.Context) (bool, any) {
+	at.wait(2*patience, "energy on the ledger", func(context.Context) (bool, any) {
 		s = at.session(s.ID)
 		return s.Wh > 0 && s.Seq >= 2, s.SessionView
 	})
@@ -241,7 +241,7 @@ func TestOneOfFourDown(t *testing.T) {
 	g.found()
 	north, east, south := g.gateways[0], g.gateways[1], g.gateways[2]
 	anna := north.wallet("anna", "50")
-	south.wait(3*slot, "own blocks", func(context.Context) (bool, any) {
+	south.wait(2*patience, "own blocks", func(context.Context) (bool, any) {
 		m := member(south, "south")
 		return m.Newest.Number >= 2 && m.Head.Position.Number >= 2, m
 	})
@@ -249,7 +249,10 @@ func TestOneOfFourDown(t *testing.T) {
 	south.kill()
 	height := north.status().Height
 	s := g.charge(east, anna, 500)
-	time.Sleep(slot / 2)
+	east.wait(2*patience, "energy on the ledger", func(context.Context) (bool, any) {
+		s = east.session(s.ID)
+		return s.Wh > 0, s.SessionView
+	})
 	s = g.stopSession(east, anna, s.ID)
 	bill(t, s)
 	if s.Wh <= 0 {
@@ -262,7 +265,7 @@ func TestOneOfFourDown(t *testing.T) {
 	south.start()
 	g.connected()
 	g.agree() // all four, at the height that the others had
-	south.wait(3*slot, fmt.Sprintf("own chain after %s", left), func(context.Context) (bool, any) {
+	south.wait(2*patience, fmt.Sprintf("own chain after %s", left), func(context.Context) (bool, any) {
 		m := member(north, "south")
 		return left.Less(m.Newest) && left.Less(m.Head.Position), m
 	})

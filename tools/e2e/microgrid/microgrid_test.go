@@ -371,7 +371,14 @@ func (g *gateway) cleanup() {
 	_ = os.Remove(g.log) // said once
 	if err == nil && g.t.Failed() {
 		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-		g.t.Logf("%s said at the end:\n%s", g.name, strings.Join(lines[max(0, len(lines)-30):], "\n"))
+		from := max(0, len(lines)-30)
+		if i := slices.IndexFunc(lines, func(l string) bool {
+			return strings.HasPrefix(l, "panic: ") || strings.HasPrefix(l, "fatal error: ")
+		}); i >= 0 { // the trace behind it may be long
+			from = min(from, max(0, i-10))
+			lines = lines[:min(len(lines), i+30)]
+		}
+		g.t.Logf("%s said at the end:\n%s", g.name, strings.Join(lines[min(from, len(lines)):], "\n"))
 	}
 }
 

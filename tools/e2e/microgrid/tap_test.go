@@ -157,9 +157,14 @@ func TestTap(t *testing.T) {
 		t.Fatalf("code again: %q", answer)
 	}
 	g.idle(east)
-	if answer, _ := g.tap(east, codes[0].Code, false); !strings.Contains(answer, "for 1 sessions") {
-		t.Errorf("a used code: %q", answer)
-	}
+	east.settled(newest(t, east).ID)
+	east.wait(patience, "refusal of a used code", func(context.Context) (bool, any) {
+		answer, _ := g.tap(east, codes[0].Code, false)
+		if strings.HasPrefix(answer, "ok started") {
+			t.Fatalf("a used code: %q", answer)
+		}
+		return strings.Contains(answer, "for 1 sessions"), answer
+	})
 
 	// No ledger: the neighbours are gone. Then only a reserve pays.
 	north.run("mandate", "reserve", "6", "--wallet", "anna", "--gateway", "east")
