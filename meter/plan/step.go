@@ -239,6 +239,9 @@ func clock(ms int64, zone int) string {
 }
 
 func kWh(e meter.WattHour) string {
+	if e < 1000 { // a tenth would show nothing of a small one
+		return fmt.Sprintf("0.%03d kWh", e)
+	}
 	return fmt.Sprintf("%d.%d kWh", e/1000, e%1000/100)
 }
 
