@@ -37,6 +37,7 @@ const (
 	consensus = "./chain/consensus"
 	modbus    = "./drivers/modbus"
 	fault     = "./tools/bench/fault"
+	names     = "./guard/domain"
 	packets   = "./guard/packet"
 )
 
@@ -86,8 +87,8 @@ var rows = []row{
 	{"demo.written", "demo, 10 s slots, per gateway: written per minute", "<=", none, "kB", 0, agent{demo, written}},
 
 	{"guard.rss", "idle with guard: memory", "<=", 115, "MB", 1, later{issueGuard}},
-	{"guard.name", "guard, per blocked name", "<=", 6, "bytes", 1, later{issueGuard}},
-	{"guard.lookup", "guard, lookup of a name", "<=", 300, "ns", 0, later{issueGuard}},
+	{"guard.name", "guard, per blocked name", "<=", 6, "bytes", 1, bench{pkg: names, name: "BenchmarkLookup/bytes", metric: "bytes/name"}},
+	{"guard.lookup", "guard, lookup of a name among a million", "<=", 300, "ns", 0, bench{pkg: names, name: "BenchmarkLookup/hit", metric: "ns/op"}},
 	{"guard.packet", "guard, per packet at 100,000 packets/s", "<=", 350, "ns", 0, bench{pkg: packets, name: "BenchmarkRing", metric: "cpu-ns", time: "500000x"}},
 	{"guard.packet.lost", "guard, packets lost at 100,000 packets/s", "<=", 0, "%", 3, bench{pkg: packets, name: "BenchmarkRing", metric: "%lost", time: "500000x"}},
 	{"guard.frame", "guard, public captures: a frame with decoding", "<=", none, "ns", 0, bench{pkg: packets, name: "BenchmarkCaptures", metric: "frame-ns"}},
