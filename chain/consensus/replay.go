@@ -2,9 +2,7 @@ package consensus
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	cmt "github.com/cometbft/cometbft/types"
@@ -24,22 +22,10 @@ func (e *Engine) Replay(ctx context.Context, fn func(height int64, at time.Time,
 
 // ReplayHome is Replay on the stores of a gateway that does not run. It
 // writes nothing; ErrLocked when the gateway runs.
-func ReplayHome(ctx context.Context, home, genesisFile string, fn func(height int64, at time.Time, out ledger.BlockOutput)) (err error) {
-	doc, g, _, err := ReadGenesis(genesisFile)
-	if err != nil {
-		return err
-	}
-	s, err := openStores(home, true)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	defer recovered(&err)
-	a, err := newApp(s.ledger, doc, g, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return fmt.Errorf("%s: %w", dataDir(home), err)
-	}
-	return replayBlocks(ctx, doc, g, store.NewBlockStore(s.blocks), a.height(), fn)
+func ReplayHome(ctx context.Context, home, genesisFile string, fn func(height int64, at time.Time, out ledger.BlockOutput)) error {
+	return atHome(home, genesisFile, func(h *resting) error {
+		return replayBlocks(ctx, h.doc, h.genesis, h.blocks, h.app.height(), fn)
+	})
 }
 
 func replayBlocks(ctx context.Context, doc *cmt.GenesisDoc, g chain.Genesis, blocks *store.BlockStore, height int64, fn func(int64, time.Time, ledger.BlockOutput)) (err error) {

@@ -51,7 +51,29 @@ func (e *Engine) Verify(ctx context.Context, progress func(height, of int64)) (R
 // ViewHome calls fn with the last committed state of a gateway that does not
 // run, the height and time of its block (zero before the first), and the
 // state's root. It writes nothing; ErrLocked when the gateway runs.
-func ViewHome(home, genesisFile string, fn func(height int64, at time.Time, root chain.Hash, st ledger.State)) (err error) {
+func ViewHome(home, genesisFile string, fn func(height int64, at time.Time, root chain.Hash, st ledger.State)) error {
+	return atHome(home, genesisFile, func(h *resting) error {
+		return h.app.view(func(c committed, st ledger.State) error {
+			at := c.time
+			if meta := h.blocks.LoadBlockMeta(c.height); meta != nil {
+				at = meta.Header.Time
+			}
+			fn(c.height, at, chain.Hash(c.hash), st)
+			return nil
+		})
+	})
+}
+
+// resting is what a gateway that does not run has on disk.
+type resting struct {
+	doc     *cmt.GenesisDoc
+	genesis chain.Genesis
+	app     *app
+	blocks  *store.BlockStore
+}
+
+// atHome opens a gateway's stores for reading only and calls fn.
+func atHome(home, genesisFile string, fn func(*resting) error) (err error) {
 	doc, g, _, err := ReadGenesis(genesisFile)
 	if err != nil {
 		return err
@@ -66,14 +88,7 @@ func ViewHome(home, genesisFile string, fn func(height int64, at time.Time, root
 	if err != nil {
 		return fmt.Errorf("%s: %w", dataDir(home), err)
 	}
-	return a.view(func(c committed, st ledger.State) error {
-		at := c.time
-		if meta := store.NewBlockStore(s.blocks).LoadBlockMeta(c.height); meta != nil {
-			at = meta.Header.Time
-		}
-		fn(c.height, at, chain.Hash(c.hash), st)
-		return nil
-	})
+	return fn(&resting{doc, g, a, store.NewBlockStore(s.blocks)})
 }
 
 // VerifyHome is Verify on the stores of a gateway that does not run. It

@@ -30,12 +30,7 @@ func agreed(c *cobra.Command, signer string) *cobra.Command {
 // agree submits a statement, or with --draft writes it down for others to
 // approve.
 func agree(cmd *cobra.Command, kind chain.TxKind, body any) error {
-	name, _ := cmd.Flags().GetString("wallet")
-	w, err := wallet(cmd, name)
-	if err != nil {
-		return err
-	}
-	cl, err := dial(cmd)
+	w, cl, err := signer(cmd)
 	if err != nil {
 		return err
 	}

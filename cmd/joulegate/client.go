@@ -116,6 +116,16 @@ func passphrase() ([]byte, error) {
 	return []byte(strings.TrimRight(string(b), "\r\n")), nil
 }
 
+// signer opens --wallet and connects to the gateway.
+func signer(cmd *cobra.Command) (w keys.Wallet, cl *panel.Client, err error) {
+	name, _ := cmd.Flags().GetString("wallet")
+	if w, err = wallet(cmd, name); err != nil {
+		return w, nil, err
+	}
+	cl, err = dial(cmd)
+	return w, cl, err
+}
+
 // wallet opens a wallet given as a file, or by its name in the state
 // folder's wallets.
 func wallet(cmd *cobra.Command, arg string) (keys.Wallet, error) {

@@ -50,12 +50,7 @@ bank's reference; then it leaves the ledger. Until then you can take it back wit
 
 // sign signs a transaction with --wallet, submits it and says so.
 func sign(cmd *cobra.Command, kind chain.TxKind, body any) error {
-	name, _ := cmd.Flags().GetString("wallet")
-	w, err := wallet(cmd, name)
-	if err != nil {
-		return err
-	}
-	cl, err := dial(cmd)
+	w, cl, err := signer(cmd)
 	if err != nil {
 		return err
 	}
@@ -66,17 +61,13 @@ func sign(cmd *cobra.Command, kind chain.TxKind, body any) error {
 	return done(cmd, r)
 }
 
-// amountFlag reads --amount.
+// amountFlag reads --amount, which must be more than zero.
 func amountFlag(cmd *cobra.Command) (chain.Nano, error) {
-	s, _ := cmd.Flags().GetString("amount")
-	n, err := parseMoney(s)
-	if err != nil {
-		return 0, usageError{err}
+	n, err := partFlag(cmd)
+	if err == nil && n <= 0 {
+		err = usageError{errors.New("--amount must be more than zero")}
 	}
-	if n <= 0 {
-		return 0, usageError{errors.New("--amount must be more than zero")}
-	}
-	return n, nil
+	return n, err
 }
 
 func newPayoutLsCmd() *cobra.Command {
