@@ -194,9 +194,9 @@ type Config struct {
 	// set, and nobody is offered a price. Zero: not judged.
 	Founded time.Time
 
-	// Contacts calls look every so often until ctx ends. It is given a
-	// thread that is on time under load. nil: a ticker.
-	Contacts func(ctx context.Context, every time.Duration, look func())
+	// Verified is called after each verified turn of the loop, and must not
+	// block: whoever is not told for long enough opens the relays. nil: nobody.
+	Verified func()
 
 	// Now is monotonic time on the same scale as meter.Reading.Mono.
 	Now    func() time.Duration
@@ -297,9 +297,6 @@ func (c *Config) check() error {
 	}
 	if c.Random == nil {
 		c.Random = rand.Reader
-	}
-	if c.Contacts == nil {
-		c.Contacts = everyTick
 	}
 	return nil
 }

@@ -57,10 +57,11 @@
 //
 // # Safe by default
 //
-// The contacts that open a relay, emergency stop and earth fault, have a
-// sentry beside the loop: it looks every ten milliseconds, on a thread that is
-// on time under load, opens the relay itself and wakes the loop, which learns
-// what happened. A fault that only a meter can see is acted upon when its
+// The contacts that open a relay, emergency stop and earth fault, are watched
+// by a process beside this one (drivers/gpio/reflex), which opens the relay
+// itself and tells (Tripped): the loop wakes and learns what happened. That
+// process opens everything, too, when it does not hear of verified turns
+// (Config.Verified). A fault that only a meter can see is acted upon when its
 // reading arrives, one poll period later at most.
 //
 // Every actuator is halted before the loop starts and after it ends, by

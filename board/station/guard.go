@@ -29,14 +29,16 @@ type pulse struct {
 
 func (p *pulse) tick() { p.beat.Store(int64(p.now())) }
 
-// turn ends a turn in which every charger was looked at and commanded. It
-// counts if the outputs obeyed, and if somebody watched.
-func (p *pulse) turn(obeyed bool) {
+// turn ends a turn in which every charger was looked at and commanded, and
+// reports whether it counts: if the outputs obeyed, and if somebody watched.
+func (p *pulse) turn(obeyed bool) bool {
 	p.tick()
 	watched := p.now()-time.Duration(p.guard.Load()) <= p.limit
-	if obeyed && watched && !p.stalled.Load() {
-		p.turns.Add(1)
+	if !obeyed || !watched || p.stalled.Load() {
+		return false
 	}
+	p.turns.Add(1)
+	return true
 }
 
 func (p *pulse) alive() bool {
@@ -66,7 +68,7 @@ func (p *pulse) watch(ctx context.Context, halt func()) {
 	}
 }
 
-// relay is a drivers.Relay under the vetoes of watchdog and sentry.
+// relay is a drivers.Relay under the vetoes of the watchdog and of Tripped.
 type relay struct {
 	drivers.Relay
 	p   *pulse

@@ -43,7 +43,7 @@ type Station struct {
 	failures chan error
 	sessions atomic.Pointer[[]chain.ID]
 	ended    chan struct{} // closed when Run returns
-	alarm    chan struct{} // the sentry has opened a relay
+	alarm    chan struct{} // a relay was opened without the loop
 	mail     mailbox
 
 	// Owned by the loop.
@@ -354,7 +354,6 @@ func (s *Station) Run(ctx context.Context) (err error) {
 		})
 	}
 	spawn(func() { s.pulse.watch(work, s.haltRelays) })
-	spawn(func() { s.sentry(work) })
 	spawn(func() { s.scribe(work) })
 	for _, c := range s.chargers {
 		if c.limiter != nil {
@@ -485,7 +484,9 @@ func (s *Station) tick() {
 		s.recordOffer(c)
 	}
 	s.repeats()
-	s.pulse.turn(s.obeyed())
+	if s.pulse.turn(s.obeyed()) && s.cfg.Verified != nil {
+		s.cfg.Verified()
+	}
 }
 
 // obeyed reports whether every output that has to be open can be commanded and
@@ -523,7 +524,7 @@ func (s *Station) forgive() {
 }
 
 // contacts reads what is wired to this board. A contact that cannot be read
-// counts as the emergency stop.
+// counts as the emergency stop, but the monitor of earth faults as such a fault.
 func (s *Station) contacts(c *charger) {
 	in := session.Inputs{}
 	read := func(dev drivers.Input) bool {
@@ -536,16 +537,16 @@ func (s *Station) contacts(c *charger) {
 	}
 	seen := c.cut.seen.Load()
 	in.EStop = active(c.EStop)
-	in.Earth = read(c.Earth)
+	in.Earth = active(c.Earth)
 	over := seen
 	if in.EStop {
-		over &^= stopContact
+		over &^= uint32(EmergencyStop)
 	}
 	if in.Earth {
-		over &^= earthContact
+		over &^= uint32(EarthFault)
 	}
-	in.EStop = in.EStop || seen&stopContact != 0
-	in.Earth = in.Earth || seen&earthContact != 0
+	in.EStop = in.EStop || seen&uint32(EmergencyStop) != 0
+	in.Earth = in.Earth || seen&uint32(EarthFault) != 0
 	if c.Feedback != nil {
 		in.Feedback = session.ContactOpen
 		if read(c.Feedback) {

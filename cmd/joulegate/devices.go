@@ -34,6 +34,7 @@ type devices struct {
 	boxes    map[uint8]*wallbox.Box      // by charger
 	library  *profile.Library            // nil: the built-in profiles
 	pins     *pins
+	reflex   *reflexes
 }
 
 // openDevices opens lines and pins. An error names the device and closes what
@@ -59,9 +60,12 @@ func openDevices(cfg config.Config, log *slog.Logger) (_ *devices, err error) {
 			return nil, fmt.Errorf("line %s: %w", l.ID, err)
 		}
 	}
-	if d.pins, err = openPins(cfg); err != nil {
+	hardware, err := cfg.Hardware()
+	if err != nil {
 		return nil, err
 	}
+	d.reflex = newReflexes(cfg, log.With("part", "reflex"))
+	d.pins = &pins{hardware, d.reflex, d.reflex.close}
 	warnBoard(cfg.Board, log)
 	return d, nil
 }

@@ -15,29 +15,37 @@ import (
 	"periph.io/x/host/v3/distro"
 )
 
-// pins reaches the pins of a board, each the way its description says.
+// pins are the pins of a board, and a way to reach them.
 type pins struct {
 	board board.Board
-	sim   *simpin.Client // nil: none
-	chips *gpiochip.Chips
+	gpio.Opener
+	close func() error // gives all pins back, outputs at their safe level
 }
 
+// openPins reaches pins from this process. A running gateway has its reflex
+// for that.
 func openPins(cfg config.Config) (*pins, error) {
 	b, err := cfg.Hardware()
 	if err != nil {
 		return nil, err
 	}
-	p := &pins{board: b, chips: gpiochip.New()}
+	d := &directPins{chips: gpiochip.New()}
 	if cfg.Pins.Socket != "" {
-		if p.sim, err = simpin.Dial(cfg.Pins.Socket); err != nil {
+		if d.sim, err = simpin.Dial(cfg.Pins.Socket); err != nil {
 			return nil, fmt.Errorf("pins %s: %w", cfg.Pins.Socket, err)
 		}
 	}
-	return p, nil
+	return &pins{b, d, d.close}, nil
+}
+
+// directPins opens each pin the way its description says.
+type directPins struct {
+	sim   *simpin.Client // nil: none
+	chips *gpiochip.Chips
 }
 
 // Open implements gpio.Opener.
-func (p *pins) Open(d board.Pin) (periph.PinIO, error) {
+func (p *directPins) Open(d board.Pin) (periph.PinIO, error) {
 	switch d.Backend {
 	case board.BackendChip:
 		return p.chips.Open(d)
@@ -50,8 +58,7 @@ func (p *pins) Open(d board.Pin) (periph.PinIO, error) {
 	return nil, fmt.Errorf("pin %s: unknown back end %q", d.Name, d.Backend)
 }
 
-// close gives all pins back, outputs at their safe level.
-func (p *pins) close() error {
+func (p *directPins) close() error {
 	err := p.chips.Close()
 	if p.sim != nil {
 		err = errors.Join(err, p.sim.Close())

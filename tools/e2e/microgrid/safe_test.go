@@ -3,10 +3,12 @@ package microgrid
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,9 +92,43 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// TestReflexDies: the process that holds the pins is killed. The gateway does
+// not go on without it.
+func TestReflexDies(t *testing.T) {
+	t.Parallel()
+	g, at := charging(t, func(*gateway, *config.Config) {})
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", at.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var children []string
+	for _, f := range threads { // it was started by any of them
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		children = append(children, strings.Fields(string(b))...)
+	}
+	for _, c := range children {
+		if pid, err := strconv.Atoi(c); err != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
+			t.Fatalf("child %q: %v", c, err)
+		}
+	}
+	if len(children) != 1 {
+		t.Fatalf("children %v, want the reflex", children)
+	}
+	g.opens(at, 10*time.Second)
+	<-at.done
+	at.cmd = nil
+	if b, _ := os.ReadFile(at.log); !bytes.Contains(b, []byte("the process that holds the pins has ended")) {
+		t.Errorf("it does not say why it ended:\n%s", b)
+	}
+}
+
 // TestHang stops the process in its tracks: every goroutine hangs, and its
-// sockets stay open. systemd must hear of it by hearing nothing, and
-// safe-state must open the relay over the head of the process.
+// sockets stay open. The reflex must open the relay, systemd must hear of it by
+// hearing nothing, and safe-state must do over the head of the process what a
+// reflex might not have done.
 func TestHang(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "jg-notify-")
@@ -125,6 +161,7 @@ func TestHang(t *testing.T) {
 	if err := at.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	g.opens(at, 5*time.Second)
 	for { // what was said before
 		if s, err := hears(3 * time.Second); errors.Is(err, os.ErrDeadlineExceeded) {
 			break
