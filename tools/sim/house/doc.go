@@ -40,10 +40,15 @@
 //     import, within its power, from empty to full and at once. A tenth of what
 //     it takes is lost. What it takes counts as consumed, what it gives as
 //     produced.
+//   - Bidirectional wallbox: it takes what it is ordered out of the car at it, or
+//     puts it in, within its own power and the car's, until the car is full or
+//     at its reserve. Its power rises by 5 kW/s and falls at once. A tenth is
+//     lost in either direction. What the car gives counts as produced.
 //   - Car: it draws if and only if the contactor is closed and it is in state C;
 //     a second after both are true its current rises by 8 A/s up to the offer
 //     or what it can take, and follows a lower offer at once. One tenth of the
-//     energy is lost in its charger. At its target it stops.
+//     energy is lost in its charger. At its target it stops. It comes with
+//     PlugIn and goes with Unplug, or by itself after its Stay.
 //
 // # Books
 //

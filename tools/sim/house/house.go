@@ -27,11 +27,13 @@ const (
 	wind      = 4_000_000 // µs that a cloud needs from house to house
 	carDelay  = 1_000_000 // µs
 	carRamp   = 8         // mA/ms
-	carYield  = 900       // permille of the energy reaches the battery
-	feeder    = int64(20) // default, mΩ per phase
-	service   = int64(60) // default, mΩ per phase
-	maxPower  = meter.Watt(1_000_000)
-	day       = 24 * time.Hour
+
+	wallboxRamp = 5_000     // mW/ms
+	carYield    = 900       // permille of the energy reaches the battery
+	feeder      = int64(20) // default, mΩ per phase
+	service     = int64(60) // default, mΩ per phase
+	maxPower    = meter.Watt(1_000_000)
+	day         = 24 * time.Hour
 )
 
 // Config describes a neighbourhood.
@@ -54,6 +56,7 @@ type HouseConfig struct {
 	Phases  int        // 1 or 3; 0 means 1
 	PV      meter.Watt // peak of the modules; 0: none
 	Charger bool       // with contactor and session meter
+	Wallbox meter.Watt // instead: a bidirectional DC wallbox of that power; 0: none
 	Battery BatteryConfig
 	// ServiceMilliOhm is the resistance per phase of the cable to the feeder;
 	// 0 means 60.
@@ -87,6 +90,14 @@ type Car struct {
 	Target     meter.WattHour // at which it stops, <= Capacity
 	MaxCurrent meter.MilliAmpere
 	Phases     int // 1..3; a single-phase outlet gives one
+	// At a bidirectional wallbox: the most power in and out, and the charge at
+	// which the car's own electronics give no more. Power 0: it gives and
+	// takes nothing there.
+	Power   meter.Watt
+	Reserve meter.WattHour
+	// Stay is how long it stands before its driver pulls the cable by himself;
+	// 0: until Unplug.
+	Stay time.Duration
 }
 
 func (c Car) check() error {
@@ -97,6 +108,8 @@ func (c Car) check() error {
 		return fmt.Errorf("car %q: %d phases", c.Name, c.Phases)
 	case c.MaxCurrent < MinOffer || c.MaxCurrent > 80_000:
 		return fmt.Errorf("car %q: at most %d mA is outside %d..80000", c.Name, c.MaxCurrent, MinOffer)
+	case c.Power < 0 || c.Power > maxPower || c.Reserve < 0 || c.Reserve > c.Capacity || c.Stay < 0:
+		return fmt.Errorf("car %q: gives and takes %d W down to %d of %d Wh, stays %s", c.Name, c.Power, c.Reserve, c.Capacity, c.Stay)
 	}
 	return nil
 }
@@ -106,6 +119,7 @@ type plugged struct {
 	Car
 	stored  Energy            // above Car.Charge
 	ready   int64             // µs for which it could have drawn
+	stood   int64             // µs since it came
 	current meter.MilliAmpere // per phase
 }
 
@@ -113,8 +127,12 @@ func (c *plugged) charge() meter.WattHour { return c.Charge + c.stored.MilliWatt
 
 func (c *plugged) full() bool { return c.charge() >= c.Target }
 
-// charger is an EVSE with its contactor and session meter.
+// charger is an EVSE with its contactor and session meter, or a bidirectional
+// wallbox, which has both inside.
 type charger struct {
+	rating  meter.Watt      // of a bidirectional wallbox; 0: an EVSE
+	order   meter.MilliWatt // into the car; negative: out of it
+	power   meter.MilliWatt // that flows
 	offer   meter.MilliAmpere
 	coil    bool
 	settled int64 // µs since the coil was energised
@@ -128,6 +146,8 @@ func (c *charger) state() drivers.VehicleState {
 	switch {
 	case c.car == nil:
 		return drivers.StateA
+	case c.rating > 0 && c.possible() != 0:
+		return drivers.StateC
 	case c.offer >= MinOffer && !c.car.full():
 		return drivers.StateC
 	}
@@ -155,6 +175,48 @@ func (c *charger) draw(us int64, phaseCount int, voltage [3]meter.MilliVolt) (p 
 	}
 	car.stored.integrate(p.total()*carYield/1000, us)
 	return p
+}
+
+// possible is what wallbox and car make of the order.
+func (c *charger) possible() meter.MilliWatt {
+	most := meter.MilliWatt(min(c.rating, c.car.Power)) * 1000
+	p := clamp(int64(c.order), -int64(most), int64(most))
+	if p > 0 && c.car.full() || p < 0 && c.car.charge() <= c.car.Reserve {
+		return 0
+	}
+	return meter.MilliWatt(p)
+}
+
+// convert returns what a bidirectional wallbox takes in a tick of us, negative
+// what it gives. Its power rises slowly and falls at once. A tenth is lost in
+// either direction.
+func (c *charger) convert(us int64) meter.MilliWatt {
+	if c.car == nil {
+		c.power = 0
+		return 0
+	}
+	want, step := c.possible(), meter.MilliWatt(wallboxRamp*us/1000)
+	switch {
+	case want > 0:
+		c.power = min(want, max(0, c.power)+step)
+		c.car.stored.integrate(c.power*carYield/1000, us)
+	case want < 0:
+		c.power = max(want, min(0, c.power)-step)
+		c.car.stored.integrate(c.power*1000/carYield, us)
+	default:
+		c.power = 0
+	}
+	return c.power
+}
+
+// leave lets the driver pull the cable when his time has come.
+func (c *charger) leave(us int64) {
+	if c.car == nil || c.car.Stay == 0 {
+		return
+	}
+	if c.car.stood += us; c.car.stood >= c.car.Stay.Microseconds() {
+		c.car = nil
+	}
 }
 
 // House is one house of a neighbourhood.
@@ -210,6 +272,8 @@ func New(cfg Config) (*Neighbourhood, error) {
 		switch {
 		case h.Phases != 1 && h.Phases != 3:
 			return nil, fmt.Errorf("house %q: %d phases, want 1 or 3", h.Name, h.Phases)
+		case h.Wallbox < 0 || h.Wallbox > maxPower || h.Wallbox > 0 && h.Charger:
+			return nil, fmt.Errorf("house %q: a wallbox of %d W, want 0..%d and no other charger", h.Name, h.Wallbox, maxPower)
 		case h.PV < 0 || h.PV > maxPower:
 			return nil, fmt.Errorf("house %q: PV of %d W, want 0..%d", h.Name, h.PV, maxPower)
 		case h.ServiceMilliOhm < 0 || h.ServiceMilliOhm > 500 || cfg.FeederMilliOhm < 0 || cfg.FeederMilliOhm > 500:
@@ -225,6 +289,10 @@ func New(cfg Config) (*Neighbourhood, error) {
 		if h.Charger {
 			house.charger = &charger{}
 			house.charger.meter.start(cfg.Seed, 3*int64(i)+2, h.Phases, true, false)
+		}
+		if h.Wallbox > 0 {
+			house.charger = &charger{rating: h.Wallbox}
+			house.charger.meter.start(cfg.Seed, 3*int64(i)+2, h.Phases, true, true)
 		}
 		if h.Battery != (BatteryConfig{}) {
 			if err := h.Battery.check(); err != nil {
@@ -286,8 +354,14 @@ func (n *Neighbourhood) tick(us int64) {
 		h.pv = h.spread(-n.sunOn(h))
 		var charging phases
 		if c := h.charger; c != nil {
-			charging = c.draw(us, h.cfg.Phases, h.voltage)
+			c.leave(us)
+			if c.rating > 0 {
+				charging = h.spread(c.convert(us))
+			} else {
+				charging = c.draw(us, h.cfg.Phases, h.voltage)
+			}
 			c.meter.measure(charging, us)
+			count(&n.balance.Consumed, &n.balance.Produced, charging.total(), us)
 		}
 		var net phases
 		for l := range net {
@@ -303,7 +377,7 @@ func (n *Neighbourhood) tick(us int64) {
 		h.site.measure(net, us)
 		h.inverter.measure(h.pv, us)
 		n.balance.Produced.integrate(-h.pv.total(), us)
-		n.balance.Consumed.integrate(h.load.total()+charging.total(), us)
+		n.balance.Consumed.integrate(h.load.total(), us)
 		for l := range h.cfg.Phases {
 			h.current[l] = ampere(net[l], h.voltage[l])
 			loss := heat(h.current[l], h.cfg.ServiceMilliOhm)
@@ -462,6 +536,16 @@ func (n *Neighbourhood) SetCurrentLimit(i int, limit meter.MilliAmpere) error {
 	return nil
 }
 
+// SetPower orders a power into the car at house i's bidirectional wallbox, or,
+// negative, out of it.
+func (n *Neighbourhood) SetPower(i int, p meter.MilliWatt) {
+	c := n.outlet(i)
+	if c.rating == 0 {
+		panic(fmt.Sprintf("house: house %d (%s) has no bidirectional wallbox", i, n.houses[i].cfg.Name))
+	}
+	c.order = p
+}
+
 // PlugIn connects a car to house i's charger.
 func (n *Neighbourhood) PlugIn(i int, car Car) error {
 	if err := car.check(); err != nil {
@@ -503,7 +587,7 @@ func (h *House) Load() meter.MilliWatt { return h.load.total() }
 // Production is what the inverter delivers; not negative.
 func (h *House) Production() meter.MilliWatt { return -h.pv.total() }
 
-// Charging is what the car draws.
+// Charging is what the car draws; negative: it gives.
 func (h *House) Charging() meter.MilliWatt {
 	if h.charger == nil {
 		return 0
@@ -530,6 +614,26 @@ func (h *House) Inverter() []meter.Point {
 // Session returns what the charger's session meter shows.
 func (h *House) Session() []meter.Point {
 	return h.charger.meter.points(h.cfg.Phases, h.voltage, frequency)
+}
+
+// Wallbox returns what a bidirectional wallbox shows: what its meter counts,
+// the state of charge of the car, and as status 0, 1, 2 the states A, B, C.
+func (h *House) Wallbox() []meter.Point {
+	return append(h.Session(),
+		meter.Point{Quantity: meter.Status, Value: int64(h.VehicleState() - drivers.StateA)},
+		meter.Point{Quantity: meter.Fault},
+		meter.Point{Quantity: meter.Temperature, Value: 25_000 + max(int64(h.charger.power), -int64(h.charger.power))/1000},
+		meter.Point{Quantity: meter.StateOfCharge, Value: h.StateOfCharge()},
+	)
+}
+
+// StateOfCharge is that of the car, in 1/1000; 0 without one.
+func (h *House) StateOfCharge() int64 {
+	car, ok := h.Car()
+	if !ok || car.Capacity == 0 {
+		return 0
+	}
+	return int64(car.Charge) * 1000 / int64(car.Capacity)
 }
 
 // EVSE returns what the charge controller shows: the current it offers, and

@@ -78,8 +78,13 @@ func TestBooks(t *testing.T) {
 			cfg.Houses = append(cfg.Houses, HouseConfig{
 				Name: fmt.Sprint(i), Phases: rapid.SampledFrom([]int{1, 3}).Draw(t, "phases"),
 				PV:      meter.Watt(rapid.SampledFrom([]int{0, 3000, 12_000}).Draw(t, "pv")),
-				Charger: rapid.Bool().Draw(t, "charger"),
 			})
+			switch h := &cfg.Houses[i]; rapid.IntRange(0, 2).Draw(t, "charger") {
+			case 1:
+				h.Charger = true
+			case 2:
+				h.Wallbox = 7000
+			}
 		}
 		n, err := New(cfg)
 		if err != nil {
@@ -100,6 +105,10 @@ func TestBooks(t *testing.T) {
 			if i := rapid.IntRange(0, n.Len()-1).Draw(t, "house"); n.House(i).HasCharger() {
 				switch rapid.IntRange(0, 4).Draw(t, "input") {
 				case 0, 1:
+					if cfg.Houses[i].Wallbox > 0 {
+						n.SetPower(i, meter.MilliWatt(rapid.SampledFrom([]int{-40_000_000, -3_000_000, 0, 2_000_000, 40_000_000}).Draw(t, "power")))
+						break
+					}
 					coils[i] = rapid.Bool().Draw(t, "coil")
 					n.SetRelay(i, coils[i])
 				case 2:
@@ -111,6 +120,8 @@ func TestBooks(t *testing.T) {
 					car := compact
 					car.Phases = rapid.IntRange(1, 3).Draw(t, "car phases")
 					car.Target = car.Charge + meter.WattHour(rapid.IntRange(0, 5).Draw(t, "wants"))
+					car.Reserve = car.Charge - meter.WattHour(rapid.IntRange(0, 5).Draw(t, "gives"))
+					car.Power = 5000
 					_, taken := n.House(i).Car()
 					if err := n.PlugIn(i, car); (err != nil) != taken {
 						t.Fatal(err)
@@ -136,11 +147,14 @@ func TestBooks(t *testing.T) {
 				if h.HasCharger() {
 					books[3*i+2].check(t, "session", h.Session(), us)
 					_, there := h.Car()
-					if h.Charging() != 0 && (!coils[i] || offers[i] < MinOffer || !there) {
+					if p := h.Charging(); cfg.Houses[i].Wallbox > 0 && (max(p, -p) > 5_000_000 || p != 0 && !there) {
+						t.Fatalf("house %d: %d mW at a wallbox of 7 kW, its car bears 5, car %v", i, p, there)
+					}
+					if cfg.Houses[i].Wallbox == 0 && h.Charging() != 0 && (!coils[i] || offers[i] < MinOffer || !there) {
 						t.Fatalf("house %d draws %d mW with coil %v, offer %d mA, car %v", i, h.Charging(), coils[i], offers[i], there)
 					}
 					for l := range cfg.Houses[i].Phases {
-						if amps := value(t, h.Session(), meter.Current, uint8(l+1)); amps > int64(offers[i]) {
+						if amps := value(t, h.Session(), meter.Current, uint8(l+1)); cfg.Houses[i].Wallbox == 0 && amps > int64(offers[i]) {
 							t.Fatalf("house %d draws %d mA of %d offered", i, amps, offers[i])
 						}
 					}
@@ -148,11 +162,11 @@ func TestBooks(t *testing.T) {
 				if h.Net() != h.Load()+h.Charging()-h.Production() {
 					t.Fatalf("house %d: %d mW is not %d + %d - %d", i, h.Net(), h.Load(), h.Charging(), h.Production())
 				}
-				if h.Load() <= 0 || h.Production() < 0 || h.Charging() < 0 {
+				if h.Load() <= 0 || h.Production() < 0 || h.Charging() < 0 && cfg.Houses[i].Wallbox == 0 {
 					t.Fatalf("house %d: load %d, production %d, charging %d mW", i, h.Load(), h.Production(), h.Charging())
 				}
 				sum += h.Net()
-				used += h.Load() + h.Charging() + h.Production()
+				used += h.Load() + max(h.Charging(), -h.Charging()) + h.Production()
 			}
 			connection.check(t, "connection", n.Connection(), us)
 			if loss := n.Power() - sum; loss < 0 || loss > used/10 {
@@ -246,6 +260,60 @@ func TestSession(t *testing.T) {
 		t.Fatalf("%+v, %v", left, err)
 	}
 	state(drivers.StateA)
+	if err := n.Balance().Check(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWallbox: a car gives what is ordered, a tenth more leaves its battery, it
+// ends at its reserve, takes it in again, and goes when its driver does.
+func TestWallbox(t *testing.T) {
+	n := mustNew(t, Config{Seed: 1, EternalDay: true, Houses: []HouseConfig{{Phases: 3, Wallbox: 7000}}})
+	h := n.House(0)
+	run := func(d time.Duration) {
+		for range d / (50 * time.Millisecond) {
+			n.Step(50 * time.Millisecond)
+		}
+	}
+	wallbox := func(q meter.Quantity) int64 { return value(t, h.Wallbox(), q, 0) }
+	n.SetPower(0, -5_000_000)
+	run(time.Second)
+	if wallbox(meter.Power) != 0 || h.VehicleState() != drivers.StateA {
+		t.Fatal("power flows without a car")
+	}
+	car := Car{Name: "v2g", Capacity: 10_000, Charge: 5_000, Target: 10_000, Reserve: 4_900, MaxCurrent: 16_000, Phases: 3, Power: 6_000, Stay: 10 * time.Minute}
+	if err := n.PlugIn(0, car); err != nil {
+		t.Fatal(err)
+	}
+	was, site := wallbox(meter.Export), value(t, h.Site(), meter.Export, 0)
+	run(36 * time.Second) // 50 Wh, less the second in which it rises
+	if got := wallbox(meter.Export) - was; got < 48_500 || got > 50_000 {
+		t.Errorf("%d mWh given in 36 s at 5 kW", got)
+	}
+	if got := value(t, h.Site(), meter.Export, 0) - site; got < 40_000 || got > 50_000 {
+		t.Errorf("%d mWh left the house", got)
+	}
+	if now, _ := h.Car(); now.Charge != 4_945 && now.Charge != 4_946 || wallbox(meter.StateOfCharge) != 494 || h.VehicleState() != drivers.StateC {
+		t.Errorf("the car has %d Wh, shows %d permille, state %v", now.Charge, wallbox(meter.StateOfCharge), h.VehicleState())
+	}
+	n.SetPower(0, -50_000_000)
+	run(5 * time.Second)
+	if got := wallbox(meter.Power); got != -6_000_000 {
+		t.Errorf("%d mW, the car bears 6 kW", got)
+	}
+	run(5 * time.Minute)
+	if now, _ := h.Car(); now.Charge != car.Reserve || h.Charging() != 0 || h.VehicleState() != drivers.StateB {
+		t.Errorf("%d Wh, %d mW at the reserve", now.Charge, h.Charging())
+	}
+	n.SetPower(0, 3_600_000)
+	run(100 * time.Second)
+	if now, _ := h.Car(); now.Charge < car.Reserve+88 || now.Charge > car.Reserve+90 {
+		t.Errorf("%d Wh after 100 Wh were put in", now.Charge)
+	}
+	run(5 * time.Minute)
+	if _, there := h.Car(); there || h.Charging() != 0 {
+		t.Error("it stays longer than its driver")
+	}
 	if err := n.Balance().Check(); err != nil {
 		t.Fatal(err)
 	}
@@ -362,6 +430,7 @@ func TestRefusals(t *testing.T) {
 		"time of day": {Houses: make([]HouseConfig, 1), Start: 25 * time.Hour},
 		"2 phases":    one(HouseConfig{Phases: 2}),
 		"PV of -1 W":  one(HouseConfig{PV: -1}),
+		"wallbox":     one(HouseConfig{Wallbox: 7000, Charger: true}),
 		"cables":      one(HouseConfig{ServiceMilliOhm: 501}),
 	} {
 		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), want) {
@@ -371,6 +440,7 @@ func TestRefusals(t *testing.T) {
 	n := mustNew(t, Default(1, 1))
 	for want, edit := range map[string]func(*Car){
 		"do not fit":   func(c *Car) { c.Charge = c.Capacity + 1 },
+		"gives":        func(c *Car) { c.Reserve = c.Capacity + 1 },
 		"4 phases":     func(c *Car) { c.Phases = 4 },
 		"at most 0 mA": func(c *Car) { c.MaxCurrent = 0 },
 	} {

@@ -17,8 +17,11 @@
 // Parity cannot be seen there: the kernel drops it.
 //
 // A wallbox of Physics does what its profile says: currents, pauses, phases and
+// A wallbox of Physics does what its profile says: currents, pauses, phases and
 // the failsafe current when nothing feeds its watchdog any more. It refuses
-// currents that IEC 61851-1 does not know.
+// currents that IEC 61851-1 does not know. One that is told a power charges and
+// discharges the vehicle at it. Master is the part that hears commands, for
+// devices whose physics are elsewhere.
 //
 // What goes wrong with real devices goes wrong on demand: single answers are
 // late, broken, refused or missing at a rate, the device is unplugged for a

@@ -52,20 +52,13 @@ type Physics struct {
 
 	mu       sync.Mutex
 	home     *house.Neighbourhood // nil before the first step
-	elapsed  time.Duration
 	enabled  bool
 	locked   bool
-	offer    int64            // mA
-	lines    int64            // on which the car charges
-	current  int64            // mA that the car draws on each
-	values   map[string]int64 // of commands to a battery
-	command  int64            // mW to the battery
-	ordered  bool             // command is in force
-	until    time.Duration
-	lasts    time.Duration // a command, 0: for ever
-	fed      time.Duration // when the watchdog was
-	fallen   bool          // the master is gone: the failsafe current is offered
-	imported int64         // mW·µs
+	offer    int64 // mA
+	lines    int64 // on which the car charges
+	current  int64 // mA that the car draws on each
+	master   *Master
+	imported int64 // mW·µs
 	exported int64
 	session  int64
 	stored   int64
@@ -79,7 +72,7 @@ func NewPhysics(cfg PhysicsConfig) (*Physics, error) {
 	if cfg.Car < 'A' || cfg.Car > 'F' {
 		return nil, fmt.Errorf("car %q: want A..F, a state of IEC 61851-1", cfg.Car)
 	}
-	p := &Physics{cfg: cfg, enabled: true, lines: 3, values: map[string]int64{}, stored: startCharge * batterySize / 1000 * mwhTime}
+	p := &Physics{cfg: cfg, enabled: true, lines: 3, master: NewMaster(cfg.Profile), stored: startCharge * batterySize / 1000 * mwhTime}
 	for _, pt := range cfg.Fixed {
 		switch pt.Quantity {
 		case meter.CurrentLimit:
@@ -129,58 +122,28 @@ func (p *Physics) Current() int64 {
 	return p.current
 }
 
-// requested feeds the watchdog.
 func (p *Physics) requested(fn uint8, addr uint16, values []uint16) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if w := p.cfg.Profile.Watchdog; w != nil && w.Feeds(p.cfg.Profile, fn, addr, values) {
-		p.fed, p.fallen = p.elapsed, false
-	}
-}
-
-// unknownFactory is how many times longer than the interval of a command a
-// watchdog waits for it of which neither the factory setting is known nor how
-// to change it.
-const unknownFactory = 3
-
-// patience is how long the watchdog waits; 0: it is off.
-func (p *Physics) patience() time.Duration {
-	w := p.cfg.Profile.Watchdog
-	if w == nil {
-		return 0
-	}
-	if ms, set := p.values["failsafe_timeout"]; set {
-		return time.Duration(ms) * time.Millisecond
-	}
-	_, adjustable := p.cfg.Profile.Write("failsafe_timeout")
-	if c, ok := p.cfg.Profile.Write(w.FedBy); ok && w.Timeout == 0 && !adjustable {
-		return unknownFactory * c.Every
-	}
-	return w.Timeout
+	p.master.Request(fn, addr, values)
 }
 
 // offered is the current that the vehicle is offered now.
 func (p *Physics) offered() int64 {
-	if !p.fallen {
+	if !p.master.fallen {
 		return p.offer
 	}
-	if v, set := p.values["failsafe_current"]; set {
+	if v, set := p.master.values["failsafe_current"]; set {
 		return v
 	}
 	return p.cfg.Profile.Watchdog.Current
-}
-
-// watch lets the device fall back if its master is gone.
-func (p *Physics) watch() {
-	if wait := p.patience(); wait > 0 && p.elapsed-p.fed > wait {
-		p.fallen = true
-	}
 }
 
 // written obeys commands.
 func (p *Physics) written(addr uint16, values []uint16) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.master.Write(p.unit, addr, values)
 	var now []meter.Point
 	for i := range p.cfg.Profile.Writes {
 		name := p.cfg.Profile.Writes[i].Name
@@ -198,17 +161,11 @@ func (p *Physics) written(addr uint16, values []uint16) error {
 			p.locked = v != 0
 		case "phases":
 			// Somebody else may be in charge of them.
-			if _, ok := p.cfg.Profile.Write("phase_control"); !ok || p.values["phase_control"] == 1 {
+			if _, ok := p.cfg.Profile.Write("phase_control"); !ok || p.master.values["phase_control"] == 1 {
 				p.lines = v
 			}
-		case "command_timeout":
-			p.lasts = time.Duration(v) * time.Millisecond
 		}
-		p.values[name] = v
 	}
-	var order string
-	order, p.command = p.cfg.Profile.Ordered(p.values)
-	p.ordered, p.until = order != profile.OrderRelease, p.elapsed+p.lasts
 	if p.cfg.Profile.Kind == profile.Wallbox {
 		now = p.add(now, meter.Status, 0, p.status())
 	}
@@ -217,7 +174,8 @@ func (p *Physics) written(addr uint16, values []uint16) error {
 
 // state is the state of the pilot.
 func (p *Physics) state() byte {
-	charges := p.enabled && !p.locked && (p.offered() >= leastOffer || p.ordered && p.command != 0 && !p.fallen)
+	power, _ := p.master.Power()
+	charges := p.enabled && !p.locked && (p.offered() >= leastOffer || power != 0)
 	if (p.cfg.Car == 'C' || p.cfg.Car == 'D') && !charges {
 		return 'B'
 	}
@@ -255,14 +213,30 @@ func (p *Physics) Step(now time.Time, dt time.Duration) error {
 		midnight := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
 		start := min(max(now.Sub(midnight), 1), 24*time.Hour-1) // a day that ends summer time has 25 hours
 		var err error
-		p.home, err = house.New(house.Config{Seed: p.cfg.Seed, Start: start, Houses: []house.HouseConfig{{Name: "home", Phases: 3, PV: roof}}})
-		if err != nil {
+		h := house.HouseConfig{Name: "home", Phases: 3, PV: roof}
+		if p.byPower() {
+			w, _ := p.cfg.Profile.Write("power_command")
+			h.Wallbox = meter.Watt(w.Max / 1000)
+		}
+		if p.home, err = house.New(house.Config{Seed: p.cfg.Seed, Start: start, Houses: []house.HouseConfig{h}}); err != nil {
 			return err
+		}
+		if p.byPower() && p.cfg.Car != 'A' {
+			if err := p.home.PlugIn(0, p.vehicle()); err != nil {
+				return err
+			}
 		}
 		p.home.Step(time.Microsecond) // powers flow from the first tick on
 	}
+	p.master.Pass(dt)
+	if p.byPower() {
+		order, _ := p.master.Power()
+		if s := p.state(); s != 'C' && s != 'D' {
+			order = 0
+		}
+		p.home.SetPower(0, meter.MilliWatt(order))
+	}
 	p.home.Step(dt)
-	p.elapsed += dt
 	home, us := p.home.House(0), dt.Microseconds()
 	sun, load := int64(home.Production()), int64(home.Load())
 	battery := p.battery(sun-load, us)
@@ -273,7 +247,6 @@ func (p *Physics) Step(now time.Time, dt time.Duration) error {
 	case profile.Inverter:
 		power = -sun
 	case profile.Wallbox:
-		p.watch()
 		p.drive(dt)
 	case profile.Battery:
 		power = battery
@@ -305,8 +278,8 @@ func (p *Physics) Step(now time.Time, dt time.Duration) error {
 		for l := range active {
 			power += p.current * voltage[l+1] / 1000
 		}
-		if len(p.cfg.Profile.Orders) > 0 { // its battery is the vehicle's
-			power = battery
+		if p.byPower() {
+			power = int64(home.Charging())
 		}
 	}
 	if i := slices.IndexFunc(p.cfg.Fixed, func(f meter.Point) bool { return f.Quantity == meter.Power && f.Phase == 0 }); i >= 0 {
@@ -384,17 +357,9 @@ func (p *Physics) drive(dt time.Duration) {
 // battery lets surplus (mW) flow for us microseconds, or what is ordered, as
 // far as the battery can. It returns its power, charging positive.
 func (p *Physics) battery(surplus, us int64) int64 {
-	if p.ordered && p.lasts > 0 && p.elapsed > p.until {
-		p.ordered = false
-	}
 	power := surplus
-	if p.ordered {
-		power = p.command
-	} else if p.cfg.Profile.Kind == profile.Wallbox {
-		power = 0
-	}
-	if p.cfg.Profile.Kind == profile.Wallbox && p.state() != 'C' && p.state() != 'D' {
-		power = 0
+	if order, ok := p.master.Power(); ok {
+		power = order
 	}
 	power = min(max(power, -batteryMax), batteryMax)
 	if c := p.charge(); power > 0 && c >= 1000 || power < 0 && c <= reserve {
@@ -408,8 +373,28 @@ func (p *Physics) battery(surplus, us int64) int64 {
 	return power
 }
 
-// charge is the battery's state in permille.
-func (p *Physics) charge() int64 { return p.stored / mwhTime * 1000 / batterySize }
+// byPower reports whether the device is a wallbox that is told a power, and
+// takes it out of a vehicle as well.
+func (p *Physics) byPower() bool {
+	return p.cfg.Profile.Kind == profile.Wallbox && len(p.cfg.Profile.Orders) > 0
+}
+
+// vehicle is what stands at such a wallbox.
+func (p *Physics) vehicle() house.Car {
+	const size = meter.WattHour(batterySize / 1000)
+	return house.Car{
+		Name: "car", Capacity: size, Charge: meter.WattHour(p.stored / mwhTime / 1000), Target: size, Reserve: size * reserve / 1000,
+		MaxCurrent: carMax, Phases: 3, Power: meter.Watt(batteryMax / 1000),
+	}
+}
+
+// charge is the battery's state in permille, the vehicle's where it has one.
+func (p *Physics) charge() int64 {
+	if p.home != nil && p.byPower() {
+		return p.home.House(0).StateOfCharge()
+	}
+	return p.stored / mwhTime * 1000 / batterySize
+}
 
 // Operating states of SunSpec models 101..113 (St).
 func sunspecInverter(power int64) int64 {

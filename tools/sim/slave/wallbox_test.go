@@ -261,3 +261,86 @@ func TestWallboxRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A wallbox that is told a power puts it into the vehicle or takes it out, as
+// far as both bear it, counts it in the register of its direction, and ends it
+// when it is released, when the vehicle is empty and when its master is gone.
+func TestBidirectionalWallbox(t *testing.T) {
+	s := newStation(t, "generic-dc-bidirectional", 'C')
+	order := func(name string, mw int64) {
+		t.Helper()
+		all, err := s.p.Order(name, mw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range all {
+			pdu := binary.BigEndian.AppendUint16([]byte{c.Function}, c.Address)
+			if c.Function == 16 {
+				pdu = binary.BigEndian.AppendUint16(pdu, uint16(len(c.Values)))
+				pdu = append(pdu, byte(2*len(c.Values)))
+			}
+			for _, v := range c.Values {
+				pdu = binary.BigEndian.AppendUint16(pdu, v)
+			}
+			if r := s.bus.Handle(1, pdu); r[0] >= 0x80 {
+				t.Fatalf("%s %d mW: % x", name, mw, r)
+			}
+		}
+	}
+	is := func(when, what string, least, most int64) {
+		t.Helper()
+		if v := shown(t, s.ph.Unit())[what]; v < least || v > most {
+			t.Errorf("%s: %s is %d, want %d..%d", when, what, v, least, most)
+		}
+	}
+	at := func(what string) int64 { return shown(t, s.ph.Unit())[what] }
+
+	order(profile.OrderDischarge, 3_600_000)
+	s.pass(2 * time.Second)
+	is("out", "power_mw", -3_600_000, -3_600_000)
+	is("out", "status_code", 2, 2)
+	exported, charge := at("export_mwh"), at("state_of_charge_permille")
+	for range 100 { // 100 s at 3.6 kW are 100 Wh
+		order(profile.OrderDischarge, 3_600_000)
+		s.pass(time.Second)
+	}
+	is("100 s out", "export_mwh", exported+100_000, exported+100_000)
+	is("100 s out", "state_of_charge_permille", charge-12, charge-11) // 111 of 10,000 Wh
+	imported := at("import_mwh")
+	order(profile.OrderCharge, 9_000_000)
+	s.pass(3 * time.Second)
+	is("in", "power_mw", 5_000_000, 5_000_000) // what the vehicle bears
+	is("in", "export_mwh", exported+100_000, exported+100_000)
+	if at("import_mwh") <= imported {
+		t.Error("nothing was counted on the way in")
+	}
+	order(profile.OrderRelease, 0)
+	s.pass(100 * time.Millisecond)
+	is("released", "power_mw", 0, 0)
+	is("released", "status_code", 1, 1)
+
+	order(profile.OrderDischarge, 3_600_000)
+	s.pass(s.p.Watchdog.Timeout)
+	is("at the watchdog's limit", "power_mw", -3_600_000, -3_600_000)
+	s.pass(time.Second)
+	is("abandoned", "power_mw", 0, 0)
+	is("abandoned", "status_code", 1, 1)
+	order(profile.OrderDischarge, 3_600_000)
+	s.pass(2 * time.Second)
+	is("heard again", "power_mw", -3_600_000, -3_600_000)
+
+	for range 3 * 3600 {
+		order(profile.OrderDischarge, 5_000_000)
+		s.pass(time.Second)
+	}
+	is("empty", "power_mw", 0, 0)
+	is("empty", "state_of_charge_permille", 49, 50)
+
+	for _, car := range []byte{'A', 'B'} {
+		s = newStation(t, "generic-dc-bidirectional", car)
+		order(profile.OrderDischarge, 3_600_000)
+		s.pass(2 * time.Second)
+		is(string(car), "power_mw", 0, 0)
+		is(string(car), "status_code", int64(car-'A'), int64(car-'A'))
+	}
+}
