@@ -77,7 +77,7 @@ func TestBooks(t *testing.T) {
 		for i := range rapid.IntRange(1, 5).Draw(t, "houses") {
 			cfg.Houses = append(cfg.Houses, HouseConfig{
 				Name: fmt.Sprint(i), Phases: rapid.SampledFrom([]int{1, 3}).Draw(t, "phases"),
-				PV:      meter.Watt(rapid.SampledFrom([]int{0, 3000, 12_000}).Draw(t, "pv")),
+				PV: meter.Watt(rapid.SampledFrom([]int{0, 3000, 12_000}).Draw(t, "pv")),
 			})
 			switch h := &cfg.Houses[i]; rapid.IntRange(0, 2).Draw(t, "charger") {
 			case 1:

@@ -38,6 +38,9 @@ import (
 // on a wire.
 const Baud = 19200
 
+// Bidirectional is the profile of wallboxes that take power out of cars.
+const Bidirectional = "generic-dc-bidirectional"
+
 // Relay is the pin of the contactor, as the simulated board names it.
 const Relay = "RELAY1"
 
@@ -62,13 +65,14 @@ type Device struct {
 	Unit    uint8
 	Profile string
 	Role    chain.Role // zero: not a meter but the charge controller
+	Wallbox bool       // a session meter that is the charger as well, and has no relay of the gateway
 }
 
 // House is one house as an installer finds it.
 type House struct {
 	Name    string
 	Line    string // serial device
-	Pins    string // socket of the simulated pins; empty without charger
+	Pins    string // socket of the simulated pins; empty without a charger that needs them
 	Phases  int
 	Devices []Device
 }
@@ -82,8 +86,9 @@ type Street struct {
 	pins   []*simpin.Server
 	shown  []shown
 
-	mu sync.Mutex
-	n  *house.Neighbourhood
+	mu      sync.Mutex
+	n       *house.Neighbourhood
+	masters map[int]*slave.Master // of bidirectional wallboxes, by house
 }
 
 // shown is a device and what it shows.
@@ -120,7 +125,7 @@ func New(cfg Config) (_ *Street, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Street{cfg: cfg}
+	s := &Street{cfg: cfg, masters: map[int]*slave.Master{}}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -160,6 +165,13 @@ func (s *Street) build(i int, h house.HouseConfig) error {
 		}
 		var u *slave.Unit
 		cfg := slave.UnitConfig{}
+		if m := s.masters[i]; m != nil && role == chain.RoleCharger {
+			cfg.OnRequest = func(fn uint8, addr uint16, v []uint16) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				m.Request(fn, addr, v)
+			}
+		}
 		if write != nil {
 			cfg.OnWrite = func(addr uint16, v []uint16) error { return write(u, addr, v) }
 		}
@@ -171,7 +183,7 @@ func (s *Street) build(i int, h house.HouseConfig) error {
 			d.has[pt.Name()] = u.Set(pt) == nil
 		}
 		s.shown = append(s.shown, d)
-		out.Devices = append(out.Devices, Device{ID: id, Unit: unit, Profile: prof, Role: role})
+		out.Devices = append(out.Devices, Device{ID: id, Unit: unit, Profile: prof, Role: role, Wallbox: role == chain.RoleCharger && h.Wallbox > 0})
 		return bus.Add(unit, u)
 	}
 	site, session := "eastron-sdm630", "eastron-sdm630"
@@ -198,6 +210,19 @@ func (s *Street) build(i int, h house.HouseConfig) error {
 			defer s.mu.Unlock()
 			return s.n.SetCurrentLimit(i, meter.MilliAmpere(limit))
 		})
+	}
+	if h.Wallbox > 0 && err == nil {
+		var p *profile.Profile
+		if p, err = profile.Get(Bidirectional); err == nil {
+			m := slave.NewMaster(p)
+			s.masters[i] = m
+			err = add("car", 3, Bidirectional, chain.RoleCharger, home.Wallbox, func(u *slave.Unit, addr uint16, v []uint16) error {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				m.Write(u, addr, v)
+				return nil
+			})
+		}
 	}
 	if i == 0 && err == nil {
 		err = add("grid", 10, "eastron-sdm630", chain.RoleConnection, s.n.Connection, nil)
@@ -250,9 +275,7 @@ func (s *Street) Run(ctx context.Context) error {
 				return nil
 			case <-tick.C:
 				now := time.Now() // the tick's own time is an estimate and may go back
-				s.mu.Lock()
-				s.n.Step(now.Sub(last))
-				s.mu.Unlock()
+				s.step(now.Sub(last))
 				last = now
 				if now.Sub(showed) >= showEvery {
 					showed = now
@@ -267,6 +290,19 @@ func (s *Street) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// step lets dt pass. Wallboxes do what they were told, while somebody is there
+// who tells them.
+func (s *Street) step(dt time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, m := range s.masters {
+		m.Pass(dt)
+		p, _ := m.Power()
+		s.n.SetPower(i, meter.MilliWatt(p))
+	}
+	s.n.Step(dt)
 }
 
 // show puts what is measured into the devices' registers, all of one moment.
@@ -322,6 +358,7 @@ type State struct {
 	Production, Load, Charging, Net meter.MilliWatt
 	Relay                           bool
 	Car                             string // name; empty: none
+	Charge                          meter.WattHour
 }
 
 // State returns what house i does now.
@@ -330,7 +367,7 @@ func (s *Street) State(i int) State {
 	defer s.mu.Unlock()
 	h := s.n.House(i)
 	car, _ := h.Car()
-	return State{h.Production(), h.Load(), h.Charging(), h.Net(), h.HasCharger() && h.Contactor(), car.Name}
+	return State{h.Production(), h.Load(), h.Charging(), h.Net(), h.HasCharger() && h.Contactor(), car.Name, car.Charge}
 }
 
 // Balance returns the exact books of the physics, which no gateway sees.
