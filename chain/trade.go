@@ -46,8 +46,8 @@ type FeatureBasis struct {
 }
 
 // FirmOffer promises a quantity of energy per slot at a price: the signer's
-// house, or a car of his that may sell, delivers (Sell) or takes (Buy) it, or
-// makes the other side whole. Collateral is held at once.
+// house delivers (Sell) or takes (Buy) it, or a car of his that sells or
+// charges, or makes the other side whole. Collateral is held at once.
 type FirmOffer struct {
 	ID      ID             `cbor:"1,keyasint"` // chosen by the signer, unique
 	Device  Key            `cbor:"2,keyasint"` // gateway of the house, or where the car stands
@@ -64,7 +64,7 @@ type FirmOffer struct {
 type FirmTake struct {
 	Offer   ID             `cbor:"1,keyasint"`
 	Device  Key            `cbor:"2,keyasint"`
-	Session ID             `cbor:"3,keyasint"` // of a car that sells; zero: the house
+	Session ID             `cbor:"3,keyasint"` // of a car that sells, or charges; zero: the house
 	Wh      meter.WattHour `cbor:"4,keyasint"` // in every slot
 }
 

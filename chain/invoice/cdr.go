@@ -125,7 +125,7 @@ func cdr(v ledger.InvoiceView, i ledger.InvoiceItem, s *ledger.SessionView, rule
 	}
 	c.Location.Coordinates.Latitude, c.Location.Coordinates.Longitude = site.Latitude, site.Longitude
 
-	gross, wh := int64(i.Amount-i.Credit), int64(s.Wh)
+	gross, wh := int64(i.Amount-i.Credit), int64(s.Wh-s.FirmWh)
 	ms := max(s.RegisterMs-s.OpenedMs, 0)
 	if i.Kind == ledger.ItemRefund {
 		// A credit CDR states the amount that is given back, and no energy:

@@ -26,6 +26,10 @@ import (
 // So the side that kept its word is where it would have been, to the nano. A
 // meter that has not reported has delivered and taken nothing. Contracts of a
 // slot are served in the order of their offers' ids, then of acceptance.
+//
+// Either side may be a car: one that sells, or one that charges. What a car
+// takes under contracts is paid from their collateral, by the driver's own
+// word, and nothing is captured from its session's hold for it.
 const (
 	MaxFirmOffers    = 1024 // open
 	MaxFirmSlots     = 96   // of one offer
@@ -44,6 +48,8 @@ type FirmParty struct {
 // order is the party's order in a slot.
 func (p *FirmParty) order(side chain.Side) string {
 	switch {
+	case p.Session != (chain.ID{}) && side == chain.Buy:
+		return "car/" + p.Session.String()
 	case p.Session != (chain.ID{}):
 		return "v2v/" + p.Session.String()
 	case side == chain.Sell:
@@ -128,8 +134,12 @@ func (r *run) party(st State, signer, device chain.Key, id chain.ID, side chain.
 			return p, refuse(CodeSession, "no session %s at %s", id, m.Member.Name)
 		case s.DriverKey != signer:
 			return p, refuse(CodeNotAllowed, "session %s is another driver's", id)
-		case side != chain.Sell || s.SellWh == 0 || s.State >= SessionMetered:
+		case s.State >= SessionMetered:
+			return p, refuse(CodeState, "session %s is %s", id, s.State)
+		case side == chain.Sell && s.SellWh == 0:
 			return p, refuse(CodeState, "session %s does not sell", id)
+		case side == chain.Buy && s.MaxWh == 0:
+			return p, refuse(CodeState, "session %s does not charge", id)
 		}
 	}
 	p.Node = m.Member.Name
@@ -436,13 +446,16 @@ func (r *run) settleContract(st State, view *SlotView, c *contract, d *FirmDeliv
 		default:
 			// The tariff rose after the contract and the buyer has no money
 			// for the difference: his supplier bills him, the seller's part
-			// is his.
+			// is his. A car's hold pays, as for all that it takes.
 			if err := out(&sellerLeft, c.Buyer.Account, d.Compensation); err != nil {
 				return err
 			}
-			buyer.FirmOwn += wh
 			d.OwnBill = wh
 			d.BuyerPaid -= d.Compensation
+			if c.Buyer.Session != (chain.ID{}) {
+				break
+			}
+			buyer.FirmOwn += wh
 			n := countersOf(st, buyer.Device)
 			n.SupplierImport += wh
 			put(st, key(tabCounters, buyer.Device[:]), n)
@@ -466,6 +479,16 @@ func (r *run) settleContract(st State, view *SlotView, c *contract, d *FirmDeliv
 			n.SupplierExport += wh
 			put(st, key(tabCounters, seller.Device[:]), n)
 		}
+	}
+	if c.Buyer.Session != (chain.ID{}) {
+		b := session(st, c.Buyer.Session)
+		b.LocalWh += d.Delivered
+		b.FirmWh += d.Delivered
+		if d.SellerShort > d.OwnBill {
+			b.FirmWh += d.SellerShort
+		}
+		b.FirmPaid += d.BuyerPaid
+		putSession(st, &b)
 	}
 	if err := out(&buyerLeft, c.Buyer.Account, buyerLeft); err != nil {
 		return err

@@ -300,7 +300,7 @@ func (r *run) issueInvoice(st State, signer chain.Key, b chain.IssueInvoice) err
 		}
 		done = append(done, k)
 		s := session(st, chain.ID(k[len(prefix):]))
-		i := InvoiceItem{Kind: ItemSession, Session: s.ID, Wh: s.Wh, Amount: s.Captured, Credit: s.CreditRedeemed, Billable: r.billable(st, s.Gateway, s.Connector, s.OpenedMs)}
+		i := InvoiceItem{Kind: ItemSession, Session: s.ID, Wh: s.Wh - s.FirmWh, Amount: s.Captured, Credit: s.CreditRedeemed, Billable: r.billable(st, s.Gateway, s.Connector, s.OpenedMs)}
 		i.TaxPPM, i.Taxed = r.rules.TaxAt(s.ClosedMs)
 		bought.add(i, s.OpenedMs, s.ClosedMs)
 		return true

@@ -370,6 +370,69 @@ func TestCarBreaksItsPromise(t *testing.T) {
 	equal(t, "session", w.session(1).Earned, 300*150_000-300*(300_000-160_000))
 }
 
+// A car buys firmly of a car: what was promised is paid from the collateral,
+// the rest of what it takes from its hold, and who is short makes the other
+// whole.
+func TestCarBuysOfACar(t *testing.T) {
+	w := firmWorld(t)
+	w.on(chain.FeatureV2V)
+	buyer := newPerson("buyer")
+	w.ok(w.mint(buyer.account(), 1e9))
+	q := w.quote(w.a, w.driver, 1, 1, 0)
+	q.Hold, q.SellWh = 0, 2000
+	w.ok(w.a.sign(signQuote(q, w.driver), exportMeter(1, 1, firstSl, 0, 0, w.now)))
+	w.ok(w.b.sign(signQuote(w.quote(w.b, buyer, 2, 1, 2000), buyer), sessionMeter(2, 1, firstSl, 0, w.now)))
+	s := firstSl + 1
+	w.ok(w.tx(w.driver, chain.TxFirmOffer, chain.FirmOffer{ID: chain.ID{7}, Device: w.a.key, Session: chain.ID{1}, Side: chain.Sell, From: s, To: s + 2, Wh: 300, Price: 150_000}))
+	take := chain.FirmTake{Offer: chain.ID{7}, Device: w.b.key, Session: chain.ID{2}, Wh: 300}
+	w.refused(CodeNotAllowed, chain.SignTx("test", w.nonces[w.b.owner.key]+1, chain.TxFirmTake, take, w.b.owner.priv))
+	before := AccountOf(w.st, buyer.account())
+	w.ok(w.tx(buyer, chain.TxFirmTake, take))
+	w.report(firstSl, nil, w.a.sign(exportMeter(1, 2, firstSl, 0, 0, w.now)), w.b.sign(sessionMeter(2, 2, firstSl, 0, w.now)))
+
+	w.at(s) // kept; the car takes 100 Wh more, of the supplier
+	w.report(s, map[*house][2]meter.WattHour{w.a: {0, 300}, w.b: {400, 0}}, w.a.sign(exportMeter(1, 3, s, 0, 300, w.now)), w.b.sign(sessionMeter(2, 3, s, 400, w.now)))
+	f := w.fill(s, "car/"+chain.ID{2}.String())
+	equal(t, "firm", f.Firm, 300)
+	equal(t, "of the supplier", f.Grid, 100)
+	b := w.session(2)
+	equal(t, "captured", b.Captured, 100*300_000)
+	equal(t, "local", b.LocalWh, 300)
+	equal(t, "firmly", b.FirmWh, 300)
+	equal(t, "paid for it", b.FirmPaid, 300*160_000)
+	flow, err := FlowOf(w.st, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "from the car", flow.Contractual[1].From, "v2v/"+chain.ID{1}.String())
+	equal(t, "to the car", flow.Contractual[1].To, f.ID)
+
+	w.at(s + 1) // the seller is short by 200
+	w.report(s+1, map[*house][2]meter.WattHour{w.a: {0, 100}, w.b: {300, 0}}, w.a.sign(exportMeter(1, 4, s+1, 0, 400, w.now)), w.b.sign(sessionMeter(2, 4, s+1, 700, w.now)))
+	b = w.session(2)
+	equal(t, "the supplier's part is no bill of the hold", b.Captured, 100*300_000)
+	equal(t, "local", b.LocalWh, 400)
+	equal(t, "firmly, or made good", b.FirmWh, 600)
+	equal(t, "made whole", b.FirmPaid, 600*160_000)
+
+	w.at(s + 2) // the buyer is full after 50, and owes for 250
+	w.report(s+2, map[*house][2]meter.WattHour{w.a: {0, 300}, w.b: {50, 0}}, w.a.sign(exportMeter(1, 5, s+2, 0, 700, w.now)), w.b.sign(sessionStop(2, 5, s+2, 750, w.now)))
+	b = w.session(2)
+	equal(t, "state", b.State, SessionClosed)
+	equal(t, "paid from the hold", b.Paid, 100*300_000)
+	equal(t, "paid beside it", b.FirmPaid, 650*160_000+250*(150_000-80_000))
+	equal(t, "the seller", w.session(1).Earned, 300*150_000+100*150_000-200*(300_000-160_000)+300*150_000)
+	after := AccountOf(w.st, buyer.account())
+	equal(t, "the buyer", before.Balance+before.Held-after.Balance-after.Held, b.Paid+b.FirmPaid)
+	w.ok(w.mint(chain.AccountRounding, 1e9))
+	w.ok(w.tx(w.op, chain.TxInvoice, chain.IssueInvoice{Account: buyer.account()}))
+	var wh meter.WattHour
+	for _, i := range Invoices(w.st, buyer.account())[0].Items {
+		wh += i.Wh
+	}
+	equal(t, "billed once", wh, 750)
+}
+
 // By departure: the deadline is the session's, its energy within the hold.
 func TestByDeparture(t *testing.T) {
 	w := newWorld(t)

@@ -208,6 +208,8 @@ type SessionView struct {
 	Earned      chain.Nano      `cbor:"46,keyasint,omitempty" json:"earned_nano,omitempty"`     // for Sold, on the driver's account
 	ExportBegin meter.WattHour  `cbor:"47,keyasint,omitempty" json:"export_begin_wh,omitempty"`
 	Export      meter.WattHour  `cbor:"48,keyasint,omitempty" json:"export_register_wh,omitempty"`
+	FirmWh      meter.WattHour  `cbor:"49,keyasint,omitempty" json:"firm_wh,omitempty"`        // of Wh, taken under firm contracts and paid from their collateral, not from the hold
+	FirmPaid    chain.Nano      `cbor:"50,keyasint,omitempty" json:"firm_paid_nano,omitempty"` // under them, what was owed for energy not taken included
 
 	Purse    chain.Account `cbor:"60,keyasint,omitzero" json:"purse,omitzero"`       // the reserve that pays instead of the driver's account; zero: none
 	QuotedMs int64         `cbor:"61,keyasint,omitempty" json:"quoted_ms,omitempty"` // of a session that began without the ledger, by its gateway's clock

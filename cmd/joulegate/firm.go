@@ -105,7 +105,7 @@ joulegate market feature firm --on --basis TEXT`,
 		f := c.Flags()
 		f.String("wallet", "", "`WALLET` of the house's owner, or of the driver with --session")
 		f.String("gateway", "", "`NAME` of the house's gateway; without it, this one")
-		f.String("session", "", "`ID` of a session whose car sells; without it, the house")
+		f.String("session", "", "`ID` of a session whose car sells, or charges; without it, the house")
 		f.String("kwh", "", "`ENERGY` per slot, in kWh")
 		_ = c.MarkFlagRequired("wallet")
 		_ = c.MarkFlagRequired("kwh")
@@ -156,7 +156,7 @@ joulegate market feature firm --on --basis TEXT`,
 	take := signedCmd(party(&cobra.Command{
 		Use:     "take OFFER",
 		Short:   "Accept an offer, in full or in part",
-		Example: "  joulegate market firm take 5f0c... --wallet owner --kwh 0.2",
+		Example: "  joulegate market firm take 5f0c... --wallet owner --kwh 0.2\n  joulegate market firm take 5f0c... --wallet ben --session 91d2... --kwh 0.2",
 		Args:    cobra.ExactArgs(1),
 	}), func(cmd *cobra.Command, g *panel.Client, args []string) (_ chain.TxKind, _ any, err error) {
 		var t chain.FirmTake
