@@ -36,6 +36,8 @@ func TestPageInABrowser(t *testing.T) {
 		{"the price", `document.querySelector('#price').textContent.replace(',', '.') === '0.193'`},
 		{"and why", `document.querySelector('#why').textContent.startsWith('house1 and house2 sold 15 Wh to house3 and the car at house4.')`},
 		{"this house's meters", `/House connection.*Solar inverter.*640 W.*relay closed/s.test(document.querySelector('#here').textContent)`},
+		{"what a car sells, and at which price", `/gives 310 Wh of 900 Wh, sold from 0.10* per kWh.*delivers what was promised.*42 Wh promised.*3 Wh short/s.test(document.querySelector('#here').textContent.replaceAll(',1', '.1'))`},
+		{"what it has received", `/gave 310 Wh, received 0.054/.test(document.querySelector('#sessions').textContent.replaceAll(',0', '.0'))`},
 		{"the newest block", `document.querySelector('#blocks li').textContent.includes('#57')`},
 		{"three sessions", `document.querySelectorAll('#sessions tbody tr').length === 3`},
 		{"a discount used", `/used/.test(document.querySelector('#sessions').textContent)`},

@@ -112,8 +112,8 @@ func (s *Server) Handler(control bool) http.Handler {
 		if err := body(r, &req); err != nil {
 			return nil, err
 		}
-		if req.Connector == 0 || req.MaxWh <= 0 || req.Driver == (chain.Key{}) {
-			return nil, Invalid("a quote needs connector (from 1), driver (a key) and max_wh (above 0)")
+		if req.Connector == 0 || req.MaxWh < 0 || req.SellWh < 0 || req.MaxWh+req.SellWh == 0 || req.Driver == (chain.Key{}) {
+			return nil, Invalid("a quote needs connector (from 1), driver (a key) and max_wh or sell_wh (above 0)")
 		}
 		return b.Quote(r.Context(), req)
 	})

@@ -104,6 +104,9 @@ func (f *fake) snapshot() board.Snapshot {
 		Chargers: []board.Charger{{
 			ID: 1, Meter: "cp", State: "charging", Why: "buying neighbours' surplus at 0.193, below the quoted 0.30", Vehicle: "C", Mode: "market",
 			Limit: 16000, Current: 15000, PowerW: 3450, Relay: true, Session: openID.String(), SessionWh: 412, MaxWh: 2000, Cap: 300000,
+		}, {
+			ID: 2, Meter: "cp2", State: "charging", Why: "delivers what was promised", Vehicle: "C", Mode: "market", Actuator: "wallbox", PowerW: -4980, Relay: true, Session: id(8).String(),
+			Sale: &board.Sale{PowerW: 5000, Why: "delivers what was promised", SellWh: 900, SellLimit: 100_000, SoldWh: 310, Promised: 42, Short: 3},
 		}},
 	}
 }
@@ -324,7 +327,7 @@ func (f *fake) Sessions(context.Context) ([]Session, error) {
 	return []Session{
 		s(openID, ledger.SessionView{State: ledger.SessionCharging, MaxWh: 2000, Wh: 412, LocalWh: 371, OpenedMs: at + 60000, Redeem: true}, "house4"),
 		s(closedID, ledger.SessionView{State: ledger.SessionClosed, MaxWh: 4000, Wh: 3870, LocalWh: 3500, Paid: 812_300_000, CreditEarned: 40_615_000, Captured: 812_300_000, Released: 387_700_000, OpenedMs: at, Reason: chain.StopFull}, "house2"),
-		s(redeemID, ledger.SessionView{State: ledger.SessionClosed, MaxWh: 1000, Wh: 640, LocalWh: 640, Paid: 98_620_000, CreditRedeemed: 24_900_000, CreditEarned: 4_931_000, Released: 176_480_000, OpenedMs: at + 30000, Reason: chain.StopDriver, Redeem: true}, "house4"),
+		s(redeemID, ledger.SessionView{State: ledger.SessionClosed, MaxWh: 1000, Wh: 640, LocalWh: 640, Paid: 98_620_000, CreditRedeemed: 24_900_000, CreditEarned: 4_931_000, Released: 176_480_000, OpenedMs: at + 30000, Reason: chain.StopDriver, Redeem: true, SellWh: 900, Sold: 310, Earned: 54_250_000}, "house4"),
 	}, nil
 }
 

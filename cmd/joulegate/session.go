@@ -240,6 +240,7 @@ func printSession(w io.Writer, s panel.Session) error {
 		{"energy", fmt.Sprintf("%s of at most %s, %s from neighbours", kWh(s.Wh), kWh(s.MaxWh), kWh(s.LocalWh))},
 		{"held", fmt.Sprintf("%s, captured %s, released %s", money(s.Hold), money(s.Captured), money(s.Released))},
 	}
+	rows = append(rows, saleRows(s)...)
 	rows = append(rows, planRows(s.Plan)...)
 	if !s.State.Open() {
 		rows = append(rows,
@@ -248,6 +249,19 @@ func printSession(w io.Writer, s panel.Session) error {
 			[]string{"ended", s.Reason.String()})
 	}
 	return table(w, rows)
+}
+
+// saleRows tell what a car has given, and what it has taken under promises.
+func saleRows(s panel.Session) (rows [][]string) {
+	if s.SellWh > 0 {
+		rows = append(rows,
+			[]string{"given", fmt.Sprintf("%s of at most %s, neighbours pay %s or more", kWh(s.Sold), kWh(s.SellWh), perKWh(s.SellLimit))},
+			[]string{"received", money(s.Earned)})
+	}
+	if s.FirmWh > 0 || s.FirmPaid != 0 {
+		rows = append(rows, []string{"promised to it", fmt.Sprintf("%s, paid with %s beside the hold", kWh(s.FirmWh), money(s.FirmPaid))})
+	}
+	return rows
 }
 
 // printReceipt is the receipt that a driver reads.
@@ -267,6 +281,7 @@ func printReceipt(w io.Writer, s panel.Session) error {
 		{"paid", money(s.Paid) + " from your balance"},
 		{"discount credit", money(s.CreditEarned) + " earned for next time"},
 	}
+	rows = append(rows, saleRows(s)...)
 	if s.Refunded > 0 {
 		rows = append(rows, []string{"refunded", money(s.Refunded)})
 	}

@@ -176,7 +176,7 @@ function here() {
         c.max_wh ? el('div.sub', el('progress', { max: c.max_wh, value: c.session_wh, 'aria-label': 'energy of the session' }), `${wh(c.session_wh)} of ${wh(c.max_wh)} at most ${price(c.cap_nano_per_wh)} per kWh`) : null,
         el('p.sub', `${c.why || 'waiting for a car'} · ${c.actuator === 'wallbox' ? 'wallbox' : 'relay'} ${c.relay_closed ? 'closed' : 'open'}` + (c.starts_in_s ? ` · starts in ${num(c.starts_in_s)} s` : '') + (c.temperature_mdegc != null ? ` · ${num(Math.round(c.temperature_mdegc / 100) / 10)} °C` : '') + (c.offline ? ' · without the ledger' : '') + (c.limit_ma ? ` · limit ${num(c.limit_ma / 1000)} A` : '')),
         c.plan && el('p.sub', 'plan: ' + num(c.plan.wh / 1000) + ' kWh' + (c.plan.by ? ' by ' + new Date(c.plan.by).toLocaleTimeString([], {hour: '2-digit', minute: '2-digit'}) : '') + (c.plan.report ? ' · ' + c.plan.report : '')),
-        c.sale && el('p.sub', `gives ${wh(c.sale.sold_wh)} of ${wh(c.sale.sell_wh)} · ${c.sale.why}` + (c.sale.short_wh ? ` · ${wh(c.sale.short_wh)} short of what was promised` : '')),
+        c.sale && el('p.sub', `gives ${wh(c.sale.sold_wh)} of ${wh(c.sale.sell_wh)}, sold from ${price(c.sale.sell_limit_nano_per_wh)} per kWh · ${c.sale.why}` + (c.sale.promised_wh ? ` · ${wh(c.sale.promised_wh)} promised` : '') + (c.sale.short_wh ? ` · ${wh(c.sale.short_wh)} short of what was promised` : '')),
         c.fault ? el('p.sub', `A person has to repair it, then: joulegate charger clear ${c.id}`) : null));
     }
     return rows.length ? el('div.rows', rows) : el('p.empty', 'No meter is configured.');
@@ -224,7 +224,7 @@ function sessions() {
         el('td', el('span.pill.' + (looks[s.state] ?? 'wait'), words[s.state] ?? s.state)),
         el('td.num', wh(s.wh), s.local_wh > 0 && el('small', wh(s.local_wh) + ' local')),
         el('td.num', money(s.hold_nano), el('small', `≤ ${price(s.cap_nano_per_wh)}/kWh`)),
-        el('td.num', done ? money(s.paid_nano) : '–'),
+        el('td.num', done ? money(s.paid_nano) : '–', s.sell_wh > 0 && el('small', `gave ${wh(s.sold_wh ?? 0)}, received ${money(s.earned_nano ?? 0)}`), s.firm_paid_nano > 0 && el('small', `+ ${money(s.firm_paid_nano)} for what was promised`)),
         el('td.num', s.credit_redeemed_nano ? el('span.plus', money(s.credit_redeemed_nano) + ' used') : s.redeem && !done ? 'to be used' : '–', s.credit_earned_nano > 0 && el('small', '+' + money(s.credit_earned_nano) + ' earned')),
         el('td.num', done || s.state === 'expired' ? money(s.released_nano) : '–'),
         el('td', s.refunded_nano > 0 && el('small', money(s.refunded_nano) + ' refunded'), s.not_for_billing && el('small', { title: s.not_for_billing }, 'not for billing'), done ? el('a', { href: `${api}/receipts/${s.id}?format=ocmf` }, 'OCMF') : ''));
