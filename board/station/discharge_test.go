@@ -13,6 +13,7 @@ import (
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/drivers/driverstest"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/circuit"
 	"github.com/joulegate/joulegate/meter/discharge"
 )
 
@@ -225,6 +226,92 @@ func TestAnyLostConditionEndsDischarging(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRestartWhileDischarging: whether the program ends in order or is killed,
+// nothing flows while it is away, and nothing by itself afterwards: not before
+// the ledger has spoken again and the meters are fresh. Then it goes on with
+// the slot's promise, and what it gave before is not given again.
+func TestRestartWhileDischarging(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		dev := w.seller(allowed)
+		end := w.run()
+		wait(4 * time.Second)
+		id := w.sell(5000)
+		w.duties(id, 100, 10)
+		wait(34 * time.Second)
+		if dev.ordered() < 3_000_000 {
+			t.Fatalf("%d mW ordered: %+v", dev.ordered(), w.last().Chargers[0])
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+		if dev.ordered() != 0 {
+			t.Fatalf("%d mW while nobody is there", dev.ordered())
+		}
+		// Nobody has told the new program of promises yet.
+		end = w.run()
+		wait(10 * time.Second)
+		if dev.ordered() != 0 {
+			t.Fatalf("%d mW by itself after a restart", dev.ordered())
+		}
+		if c := w.last().Chargers[0]; c.Session != id.String() || c.Sale == nil || c.Sale.SoldWh < 15 {
+			t.Fatalf("after a restart: %+v, sale %+v", c, c.Sale)
+		}
+		before := w.last().Chargers[0].Sale.SoldWh
+		w.duties(id, 4, 10)
+		wait(60 * time.Second)
+		if got := w.last().Chargers[0].Sale.SoldWh - before; got < 36 || got > 46 {
+			t.Errorf("%d Wh given after the restart, 40 promised", got)
+		}
+		if err := w.station.Stop(t.Context(), id, chain.StopDriver); err != nil {
+			t.Fatal(err)
+		}
+		wait(20 * time.Second)
+		if out := w.exports(id); len(w.stops[id]) != 1 || w.stops[id][0].Export != out[len(out)-1] {
+			t.Errorf("stop %+v after %d", w.stops[id], out)
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestExportKeepsToCircuitAndUtility: what flows out of a car is bounded by
+// the circuit's rating and by the utility's order, as what flows in is.
+func TestExportKeepsToCircuitAndUtility(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		dev := w.seller(allowed)
+		end := w.run()
+		wait(4 * time.Second)
+		w.duties(w.sell(5000), 100, 100) // 36 kW, far more than the charger bears
+		wait(40 * time.Second)
+		most := meter.MilliWatt(16_000 * 230 * 3)
+		if p := dev.ordered(); p > min(most, 10_000_000) || p < 5_000_000 {
+			t.Fatalf("%d mW ordered, the charger bears %d", p, most)
+		}
+		if err := w.station.Dim(t.Context(), circuit.Message, 4_200, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		wait(3 * time.Second)
+		if p := dev.ordered(); p > 4_200_000 || p < 4_000_000 {
+			t.Errorf("%d mW ordered, the utility allows 4.2 kW", p)
+		}
+		wait(70 * time.Second)
+		if p := dev.ordered(); p < 5_000_000 {
+			t.Errorf("%d mW ordered after the utility's order ended", p)
+		}
+		if err := w.station.SetLimit(t.Context(), 1, 6_000); err != nil {
+			t.Fatal(err)
+		}
+		wait(3 * time.Second)
+		if p := dev.ordered(); p > 6*230*3*1000 || p == 0 {
+			t.Errorf("%d mW ordered, a person allows 6 A", p)
+		}
+		if err := end(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func (w *world) mute(id string) {
