@@ -115,9 +115,15 @@ var grids atomic.Int32
 // and nobody takes them.
 func newGrid(t *testing.T, n int) *grid {
 	t.Helper()
+	return newStreet(t, street.Default("", 1, n).Houses...)
+}
+
+// newStreet is newGrid with other houses.
+func newStreet(t *testing.T, houses ...house.HouseConfig) *grid {
+	t.Helper()
 	g := &grid{t: t, dir: t.TempDir()}
 	var err error
-	if g.street, err = street.New(street.Default(g.dir, 1, n)); err != nil {
+	if g.street, err = street.New(street.Config{Dir: g.dir, Seed: 1, Houses: houses}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -170,6 +176,9 @@ func (g *gateway) install() {
 			m.MaxPower = 400_000
 		case chain.RoleCharger:
 			c.Chargers = []config.Charger{{ID: 1, Meter: d.ID, Relay: street.Relay, MaxCurrent: 16_000, Phases: g.house.Phases, Mode: "market", MaxSwitches: 120}}
+			if d.Wallbox {
+				c.Chargers[0].Relay, evse = "", config.EVSE{Line: "rs485", Unit: d.Unit, Profile: d.Profile}
+			}
 		}
 		c.Meters = append(c.Meters, m)
 	}
@@ -194,11 +203,12 @@ func (g *gateway) install() {
 
 func (g *gateway) multiaddr() string { return "/ip4/" + g.addr + "/tcp/4470" }
 
-// create founds the microgrid of a test.
-func (g *gateway) create() {
+// create founds the microgrid of a test, and returns the gateway's key.
+func (g *gateway) create() chain.Key {
 	g.t.Helper()
-	g.run("grid", "create", "--slot", slot.String(), "--grace", "4s", "--start-limit", "1m", "--earn", "5",
+	v := ask[struct{ Device chain.Key }](g, "grid", "create", "--slot", slot.String(), "--grace", "4s", "--start-limit", "1m", "--earn", "5",
 		"--tree", "feeder1:root:0.01", "--tree", "feeder2:root:0.01", "--node", "feeder1", "--fee", "0.002")
+	return v.Device
 }
 
 // join makes g a member by a token of from, and starts it.

@@ -58,6 +58,7 @@ type HouseConfig struct {
 	Charger bool       // with contactor and session meter
 	Wallbox meter.Watt // instead: a bidirectional DC wallbox of that power; 0: none
 	Battery BatteryConfig
+	Heat    meter.Watt // of a heat pump that never rests
 	// ServiceMilliOhm is the resistance per phase of the cable to the feeder;
 	// 0 means 60.
 	ServiceMilliOhm int64
@@ -274,6 +275,8 @@ func New(cfg Config) (*Neighbourhood, error) {
 			return nil, fmt.Errorf("house %q: %d phases, want 1 or 3", h.Name, h.Phases)
 		case h.Wallbox < 0 || h.Wallbox > maxPower || h.Wallbox > 0 && h.Charger:
 			return nil, fmt.Errorf("house %q: a wallbox of %d W, want 0..%d and no other charger", h.Name, h.Wallbox, maxPower)
+		case h.Heat < 0 || h.Heat > maxPower:
+			return nil, fmt.Errorf("house %q: a heat pump of %d W, want 0..%d", h.Name, h.Heat, maxPower)
 		case h.PV < 0 || h.PV > maxPower:
 			return nil, fmt.Errorf("house %q: PV of %d W, want 0..%d", h.Name, h.PV, maxPower)
 		case h.ServiceMilliOhm < 0 || h.ServiceMilliOhm > 500 || cfg.FeederMilliOhm < 0 || cfg.FeederMilliOhm > 500:
@@ -474,7 +477,7 @@ func (n *Neighbourhood) loadOf(h *House) (out phases) {
 			cooking = draw(4, 1_200_000, 2_400_000)
 		}
 	}
-	out = h.spread(meter.MilliWatt(base))
+	out = h.spread(meter.MilliWatt(base) + meter.MilliWatt(h.cfg.Heat)*1000)
 	out[int(i)%h.cfg.Phases] += meter.MilliWatt(cooking)
 	return out
 }

@@ -72,7 +72,7 @@ type Device struct {
 type House struct {
 	Name    string
 	Line    string // serial device
-	Pins    string // socket of the simulated pins; empty without a charger that needs them
+	Pins    string // socket of the simulated pins; empty without charger
 	Phases  int
 	Devices []Device
 }
@@ -230,14 +230,14 @@ func (s *Street) build(i int, h house.HouseConfig) error {
 	if err != nil {
 		return err
 	}
-	if h.Charger {
+	if h.Charger || h.Wallbox > 0 { // a board has its pins, wired or not
 		b, err := boards.Get("simulated")
 		if err != nil {
 			return err
 		}
 		out.Pins = filepath.Join(dir, "pins.sock")
 		srv, err := simpin.Listen(simpin.ServerConfig{Path: out.Pins, Pins: b.Pins, OnChange: func(pin string, high bool) {
-			if pin != Relay {
+			if pin != Relay || !h.Charger {
 				return
 			}
 			s.mu.Lock()
