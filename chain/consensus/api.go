@@ -103,23 +103,17 @@ func (e *Engine) enqueue(tx []byte) (Result, error) {
 
 // Status is the ledger at a glance.
 type Status struct {
-	ChainID    string      `json:"chain_id"`
-	Height     int64       `json:"height"`     // last committed block
-	BlockTime  time.Time   `json:"block_time"` // its time
-	AppHash    chain.Hash  `json:"app_hash"`   // of the state after it
-	Validators []Validator `json:"validators"` // of the next block
-	Validator  chain.Key   `json:"validator"`  // this gateway's own key
-	Voting     bool        `json:"voting"`     // whether it is among Validators
-	CatchingUp bool        `json:"catching_up"`
-	Peers      int         `json:"peers"`   // gateways connected
-	Mempool    int         `json:"mempool"` // transactions waiting
-	Halted     string      `json:"halted,omitempty"`
-}
-
-// Validator is a consensus key and its weight.
-type Validator struct {
-	Key   chain.Key `json:"key"`
-	Power int64     `json:"power"`
+	ChainID    string           `json:"chain_id"`
+	Height     int64            `json:"height"`     // last committed block
+	BlockTime  time.Time        `json:"block_time"` // its time
+	AppHash    chain.Hash       `json:"app_hash"`   // of the state after it
+	Validators chain.Validators `json:"validators"` // of the next block
+	Validator  chain.Key        `json:"validator"`  // this gateway's own key
+	Voting     bool             `json:"voting"`     // whether it is among Validators
+	CatchingUp bool             `json:"catching_up"`
+	Peers      int              `json:"peers"`   // gateways connected
+	Mempool    int              `json:"mempool"` // transactions waiting
+	Halted     string           `json:"halted,omitempty"`
 }
 
 // Genesis returns the rules and founders of this microgrid.
@@ -147,10 +141,10 @@ func (e *Engine) Status() (s Status) {
 			s.BlockTime = m.Header.Time
 		}
 	}
-	if vals, err := e.validatorsAt(last.height + 1); err == nil {
+	if vals, err := validatorsOf(e.states, last.height+1); err == nil {
 		for _, v := range vals.Validators {
 			key := chain.Key(v.PubKey.Bytes())
-			s.Validators = append(s.Validators, Validator{key, v.VotingPower})
+			s.Validators = append(s.Validators, chain.Validator{Key: key, Power: v.VotingPower})
 			s.Voting = s.Voting || key == e.validator
 		}
 	}
@@ -158,18 +152,6 @@ func (e *Engine) Status() (s Status) {
 		s.Halted = err.Error()
 	}
 	return s
-}
-
-// validatorsAt returns the validators of block height. Whose turn it is to
-// propose, which CometBFT's plain LoadValidators adds in time linear in the
-// height, is not exact.
-func (e *Engine) validatorsAt(height int64) (*cmt.ValidatorSet, error) {
-	if f, ok := e.states.(interface {
-		LoadValidatorsFast(int64) (*cmt.ValidatorSet, error)
-	}); ok {
-		return f.LoadValidatorsFast(height)
-	}
-	return e.states.LoadValidators(height)
 }
 
 // View calls fn with the state of the last committed block. The state does
@@ -263,7 +245,7 @@ func (e *Engine) LightBlock(height int64) (b []byte, err error) {
 	if m == nil || commit == nil {
 		return nil, fmt.Errorf("no signed block %d, the ledger is at %d", height, e.blocks.Height())
 	}
-	vals, err := e.validatorsAt(height)
+	vals, err := validatorsOf(e.states, height)
 	if err != nil {
 		return nil, err
 	}

@@ -22,8 +22,6 @@ const (
 	MempoolBytes = 32 << 20
 	// MaxBlockBytes bounds a ledger block; the rest waits for the next.
 	MaxBlockBytes = 2 << 20
-	// ValidatorPower is every validator's weight: one gateway, one vote.
-	ValidatorPower = 10
 	// KeepVersions is how many past states stay provable. Older ones are
 	// pruned; blocks are kept for ever.
 	KeepVersions = 128

@@ -66,7 +66,7 @@ func founders(g chain.Genesis) ([]cmt.GenesisValidator, error) {
 		}
 		seen[m.Validator] = m.Name
 		pub := ed25519.PubKey(m.Validator[:])
-		vals = append(vals, cmt.GenesisValidator{Address: pub.Address(), PubKey: pub, Power: ValidatorPower, Name: m.Name})
+		vals = append(vals, cmt.GenesisValidator{Address: pub.Address(), PubKey: pub, Power: chain.ValidatorPower, Name: m.Name})
 	}
 	if len(vals) == 0 {
 		return nil, errors.New("genesis: no member has a validator key, so nobody could sign a block")
@@ -181,8 +181,8 @@ func parseGenesis(b []byte) (*cmt.GenesisDoc, chain.Genesis, error) {
 		return nil, g, fmt.Errorf("genesis: %d validators, but %d members with a validator key", len(doc.Validators), len(want))
 	}
 	for i, v := range doc.Validators {
-		if v.PubKey == nil || !bytes.Equal(v.PubKey.Bytes(), want[i].PubKey.Bytes()) || v.Power != ValidatorPower {
-			return nil, g, fmt.Errorf("genesis: validator %d is not member %q with power %d", i, want[i].Name, ValidatorPower)
+		if v.PubKey == nil || !bytes.Equal(v.PubKey.Bytes(), want[i].PubKey.Bytes()) || v.Power != chain.ValidatorPower {
+			return nil, g, fmt.Errorf("genesis: validator %d is not member %q with power %d", i, want[i].Name, chain.ValidatorPower)
 		}
 	}
 	if _, err := ledger.InitGenesis(ledger.NewMapState(), g, doc.GenesisTime.UnixMilli()); err != nil {

@@ -32,7 +32,7 @@ func validGenesis(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	doc, got, hash, err := ReadGenesis(path)
-	if err != nil || hash != h || got.ChainID != g.ChainID || len(doc.Validators) != 1 || doc.Validators[0].Power != ValidatorPower {
+	if err != nil || hash != h || got.ChainID != g.ChainID || len(doc.Validators) != 1 || doc.Validators[0].Power != chain.ValidatorPower {
 		t.Fatalf("read back: %+v, %s (written %s), %v", got, hash, h, err)
 	}
 	b, err := os.ReadFile(path)
