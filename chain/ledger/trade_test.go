@@ -433,6 +433,31 @@ func TestCarBuysOfACar(t *testing.T) {
 	equal(t, "billed once", wh, 750)
 }
 
+// The tariff rises after a car has bought, its seller is short and the driver
+// has no money left: the seller's part is the driver's, and the hold pays.
+func TestCarBuysAndTheTariffRises(t *testing.T) {
+	w := firmWorld(t)
+	buyer, s := newPerson("buyer"), firstSl+1
+	w.ok(w.mint(buyer.account(), 1000*400_000+300*130_000)) // hold and collateral
+	w.ok(w.b.sign(signQuote(w.quote(w.b, buyer, 2, 1, 1000), buyer), sessionMeter(2, 1, firstSl, 0, w.now)))
+	w.ok(w.tx(w.a.owner, chain.TxFirmOffer, chain.FirmOffer{ID: chain.ID{7}, Device: w.a.key, Side: chain.Sell, From: s, To: s, Wh: 300, Price: 120_000}))
+	take := chain.FirmTake{Offer: chain.ID{7}, Device: w.b.key, Session: chain.ID{2}, Wh: 300}
+	w.ok(w.tx(buyer, chain.TxFirmTake, take))
+	w.refused(CodeState, chain.SignTx("test", w.nonces[buyer.key]+1, chain.TxFirmTake, take, buyer.priv)) // all is taken
+	w.ok(w.tx(w.op, chain.TxTariff, chain.Tariff{From: s, To: s, Retail: 400_000, FeedIn: 80_000}))
+	equal(t, "left beside hold and collateral", w.balance(buyer.account()), 0)
+	w.report(firstSl, nil, w.b.sign(sessionMeter(2, 2, firstSl, 0, w.now)))
+	w.at(s)
+	w.report(s, map[*house][2]meter.WattHour{w.b: {300, 0}}, w.b.sign(sessionMeter(2, 3, s, 300, w.now)))
+	d := FirmDeliveries(w.st, s)[0]
+	equal(t, "left to the hold", d.OwnBill, 300)
+	b := w.session(2)
+	equal(t, "captured", b.Captured, 300*400_000)
+	equal(t, "under contract", b.FirmWh, 0)
+	equal(t, "made good", b.FirmPaid, -300*(300_000-130_000))
+	equal(t, "driver", w.balance(buyer.account()), 300*130_000+300*(300_000-130_000))
+}
+
 // By departure: the deadline is the session's, its energy within the hold.
 func TestByDeparture(t *testing.T) {
 	w := newWorld(t)
