@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/joulegate/joulegate/meter"
 )
 
 // Transaction kinds about money and rules. Append only.
@@ -23,6 +25,7 @@ const (
 	TxInvoice       TxKind = 39 // IssueInvoice, by an operator
 	TxProfile       TxKind = 40 // Profile, by the account's holder
 	TxMeterApproval TxKind = 41 // MeterApproval, by operators
+	TxMeterRelease  TxKind = 42 // MeterRelease, by operators or an auditor
 )
 
 // DomainApproval separates the approval of a proposal from everything else
@@ -235,4 +238,18 @@ type MeterApproval struct {
 	Connector uint8  `cbor:"2,keyasint" json:"connector"` // charging point; 0: the site meter
 	Approval  string `cbor:"3,keyasint" json:"approval"`  // type approval and verification mark, 1..64 bytes; empty: withdrawn
 	Until     int64  `cbor:"4,keyasint" json:"until_ms"`  // Unix ms; end of the verification period
+}
+
+// MeterRelease ends the quarantine of a meter that has jumped, once somebody
+// has looked at it, and says what of the jump was energy after all. Import and
+// Export count from what was billed when it jumped: up to all of the excess,
+// down to taking back what was billed. A charging point's excess is imported
+// or not at all.
+type MeterRelease struct {
+	Device    Key            `cbor:"1,keyasint" json:"device"`
+	Connector uint8          `cbor:"2,keyasint" json:"connector"` // charging point; 0: a meter of the gateway
+	Meter     string         `cbor:"3,keyasint" json:"meter"`     // its id, with connector 0
+	Import    meter.WattHour `cbor:"4,keyasint" json:"import_wh"`
+	Export    meter.WattHour `cbor:"5,keyasint" json:"export_wh"`
+	Reason    string         `cbor:"6,keyasint" json:"reason"` // 1..64 bytes, no personal data
 }

@@ -35,6 +35,9 @@ type Rules struct {
 	Height    int64                      `json:"height"`          // of the newest block
 	Knows     uint32                     `json:"program_version"` // newest rules version that this gateway's program knows
 	Approvals []ledger.MeterApprovalView `json:"meter_approvals"`
+	// Quarantined are the meters that have jumped and bill nothing until
+	// somebody has released them.
+	Quarantined []ledger.QuarantineView `json:"quarantined_meters"`
 }
 
 // Invoice is a document of the ledger.

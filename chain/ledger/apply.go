@@ -104,6 +104,7 @@ type ValidatorUpdate struct {
 //	member.joined  member.revoked                            member name
 //	meter.corrected  .correction_waits  .correction_refused  member name
 //	meter.late  meter.rebased  meter.segment  meter.suspect  member name
+//	meter.quarantined  meter.released                        member name
 //	record.refused  supplier.owes                            member name
 //	session.held  .charging  .metered  .closed  .expired  .interrupted  .refused
 //	session.energy_after_end  .ended_by_rule  .excess  .late  .rebased  .sold_unpaid  .stop_conflict  .suspect

@@ -258,14 +258,21 @@ func (r *run) meterRecord(st State, m *member, epoch uint32, rec chain.MeterReco
 		}
 	} else {
 		doubt = r.trust(rec.Quality, rec.Slot, last.AtMs, at, power, imp, exp)
-		if doubt != "" && rec.Quality == meter.Good && last.Import == 0 && last.Export == 0 && imp >= 0 && exp >= 0 &&
-			r.trust(rec.Quality, rec.Slot, last.AtMs, at, power) == "" {
-			// Zeros after a reboot are a placeholder, not a reading.
+		placeholder := last.Import == 0 && last.Export == 0 && imp >= 0 && exp >= 0
+		if doubt != "" && (placeholder || last.Released && min(rec.Import, rec.Export) >= 0) && r.trust(rec.Quality, rec.Slot, last.AtMs, at, power) == "" {
+			// Zeros after a reboot are a placeholder, not a reading; nor is a
+			// register that was a slip, and is back after its release.
 			r.event("meter.rebased", m.Member.Name, "%s: %d/%d Wh", rec.Meter, rec.Import, rec.Export)
 			doubt, imp, exp, fresh = "", 0, 0, true
 		}
 	}
+	if q, jumped := QuarantineOf(st, device, 0, rec.Meter); jumped {
+		return r.await(st, m, &q, &rec, &last, &next, at, power, fresh)
+	}
 	if doubt != "" {
+		if !fresh && r.jumps(rec.Quality, rec.Slot, last.AtMs, at, power, imp, exp) {
+			return r.meterJump(st, m, &rec, &last, &next, at, power)
+		}
 		r.event("meter.suspect", m.Member.Name, "%s page %d: %s", rec.Meter, rec.Page, doubt)
 		put(st, k, next)
 		return nil
@@ -273,7 +280,7 @@ func (r *run) meterRecord(st State, m *member, epoch uint32, rec chain.MeterReco
 	if rec.Role == chain.RoleCharger && !fresh && imp > 0 {
 		r.loose(st, m, &rec, last.Slot, imp)
 	}
-	next.Based, next.Import, next.Export, next.AtMs, next.Slot = true, rec.Import, rec.Export, max(at, last.AtMs), max(rec.Slot, last.Slot)
+	next.follow(&rec, at)
 	put(st, k, next)
 
 	// Only energy that lies within its slot may trade there.

@@ -128,11 +128,15 @@ func TestMeterRecords(t *testing.T) {
 	w.saw("meter.rebased")
 	w.at(firstSl + 1)
 	w.ok(h.sign(h.state("site", chain.RoleSite, firstSl+1, 905_002, 0, meter.Good)))
+	w.saw("meter.quarantined")
+	w.ok(w.tx(w.op, chain.TxMeterRelease, chain.MeterRelease{Device: h.key, Meter: "site", Reason: "looked at"}))
+	w.saw("meter.released")
+	w.ok(h.sign(h.state("site", chain.RoleSite, firstSl+1, 905_003, 0, meter.Stale)))
 	w.saw("meter.suspect")
 	// What was not trusted moves with the next good record, if that is plausible.
-	w.ok(h.sign(h.state("site", chain.RoleSite, firstSl+1, 905_001, 0, meter.Good)))
+	w.ok(h.sign(h.state("site", chain.RoleSite, firstSl+1, 905_003, 0, meter.Good)))
 	m, _ := MeterOf(w.st, h.key, "site")
-	equal(t, "register", m.Import, 905_001)
+	equal(t, "register", m.Import, 905_003)
 
 	// A swapped meter starts a new segment with a base of its own.
 	h.pages["site"]++

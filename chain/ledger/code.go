@@ -42,7 +42,9 @@ const (
 	CodeInvariant     Code = 31 // would break an invariant of the ledger
 
 	CodeApproval Code = 40 // more people have to approve it
-	CodeUnknown  Code = 41 // no such payout, dispute, invoice or account
+	CodeUnknown  Code = 41 // no such payout, dispute, invoice, account or quarantine
+
+	CodeQuarantine Code = 42 // the meter has jumped: it bills nothing until it is released
 )
 
 var codes = [...]string{
@@ -53,7 +55,7 @@ var codes = [...]string{
 	CodeNode: "node", CodeLimit: "limit", CodeState: "state", CodeSession: "session", CodeConnector: "connector",
 	CodeExpired: "expired", CodeRange: "range", CodeKind: "kind", CodeSequence: "sequence", CodeRole: "role",
 	CodeLastValidator: "last_validator", CodeInvariant: "invariant",
-	CodeApproval: "approval", CodeUnknown: "unknown",
+	CodeApproval: "approval", CodeUnknown: "unknown", CodeQuarantine: "quarantine",
 }
 
 // String returns the code's word.

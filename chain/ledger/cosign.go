@@ -12,6 +12,7 @@ import (
 //	mint  burn  payout paid  refund  revoke  rules  meter approval   threshold of operators
 //	mint beyond the day's cap                                        and an auditor
 //	resolve a dispute                                                an auditor; see [run.resolve]
+//	release a meter that jumped                                      threshold, or an auditor; he alone if the excess is billed
 //	invite  tariff  answer  invoice                                  any operator
 //	transfer  payout  cancel  dispute  profile                       the holder
 //
@@ -92,6 +93,8 @@ func (r *run) agreed(st State, by authority, t chain.Tx) error {
 		return decoded(t, func(b chain.Resolve) error { return r.resolve(st, by, b) })
 	case chain.TxMeterApproval:
 		return decoded(t, func(b chain.MeterApproval) error { return r.meterApproval(st, by, b) })
+	case chain.TxMeterRelease:
+		return decoded(t, func(b chain.MeterRelease) error { return r.meterRelease(st, by, b) })
 	}
 	return refuse(CodeKind, "transaction kind %d", t.Kind)
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/meter"
 )
 
 // Disputes. A driver says that a settled bill is wrong by an amount. That
@@ -71,7 +72,18 @@ type DisputeView struct {
 	Resolution   string        `cbor:"17,keyasint" json:"resolution,omitempty"`
 	ResolvedMs   int64         `cbor:"18,keyasint" json:"resolved_ms,omitempty"`
 	ByRule       bool          `cbor:"19,keyasint" json:"by_rule"` // a deadline decided
+
+	// About a meter that has jumped, opened by rule. Driver is the house's
+	// owner if it is the house's, and Session is zero then.
+	Device    chain.Key      `cbor:"30,keyasint,omitzero" json:"device,omitzero"`
+	Connector uint8          `cbor:"31,keyasint,omitempty" json:"connector,omitempty"`
+	Meter     string         `cbor:"32,keyasint,omitempty" json:"meter,omitempty"`
+	Wh        meter.WattHour `cbor:"33,keyasint,omitempty" json:"wh,omitempty"`        // disputed
+	ExportWh  meter.WattHour `cbor:"34,keyasint,omitempty" json:"export_wh,omitempty"` // disputed
 }
+
+// jump reports whether it is about a meter that has jumped.
+func (v *DisputeView) jump() bool { return v.Device != chain.Key{} }
 
 // frozen is the money that the dispute keeps on its account.
 func (v *DisputeView) frozen() chain.Nano {
@@ -139,7 +151,11 @@ func (r *run) answer(st State, signer chain.Key, a chain.Answer) error {
 	if err != nil {
 		return err
 	}
-	m, _ := get[member](st, MemberKey(session(st, v.Session).Gateway))
+	gateway := v.Device
+	if !v.jump() {
+		gateway = session(st, v.Session).Gateway
+	}
+	m, _ := get[member](st, MemberKey(gateway))
 	switch err := checkReason(a.Reason); {
 	case signer != m.Member.Owner && !slices.Contains(r.rules.Operators, signer):
 		return refuse(CodeNotAllowed, "dispute %d is answered by an operator or the charger's owner", v.Number)
@@ -167,6 +183,9 @@ func (r *run) resolve(st State, by authority, d chain.Resolve) error {
 	if d.Refund < 0 || d.Refund > v.Amount {
 		return refuse(CodeRange, "%d refunded of %d disputed", d.Refund, v.Amount)
 	}
+	if v.jump() && d.Refund < v.Amount-v.Frozen {
+		return refuse(CodeState, "that the excess was energy is said by the release of the meter")
+	}
 	switch driver := chain.AccountOf(by[0]) == v.Driver; {
 	case r.audited(by):
 	case driver && d.Refund <= v.Conceded: // withdraws or accepts
@@ -186,11 +205,13 @@ func (r *run) resolve(st State, by authority, d chain.Resolve) error {
 
 // endDispute thaws the frozen amount and refunds out of it.
 func (r *run) endDispute(st State, v DisputeView, refund chain.Nano, reason string) error {
-	because(st, "thawed by dispute", v.Number)
-	if err := move(st, chain.AccountDispute, chain.AccountGrid, v.Frozen); err != nil {
+	if v.jump() {
+		if err := r.endJump(st, &v, refund); err != nil {
+			return err
+		}
+	} else if err := r.thaw(st, &v); err != nil {
 		return err
-	}
-	if refund > 0 {
+	} else if refund > 0 {
 		s := session(st, v.Session)
 		if err := r.giveBack(st, &s, refund, reason); err != nil {
 			return err
@@ -207,6 +228,12 @@ func (r *run) endDispute(st State, v DisputeView, refund chain.Nano, reason stri
 	return nil
 }
 
+// thaw gives what a dispute has frozen back to the supplier.
+func (r *run) thaw(st State, v *DisputeView) error {
+	because(st, "thawed by dispute", v.Number)
+	return move(st, chain.AccountDispute, chain.AccountGrid, v.Frozen)
+}
+
 // disputeDeadlines decides for the driver what nobody has answered or decided
 // in time, as far as money is frozen for it.
 func (r *run) disputeDeadlines(st State) error {
@@ -220,8 +247,10 @@ func (r *run) disputeDeadlines(st State) error {
 			continue
 		}
 		v.ByRule = true
-		s := session(st, v.Session)
-		refund := min(v.Frozen, s.Captured-billOf(st, v.Session).Refunded)
+		refund := v.Amount
+		if !v.jump() {
+			refund = min(v.Frozen, session(st, v.Session).Captured-billOf(st, v.Session).Refunded)
+		}
 		if err := r.endDispute(st, v, refund, reason); err != nil {
 			return fmt.Errorf("dispute %d: %w", n, err)
 		}

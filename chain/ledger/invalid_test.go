@@ -93,6 +93,8 @@ func newRipe(t testing.TB) *ripe {
 	w.ok(w.b.sign(chain.NewRecord(chain.KindMeterCorrection, chain.MeterCorrection{ID: chain.ID{1}, Slot: firstSl, Import: -5, Reason: "x"})))
 	w.ok(w.tx(w.c.owner, chain.TxFirmOffer, chain.FirmOffer{ID: chain.ID{9}, Device: w.c.key, Side: chain.Sell, From: firstSl + 50, To: firstSl + 50, Wh: 100, Price: 120_000}))
 	w.ok(w.tx(w.op, chain.TxInvite, chain.Invite{Key: r.once.key, Node: "f2", Expires: w.now + 1e8}))
+	w.ok(w.a.sign(w.a.site(firstSl+2, 1, 0)))
+	w.ok(w.a.sign(w.a.site(firstSl+3, 1e6, 0))) // jumps
 	w.ok(w.tx(w.driver, chain.TxMandate, w.ownMandate(r.token)), w.tx(w.driver, chain.TxOffline, chain.Offline{Gateway: w.a.key, Amount: 1e8}))
 	return r
 }
@@ -465,6 +467,27 @@ var txRows = map[chain.TxKind]txRow{
 			}
 		},
 		map[flaw]string{overflow: "a date", state: "may be said again"},
+	},
+	chain.TxMeterRelease: {
+		operator, func(r *ripe) any {
+			return chain.MeterRelease{Device: r.a.key, Meter: "site", Reason: "x"}
+		},
+		func(r *ripe) map[flaw]try {
+			release := func(change func(*chain.MeterRelease)) any {
+				b := chain.MeterRelease{Device: r.a.key, Meter: "site", Reason: "x"}
+				change(&b)
+				return b
+			}
+			return map[flaw]try{
+				unknown:  {release(func(b *chain.MeterRelease) { b.Device = r.newcomer.key }), nil, CodeUnknown},
+				state:    {release(func(b *chain.MeterRelease) { b.Meter = "" }), nil, CodeUnknown},
+				notYours: {nil, r.a.owner, CodeNotAllowed},
+				form:     {release(func(b *chain.MeterRelease) { b.Reason = long }), nil, CodeMalformed},
+				negative: {release(func(b *chain.MeterRelease) { b.Import = -1 << 40 }), nil, CodeRange},
+				overflow: {release(func(b *chain.MeterRelease) { b.Export = math.MaxInt64 }), nil, CodeRange},
+			}
+		},
+		nil,
 	},
 	chain.TxMandate: {
 		theDriver, func(r *ripe) any { return r.ownMandate(r.spare) },

@@ -129,8 +129,7 @@ func (r *run) prune(st State) {
 		st.Delete(c.key)
 		s := session(st, c.id)
 		b := billOf(st, c.id)
-		d, _ := DisputeOf(st, b.Dispute)
-		if st.Get(todoKey(todoSession, s.Driver[:], s.ID[:])) != nil || b.Dispute != 0 && d.State != DisputeResolved {
+		if st.Get(todoKey(todoSession, s.Driver[:], s.ID[:])) != nil || undecided(st, b.Dispute) || undecided(st, s.MeterDispute) {
 			put(st, closedKey(int64(binary.BigEndian.Uint64(c.key[1:9]))+postponeMs, c.id), true)
 			continue
 		}
@@ -143,6 +142,12 @@ func (r *run) prune(st State) {
 	if n := len(slots) + len(sessions); n > 0 {
 		r.event("state.pruned", fmt.Sprint(r.height), "%d slots, %d sessions older than %d days", len(slots), len(sessions), r.rules.retainMs()/dayMs)
 	}
+}
+
+// undecided reports whether there is such a dispute and it goes on.
+func undecided(st State, n uint64) bool {
+	d, ok := DisputeOf(st, n)
+	return ok && d.State != DisputeResolved
 }
 
 // unique drops repeated keys; one offer can have several deliveries in a slot.

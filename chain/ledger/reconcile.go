@@ -209,51 +209,73 @@ func (r *run) ruleCorrection(st State, signer chain.Key, c chain.CorrectionRulin
 // bookCorrection moves the money of a correction between owner and supplier,
 // and its energy in the totals.
 func (r *run) bookCorrection(st State, m *member, k []byte, view *CorrectionView) error {
-	from, to, amount := m.owner(), chain.AccountGrid, view.Amount
+	retail, feedIn := slotPrices(st, view.Slot)
+	because(st, "correction of slot", view.Slot)
+	var err error
+	if view.Bill, err = r.adjust(st, m, view.Slot, retail, feedIn, view.Import, view.Export); err != nil {
+		return err
+	}
+	view.State = CorrectionBooked
+	put(st, k, *view)
+	r.event("meter.corrected", m.Member.Name, "slot %d: %d Wh import, %d Wh export, %d nano to the supplier", view.Slot, view.Import, view.Export, view.Amount)
+	return nil
+}
+
+// adjust moves the money of a site's energy between owner and supplier, and
+// the energy in the totals. Either may be negative: then it takes back what
+// was booked before. It tells whether it is left to the supplier's own bill,
+// because the balance did not cover it.
+func (r *run) adjust(st State, m *member, s chain.Slot, retail, feedIn chain.NanoPerWh, imp, exp meter.WattHour) (bill bool, err error) {
+	bought, err := chain.Cost(retail, imp)
+	if err != nil {
+		return false, refuse(CodeOverflow, "%d Wh at %d nano/Wh", imp, retail)
+	}
+	fed, err := chain.Cost(feedIn, exp)
+	if err != nil {
+		return false, refuse(CodeOverflow, "%d Wh at %d nano/Wh", exp, feedIn)
+	}
+	from, to, amount := m.owner(), chain.AccountGrid, chain.Nano(0)
+	if amount, err = chain.AddNano(bought, -fed); err != nil {
+		return false, refuse(CodeOverflow, "%d and %d nano", bought, fed)
+	}
 	if amount < 0 {
 		from, to, amount = to, from, -amount
 	}
 	c := countersOf(st, m.Member.Device)
-	if view.Bill = amount > balance(st, from); view.Bill {
-		c.SupplierImport = max(0, c.SupplierImport+view.Import)
-		c.SupplierExport = max(0, c.SupplierExport+view.Export)
+	if bill = amount > balance(st, from); bill {
+		c.SupplierImport = max(0, c.SupplierImport+imp)
+		c.SupplierExport = max(0, c.SupplierExport+exp)
 	} else {
-		because(st, "correction of slot", view.Slot)
 		if err := move(st, from, to, amount); err != nil {
-			return err
+			return false, err
 		}
-		// What a document has billed already, a credit note takes back.
-		retail, feedIn := slotPrices(st, view.Slot)
-		if view.Import >= 0 && view.Export >= 0 {
-			r.accrue(st, m, view.Slot, Accrual{GridWh: view.Import, Grid: chain.Nano(retail) * chain.Nano(view.Import), FedWh: view.Export, Fed: chain.Nano(feedIn) * chain.Nano(view.Export)})
+		if imp >= 0 && exp >= 0 {
+			r.accrue(st, m, s, Accrual{GridWh: imp, Grid: bought, FedWh: exp, Fed: fed})
 		}
 	}
-	d := Energy{Consumed: view.Import - view.Export}
+	d := Energy{Consumed: imp - exp}
 	if !c.Production {
-		made := max(view.Export, -c.Produced)
-		d.Produced, d.Consumed = made, made+view.Import-view.Export
+		made := max(exp, -c.Produced)
+		d.Produced, d.Consumed = made, made+imp-exp
 	}
-	if g, ok := get[connection](st, key(tabGrid)); ok && view.Slot >= g.From {
-		d.Loss = view.Export - view.Import // the connection has measured right
+	if g, ok := get[connection](st, key(tabGrid)); ok && s >= g.From {
+		d.Loss = exp - imp // the connection has measured right
 	} else {
 		// The sites' sum stands for the connection: one of its two sides moves.
-		d.GridImport = view.Import - view.Export
+		d.GridImport = imp - exp
 		if e := EnergyOf(st); e.GridImport+d.GridImport < 0 {
 			d.GridImport = -e.GridImport
-			d.GridExport = -(view.Import - view.Export - d.GridImport)
+			d.GridExport = -(imp - exp - d.GridImport)
 		}
 	}
-	c.Import += view.Import
-	c.Export += view.Export
+	c.Import += imp
+	c.Export += exp
 	c.Produced += d.Produced
 	if over := c.Certificates.Issued - c.Certificates.Owed - c.Produced; over > 0 {
 		c.Certificates.Owed += over
 	}
 	put(st, key(tabCounters, m.Member.Device[:]), c)
-	view.State = CorrectionBooked
-	put(st, k, *view)
-	r.event("meter.corrected", m.Member.Name, "slot %d: %d Wh import, %d Wh export, %d nano to the supplier", view.Slot, view.Import, view.Export, view.Amount)
-	return total(st, d)
+	return bill, total(st, d)
 }
 
 // CorrectionsOf returns the corrections of one gateway, or of all (zero key),

@@ -65,6 +65,7 @@ type act struct {
 	Firm      *firmAct    `yaml:"firm"`
 	Take      *takeAct    `yaml:"take"`
 	Correct   *correctAct `yaml:"correct"`
+	Release   *releaseAct `yaml:"release"`
 	Revoke    string      `yaml:"revoke"` // house
 	Again     string      `yaml:"again"`  // submits the bytes of a label once more
 	Send      string      `yaml:"send"`   // submits what was kept under a label
@@ -169,6 +170,15 @@ type correctAct struct {
 	Reason string         `yaml:"reason"`
 }
 
+type releaseAct struct {
+	House     string         `yaml:"house"`
+	Connector uint8          `yaml:"connector"`
+	Meter     string         `yaml:"meter"`
+	Import    meter.WattHour `yaml:"import"`
+	Export    meter.WattHour `yaml:"export"`
+	By        string         `yaml:"by"` // operator
+}
+
 // expect is what must be so after the step's block. What is left out is free.
 type expect struct {
 	Events   []string              `yaml:"events"` // of this block, among others
@@ -180,6 +190,7 @@ type expect struct {
 	Sessions map[string]sessionExp `yaml:"sessions"`
 	Slots    map[int64]slotExp     `yaml:"slots"`
 	Energy   *energyExp            `yaml:"energy"`
+	Jumped   *[]string             `yaml:"quarantined"` // all meters, as house/meter or house/connector
 }
 
 type sessionExp struct {
@@ -192,6 +203,7 @@ type sessionExp struct {
 	Begin    *meter.WattHour `yaml:"begin"`
 	Captured *amount         `yaml:"captured"`
 	Released *amount         `yaml:"released"`
+	Disputed *amount         `yaml:"disputed"`
 	Paid     *amount         `yaml:"paid"`
 	Earned   *amount         `yaml:"earned"`
 	Reason   *string         `yaml:"reason"`
@@ -522,6 +534,12 @@ func (te *teller) sign(a *act) []byte {
 		c := a.Correct
 		id := sessionID(fmt.Sprint("correction ", te.height))
 		return te.house(c.House).sign(chain.NewRecord(chain.KindMeterCorrection, chain.MeterCorrection{ID: id, Slot: slotAfter(c.Slot), Import: c.Import, Export: c.Export, Reason: c.Reason}))
+	case a.Release != nil:
+		x := a.Release
+		if x.By == "" {
+			x.By = "operator"
+		}
+		return te.bad(te.person(x.By), chain.TxMeterRelease, chain.MeterRelease{Device: te.house(x.House).key, Connector: x.Connector, Meter: x.Meter, Import: x.Import, Export: x.Export, Reason: "looked at"})
 	case a.Revoke != "":
 		return te.bad(te.op, chain.TxRevoke, chain.Revoke{Device: te.house(a.Revoke).key, Reason: "scenario"})
 	case a.Equivocal != "":
@@ -689,6 +707,7 @@ func (te *teller) check(e *expect) {
 		is(te, name+": begin register", x.Begin, s.Begin)
 		is(te, name+": captured", x.Captured, amount(s.Captured))
 		is(te, name+": released", x.Released, amount(s.Released))
+		is(te, name+": disputed", x.Disputed, amount(s.Disputed))
 		is(te, name+": paid", x.Paid, amount(s.Paid))
 		is(te, name+": credit earned", x.Earned, amount(s.CreditEarned))
 		is(te, name+": reason", x.Reason, s.Reason.String())
@@ -717,6 +736,19 @@ func (te *teller) check(e *expect) {
 			is(te, what+" "+id+": grid", want.Grid, f.Grid)
 			is(te, what+" "+id+": supplier", want.Supplier, f.Supplier)
 			is(te, what+" "+id+": grid price", want.GridAt, price(f.GridAt))
+		}
+	}
+	if e.Jumped != nil {
+		var got []string
+		for _, q := range Quarantines(te.st) {
+			m, _ := MemberOf(te.st, q.Device)
+			if q.Connector != 0 {
+				q.Meter = fmt.Sprint(q.Connector)
+			}
+			got = append(got, m.Name+"/"+q.Meter)
+		}
+		if !slices.Equal(got, *e.Jumped) {
+			te.t.Fatalf("%s: in quarantine are %v, want %v", te.step, got, *e.Jumped)
 		}
 	}
 	if x := e.Energy; x != nil {

@@ -12,7 +12,7 @@ func (s *SessionView) remaining() chain.Nano {
 	if !s.State.Open() {
 		return 0
 	}
-	return s.Hold - s.Captured
+	return s.Hold - s.Captured - s.Disputed
 }
 
 func session(st State, id chain.ID) SessionView {
@@ -73,6 +73,8 @@ func (r *run) sessionOpen(st State, m *member, o chain.SessionOpen) error {
 		return err
 	case st.Get(ck) != nil:
 		return refuse(CodeConnector, "connector %d has an open session", q.Connector)
+	case st.Get(quarantineKey(m.Member.Device, q.Connector, "")) != nil:
+		return refuse(CodeQuarantine, "the meter of connector %d has jumped and is not released", q.Connector)
 	}
 	because(st, "held for session", q.ID)
 	if err := add(st, p.from, -q.Hold); err != nil {
@@ -201,6 +203,11 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 		putSession(st, s)
 		return nil
 	}
+	if s.Jumped {
+		r.event("session.suspect", s.ID.String(), "record %d: its meter has jumped", n.seq)
+		putSession(st, s)
+		return nil
+	}
 	delta := n.register - s.Register
 	given := meter.WattHour(0)
 	if s.SellWh > 0 {
@@ -216,6 +223,9 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 		if s.SellWh > 0 {
 			s.ExportBegin, s.Export, given = n.export, n.export, 0
 		}
+	case r.jumps(n.quality, n.slot, s.RegisterMs, at, m.Member.MaxPower, delta, given):
+		delta, given = r.sessionJump(st, m, s, n, at, delta, given)
+		n.register = s.Register + delta
 	default:
 		r.event("session.suspect", s.ID.String(), "record %d: %s", n.seq, doubt)
 		putSession(st, s)
@@ -393,7 +403,7 @@ func (r *run) settle(st State, s *SessionView) error {
 
 // close releases what is left of the hold and ends the session for good.
 func (r *run) close(st State, s *SessionView, final SessionState) error {
-	s.Released = s.Hold - s.Captured
+	s.Released = s.Hold - s.Captured - s.Disputed
 	because(st, "released by session", s.ID)
 	if err := add(st, s.purse(st), s.Released); err != nil {
 		return err

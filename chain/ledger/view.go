@@ -58,6 +58,7 @@ type Status struct {
 	OpenPayouts    int    `json:"open_payouts"`            //
 	OverduePayouts int    `json:"overdue_payouts"`         // of them
 	OpenDisputes   int    `json:"open_disputes"`           //
+	Quarantined    int    `json:"quarantined_meters"`      // that have jumped and bill nothing
 	RulesVersion   uint32 `json:"rules_version"`           // in force
 	UpdateHeight   int64  `json:"update_height,omitempty"` // from this block on this program is too old
 }
@@ -211,8 +212,12 @@ type SessionView struct {
 	FirmWh      meter.WattHour  `cbor:"49,keyasint,omitempty" json:"firm_wh,omitempty"`        // of Wh, taken under firm contracts and paid from their collateral, not from the hold
 	FirmPaid    chain.Nano      `cbor:"50,keyasint,omitempty" json:"firm_paid_nano,omitempty"` // under them, what was owed for energy not taken included
 
-	Purse    chain.Account `cbor:"60,keyasint,omitzero" json:"purse,omitzero"`       // the reserve that pays instead of the driver's account; zero: none
-	QuotedMs int64         `cbor:"61,keyasint,omitempty" json:"quoted_ms,omitempty"` // of a session that began without the ledger, by its gateway's clock
+	Purse        chain.Account `cbor:"60,keyasint,omitzero" json:"purse,omitzero"`           // the reserve that pays instead of the driver's account; zero: none
+	Jumped       bool          `cbor:"70,keyasint,omitempty" json:"jumped,omitempty"`        // its meter has, and was not listened to any more
+	Disputed     chain.Nano    `cbor:"71,keyasint,omitempty" json:"disputed_nano,omitempty"` // of the hold, frozen for what the jump had too much
+	MeterDispute uint64        `cbor:"72,keyasint,omitempty" json:"meter_dispute,omitempty"` // that decides about Disputed
+
+	QuotedMs int64 `cbor:"61,keyasint,omitempty" json:"quoted_ms,omitempty"` // of a session that began without the ledger, by its gateway's clock
 }
 
 // FillView is one participant of a cleared slot.
@@ -297,6 +302,8 @@ type MeterView struct {
 	AtMs    int64          `cbor:"8,keyasint" json:"at_ms"`
 	Based   bool           `cbor:"10,keyasint" json:"based"` // registers are known
 	Profile chain.Hash     `cbor:"9,keyasint" json:"profile"`
+
+	Released bool `cbor:"20,keyasint,omitempty" json:"released,omitempty"` // from quarantine, and not read since: its register may have been a slip
 }
 
 // RulesOf returns the rules in force.
@@ -327,6 +334,7 @@ func StatusOf(st State) Status {
 			s.OverduePayouts++
 		}
 	}
+	s.Quarantined = len(Quarantines(st))
 	rules := RulesOf(st)
 	s.Simulated, s.OpenDisputes, s.RulesVersion = rules.Simulated(), len(todo(st, todoDispute)), rules.Version
 	for _, c := range PendingRules(st) {

@@ -179,6 +179,10 @@ func proposalWords(p chain.Proposal) []string {
 		tell(p, func(b chain.MeterApproval) {
 			say("approve the meter of connector %d at gateway %s until %s: %q", b.Connector, b.Device, time.UnixMilli(b.Until).Format(time.DateOnly), b.Approval)
 		})
+	case chain.TxMeterRelease:
+		tell(p, func(b chain.MeterRelease) {
+			say("release the meter %q (connector %d) of gateway %s; %d Wh in and %d Wh out of its jump are billed: %s", b.Meter, b.Connector, b.Device, b.Import, b.Export, b.Reason)
+		})
 	case chain.TxRules:
 		tell(p, func(b chain.RulesChange) {
 			say("change the rules from block %d on", b.Height)

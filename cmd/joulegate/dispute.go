@@ -19,9 +19,11 @@ func newDisputeCmd() *cobra.Command {
 		Long: `A driver contests an amount of a settled bill. That amount, and no more, is frozen
 out of the supplier's account until it is resolved: by the driver, who may accept
 what is conceded or withdraw, by an auditor, or by the operators. What nobody
-answers or decides in time is decided for the driver.`,
+answers or decides in time is decided for the driver.
+
+A meter that jumps is disputed by rule, and in quarantine until it is released.`,
 	}
-	c.AddCommand(newDisputeOpenCmd(), newDisputeAnswerCmd(), newDisputeResolveCmd(), newDisputeLsCmd())
+	c.AddCommand(newDisputeOpenCmd(), newDisputeAnswerCmd(), newDisputeResolveCmd(), newDisputeLsCmd(), newQuarantineCmd(), newReleaseCmd())
 	return c
 }
 

@@ -140,7 +140,7 @@ func eventLevel(code string) slog.Level {
 	switch code {
 	case "block.equivocation", "ledger.violation":
 		return slog.LevelError
-	case "record.refused", "meter.suspect", "session.suspect", "session.refused", "session.ended_by_rule", "session.excess",
+	case "record.refused", "meter.suspect", "meter.quarantined", "session.suspect", "session.refused", "session.ended_by_rule", "session.excess",
 		"payout.overdue", "dispute.opened", "dispute.defaulted", "rules.proposed", "rules.changed", "rules.dropped":
 		return slog.LevelWarn
 	}
@@ -257,7 +257,7 @@ func txWord(k chain.TxKind) string {
 		chain.TxMandate: "mandate signed", chain.TxMandateRevoke: "mandate revoked", chain.TxOffline: "reserve for a gateway",
 		chain.TxJoint: "several people agreed", chain.TxRules: "operator: rules", chain.TxPayout: "payout asked", chain.TxPayoutPaid: "operator: payout paid",
 		chain.TxPayoutCancel: "payout cancelled", chain.TxRefund: "operator: refund", chain.TxDispute: "bill disputed", chain.TxAnswer: "dispute answered",
-		chain.TxResolve: "dispute resolved", chain.TxInvoice: "operator: invoice", chain.TxProfile: "profile", chain.TxMeterApproval: "operator: meter approved",
+		chain.TxResolve: "dispute resolved", chain.TxInvoice: "operator: invoice", chain.TxProfile: "profile", chain.TxMeterApproval: "operator: meter approved", chain.TxMeterRelease: "meter released",
 		chain.TxTariffs: "operator: tariff table", chain.TxZones: "operator: network fees", chain.TxFeature: "operator: a feature switched",
 		chain.TxFirmOffer: "firm offer", chain.TxFirmTake: "firm offer accepted", chain.TxFirmCancel: "firm offer withdrawn", chain.TxCorrection: "operator: a correction decided",
 	}

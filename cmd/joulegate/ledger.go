@@ -42,6 +42,7 @@ func newLedgerStatusCmd() *cobra.Command {
 			{"discount credit", money(s.Credits) + " outstanding, fully backed"},
 			{"payouts", fmt.Sprintf("%d wait, %d of them overdue", s.OpenPayouts, s.OverduePayouts)},
 			{"disputes", fmt.Sprintf("%d open", s.OpenDisputes)},
+			{"meters", fmt.Sprintf("%d have jumped and bill nothing; see: joulegate dispute quarantine", s.Quarantined)},
 		}
 		if s.Simulated {
 			rows = append(rows, []string{"basis", "simulated, not for billing"})

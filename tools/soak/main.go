@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -28,17 +29,29 @@ func main() {
 		seed   = flag.Uint64("seed", 0, "replays a walk; 0: a new one")
 		homes  = flag.Int("homes", 1000, "houses, 2..1000")
 		cars   = flag.Int("cars", 200, "cars")
-		slots  = flag.Int("slots", 30*96, "slots of fifteen minutes to live through")
+		slots  = flag.Int("slots", 31*96, "slots of fifteen minutes to live through")
 		faults = flag.Float64("faults", 0.002, "faults per home, session and slot")
 		full   = flag.Int("full", 480, "check the whole state every so many blocks (what a block changed is checked after each)")
 		twin   = flag.Bool("twin", false, "execute every block on a second replica and compare the states at every full check")
 		limit  = flag.Duration("for", 0, "stop after this long; 0: when the slots are over")
 		out    = flag.String("out", ".", "folder for the block after which something was wrong")
+		prof   = flag.String("cpuprofile", "", "write a CPU profile to this file")
 	)
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "soak takes flags only")
 		os.Exit(2)
+	}
+	if *prof != "" {
+		f, err := os.Create(*prof)
+		if err == nil {
+			err = pprof.StartCPUProfile(f)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		defer pprof.StopCPUProfile()
 	}
 	if *seed == 0 {
 		*seed = uint64(time.Now().UnixNano())

@@ -185,7 +185,7 @@ function here() {
 
 function ledger() {
   const l = data.ledger, st = data.status;
-  if (l) $('ledger').textContent = l.halted ? 'HALTED: ' + l.halted : (l.catching_up ? 'catching up · ' : '') + `height ${num(l.height)} · ${plural(l.validators, 'validator')} · ${l.waiting ? plural(l.waiting, 'transaction') + ' waiting · ' : ''}${l.open_payouts ? plural(l.open_payouts, 'payout') + ' to pay' + (l.overdue_payouts ? `, ${num(l.overdue_payouts)} OVERDUE` : '') + ' · ' : ''}${l.open_disputes ? plural(l.open_disputes, 'dispute') + ' open · ' : ''}${l.update_height ? `UPDATE joulegate before block ${num(l.update_height)} · ` : ''}state ${l.state_hash.slice(0, 12)}`;
+  if (l) $('ledger').textContent = l.halted ? 'HALTED: ' + l.halted : (l.catching_up ? 'catching up · ' : '') + `height ${num(l.height)} · ${plural(l.validators, 'validator')} · ${l.waiting ? plural(l.waiting, 'transaction') + ' waiting · ' : ''}${l.open_payouts ? plural(l.open_payouts, 'payout') + ' to pay' + (l.overdue_payouts ? `, ${num(l.overdue_payouts)} OVERDUE` : '') + ' · ' : ''}${l.open_disputes ? plural(l.open_disputes, 'dispute') + ' open · ' : ''}${l.quarantined_meters ? plural(l.quarantined_meters, 'meter') + ' in QUARANTINE · ' : ''}${l.update_height ? `UPDATE joulegate before block ${num(l.update_height)} · ` : ''}state ${l.state_hash.slice(0, 12)}`;
   if (st) {
     $('who').textContent = `${st.gateway} in ${st.chain} · ${plural(st.members, 'member')}, ${plural(st.peers, 'peer')} connected`;
     $('basis').textContent = (st.basis === 'simulated' ? 'Simulated money. ' : '') + `joulegate ${st.version} · prepaid credit with a discount, redeemable at par.`;

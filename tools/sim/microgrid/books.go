@@ -55,7 +55,7 @@ func (b *books) post(st ledger.State, moves []ledger.Movement, before chain.Nano
 		sum += m.Amount
 		touched[m.Account] = true
 		switch m.Cause {
-		case "held for session", "energy of session", "released by session":
+		case "held for session", "energy of session", "released by session", "frozen of session":
 			b.holds[m.Ref] -= m.Amount
 			held -= m.Amount
 			sessions[m.Ref] = true
@@ -82,7 +82,7 @@ func (b *books) post(st ledger.State, moves []ledger.Movement, before chain.Nano
 			continue
 		}
 		s, _ := ledger.SessionOf(st, id)
-		left := s.Hold - s.Captured - s.Released
+		left := s.Hold - s.Captured - s.Released - s.Disputed
 		if b.holds[ref] != left || left < 0 || (!s.State.Open() && left != 0) {
 			f.add("session %s is %s: the books hold %d, the ledger %d of %d", ref, s.State, b.holds[ref], left, s.Hold)
 		}
@@ -264,7 +264,40 @@ func (b *books) depth(node string) (n int) {
 
 // meter checks 6 for one meter: pages and registers never run back, and no
 // more energy than the connection carries.
-func (t *MeterTruth) step(name string, v ledger.MeterView, rebased bool) (f findings) {
+//
+// In quarantine a register moves as it likes: of a jump what the connection
+// can have carried is booked, and what is counted from there on waits.
+func (t *MeterTruth) step(name string, v ledger.MeterView, rebased bool, q *ledger.QuarantineView) (f findings) {
+	defer func() {
+		t.Waits = reg{}
+		if q != nil {
+			t.Waits = reg{q.Import, q.Export}
+		}
+		t.Jumped = q != nil
+	}()
+	if q != nil && t.Known {
+		limit := meter.WattHour(maxPower*((max(v.AtMs-t.AtMs, 0)+999)/1000)/3600 + 1)
+		imp, exp := v.Import-t.Import, v.Export-t.Export
+		switch {
+		case !t.Jumped:
+			if max(imp, exp) <= limit || q.CapImport != min(imp, limit) || q.CapExport != min(exp, limit) {
+				f.add("%s: %d and %d Wh, at most %d: in quarantine with %+v", name, imp, exp, limit, *q)
+			}
+			t.SegImp += q.CapImport
+			t.SegExp += q.CapExport
+		case min(imp, exp) >= 0 && max(imp, exp) <= limit && v.Segment == t.Segment && !rebased && (q.Import != t.Waits.imp+imp || q.Export != t.Waits.exp+exp):
+			f.add("%s: %d and %d Wh in quarantine, %d and %d waited, now %d and %d", name, imp, exp, t.Waits.imp, t.Waits.exp, q.Import, q.Export)
+		}
+		t.SegImp += t.Import - t.FirstImp
+		t.SegExp += t.Export - t.FirstE
+		t.FirstImp, t.FirstE = v.Import, v.Export
+		t.Page, t.Epoch, t.Segment, t.Import, t.Export, t.AtMs = v.Page, v.Epoch, v.Segment, v.Import, v.Export, v.AtMs
+		return f
+	}
+	if q == nil && t.Jumped { // released: what has waited is booked
+		t.SegImp += t.Waits.imp
+		t.SegExp += t.Waits.exp
+	}
 	defer func() {
 		t.Known = true
 		t.Page, t.Epoch, t.Segment, t.Import, t.Export, t.AtMs = v.Page, v.Epoch, v.Segment, v.Import, v.Export, v.AtMs
@@ -295,7 +328,7 @@ func (t *MeterTruth) step(name string, v ledger.MeterView, rebased bool) (f find
 
 // session checks a session that has ended.
 func (b *books) session(s *ledger.SessionView, c *charging) (f findings) {
-	if s.Hold != c.quote.Hold || s.Captured+s.Released != s.Hold || s.Captured < 0 || s.Released < 0 {
+	if s.Hold != c.quote.Hold || s.Captured+s.Released+s.Disputed != s.Hold || s.Disputed < 0 || s.Captured < 0 || s.Released < 0 {
 		f.add("session %s: held %d, captured %d, released %d; quoted %d", s.ID, s.Hold, s.Captured, s.Released, c.quote.Hold)
 	}
 	if s.Wh < 0 || s.Wh > c.quote.MaxWh || s.Captured > chain.Nano(s.Cap)*chain.Nano(s.Wh) {

@@ -24,6 +24,30 @@ func (w *Walk) business() (items []item) {
 		id[0] = 0xf1
 		return id
 	}
+	// Somebody looks at the meters that have jumped.
+	for i, q := range ledger.Quarantines(w.st) {
+		if i == 2 {
+			break
+		}
+		b, by := chain.MeterRelease{Device: q.Device, Connector: q.Connector, Meter: q.Meter, Reason: "soak"}, w.op
+		w.fault("meter released")
+		switch w.rnd.IntN(3) {
+		case 0: // some of it was energy
+			b.Import, by = min(q.ExcessImport, meter.WattHour(w.rnd.IntN(500))), w.aud
+		case 1: // less than was billed
+			if q.Connector == 0 {
+				b.Import, b.Export = -q.CapImport/2, -q.CapExport/2
+			}
+		}
+		tell(by, chain.TxMeterRelease, b, func() {
+			for _, h := range w.homes {
+				if h.key == b.Device && b.Meter == "site" {
+					h.last.SegImp += b.Import
+					h.last.SegExp += b.Export
+				}
+			}
+		})
+	}
 	for range 3 {
 		w.refs++
 		ref := fmt.Sprint("ref ", w.refs)

@@ -83,6 +83,8 @@ type MeterTruth struct {
 	SegImp, SegExp   meter.WattHour // sums over segments that are over
 	Known            bool
 	FirstImp, FirstE meter.WattHour
+	Jumped           bool // in quarantine
+	Waits            reg  // for its release
 }
 
 func newHome(i int) *home {

@@ -295,6 +295,12 @@ func (w *Walk) heard(events []ledger.Event) (f findings) {
 	for _, e := range events {
 		w.stats.Events[e.Code]++
 		switch e.Code {
+		case "meter.quarantined":
+			for _, h := range w.homes {
+				if h.name == e.Subject {
+					w.doubt(h)
+				}
+			}
 		case "meter.rebased":
 			rebased[e.Subject] = true
 		case "slot.cleared":
@@ -347,10 +353,24 @@ func (w *Walk) heard(events []ledger.Event) (f findings) {
 	}
 	for _, h := range w.homes {
 		if v, ok := ledger.MeterOf(w.st, h.key, "site"); ok && v.Based {
-			f = append(f, h.last.step(h.name, v, rebased[h.name])...)
+			var q *ledger.QuarantineView
+			if x, in := ledger.QuarantineOf(w.st, h.key, 0, "site"); in {
+				q = &x
+				w.doubt(h)
+			}
+			f = append(f, h.last.step(h.name, v, rebased[h.name], q)...)
 		}
 	}
 	return f
+}
+
+// doubt keeps from predicting a home whose meter has jumped.
+func (w *Walk) doubt(h *home) {
+	w.spoil(h)
+	for _, orders := range w.expected {
+		delete(orders, "buy/"+h.name)
+		delete(orders, "sell/"+h.name)
+	}
 }
 
 // predicted is what the homes' own meters say a slot's orders are, of those
