@@ -2,6 +2,7 @@ package chain
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,7 +30,7 @@ type LedgerHeader struct {
 	AppHash     Hash     `cbor:"12,keyasint" json:"app_hash"`    // of the state before this block
 	Results     Hash     `cbor:"13,keyasint" json:"results"`     // of the block before
 	Misbehavior Hash     `cbor:"14,keyasint" json:"misbehavior"` // evidence in this block
-	Proposer    [20]byte `cbor:"15,keyasint" json:"-"`
+	Proposer    Address  `cbor:"15,keyasint" json:"proposer"`
 }
 
 // BlockRef names a block of the ledger as votes do: by the hash of its header
@@ -71,10 +72,22 @@ type Validator struct {
 	Power int64 `cbor:"2,keyasint" json:"power"`
 }
 
-// Address is CometBFT's short name of the key.
-func (v Validator) Address() (a [20]byte) {
+// Address is CometBFT's short name of a validator's key. Its text form is 40
+// hex digits.
+type Address [20]byte
+
+func (a Address) String() string { return hex.EncodeToString(a[:]) }
+
+// MarshalText implements encoding.TextMarshaler (hex).
+func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (a *Address) UnmarshalText(b []byte) error { return unhex("address", a[:], b) }
+
+// Address returns the key's short name.
+func (v Validator) Address() Address {
 	h := Sum(v.Key[:])
-	return [20]byte(h[:20])
+	return Address(h[:20])
 }
 
 // ValidatorPower is every validator's weight: one gateway, one vote.

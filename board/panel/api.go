@@ -34,6 +34,9 @@ type Backend interface {
 	// StateHash returns the hash after the block of that height; 0 means the
 	// latest.
 	StateHash(ctx context.Context, height int64) (StateHash, error)
+	// Checkpoint returns the signed header of a block with its validators; 0
+	// means the latest.
+	Checkpoint(ctx context.Context, height int64) (chain.Checkpoint, error)
 	// Genesis returns the exact bytes of the genesis file.
 	Genesis(ctx context.Context) ([]byte, error)
 	// Submit gives a signed envelope to the ledger and waits until a block

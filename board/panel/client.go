@@ -128,6 +128,15 @@ func (c *Client) StateHash(ctx context.Context, height int64) (StateHash, error)
 	return get[StateHash](ctx, c, "/ledger/hash?height="+strconv.FormatInt(height, 10))
 }
 
+// Checkpoint implements Backend. The answer has been checked against itself.
+func (c *Client) Checkpoint(ctx context.Context, height int64) (chain.Checkpoint, error) {
+	p, err := get[chain.Checkpoint](ctx, c, "/ledger/checkpoint?height="+strconv.FormatInt(height, 10))
+	if err == nil {
+		err = p.Check()
+	}
+	return p, err
+}
+
 // Genesis implements Backend.
 func (c *Client) Genesis(ctx context.Context) ([]byte, error) { return c.raw(ctx, "/genesis") }
 

@@ -49,16 +49,20 @@ func (s *Server) Handler(control bool) http.Handler {
 
 	handle("GET /status", func(r *http.Request) (any, error) { return b.Status(r.Context()) })
 	handle("GET /ledger/status", func(r *http.Request) (any, error) { return b.LedgerStatus(r.Context()) })
-	handle("GET /ledger/hash", func(r *http.Request) (any, error) {
-		var height int64
-		if q := r.URL.Query().Get("height"); q != "" {
-			var err error
-			if height, err = strconv.ParseInt(q, 10, 64); err != nil || height < 0 {
-				return nil, Invalid("height %q is not a number", short(q))
+	atHeight := func(path string, f func(ctx context.Context, height int64) (any, error)) {
+		handle("GET "+path, func(r *http.Request) (any, error) {
+			var height int64
+			if q := r.URL.Query().Get("height"); q != "" {
+				var err error
+				if height, err = strconv.ParseInt(q, 10, 64); err != nil || height < 0 {
+					return nil, Invalid("height %q is not a number", short(q))
+				}
 			}
-		}
-		return b.StateHash(r.Context(), height)
-	})
+			return f(r.Context(), height)
+		})
+	}
+	atHeight("/ledger/hash", func(ctx context.Context, height int64) (any, error) { return b.StateHash(ctx, height) })
+	atHeight("/ledger/checkpoint", func(ctx context.Context, height int64) (any, error) { return b.Checkpoint(ctx, height) })
 	handle("GET /accounts", func(r *http.Request) (any, error) { return b.Accounts(r.Context()) })
 	handle("GET /accounts/{id}", func(r *http.Request) (any, error) {
 		var id chain.Account

@@ -158,6 +158,19 @@ func (f *fake) LedgerStatus(context.Context) (LedgerStatus, error) {
 	return l, nil
 }
 
+func (f *fake) Checkpoint(_ context.Context, height int64) (chain.Checkpoint, error) {
+	if height > f.height {
+		return chain.Checkpoint{}, NotFound("no block %d yet", height)
+	}
+	k := key("validator")
+	set := chain.Validators{{Key: pub(k), Power: chain.ValidatorPower}}
+	c := chain.Checkpoint{Version: chain.CheckpointVersion, Set: set, Commit: chain.Commit{Parts: 1, Votes: []chain.Vote{{Time: 1}}}, Header: chain.LedgerHeader{
+		Chain: "sunny-street", Height: max(height, 1), Time: 1_764_000_000_000_000_000, Validators: set.Hash(), Next: set.Hash(), Proposer: set[0].Address(),
+	}}
+	c.Commit.Votes[0].Sig = chain.Sign(k, "", c.Commit.SignBytes(&c.Header, c.Commit.Votes[0]))
+	return c, nil
+}
+
 func (f *fake) LedgerVerify(ctx context.Context, progress func(VerifyProgress)) (VerifyReport, error) {
 	if f.begin != nil {
 		for p := range f.begin {
@@ -427,6 +440,7 @@ func TestClientIsTheBackend(t *testing.T) {
 	calls := map[string]func(b Backend) (any, error){
 		"status":   func(b Backend) (any, error) { return b.Status(ctx) },
 		"ledger":   func(b Backend) (any, error) { return b.LedgerStatus(ctx) },
+		"signed":   func(b Backend) (any, error) { return b.Checkpoint(ctx, 0) },
 		"hash":     func(b Backend) (any, error) { return b.StateHash(ctx, 12) },
 		"genesis":  func(b Backend) (any, error) { return b.Genesis(ctx) },
 		"nonce":    func(b Backend) (any, error) { return b.Nonce(ctx, pub(driver)) },

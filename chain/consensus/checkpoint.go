@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"errors"
 	"fmt"
 
 	sm "github.com/cometbft/cometbft/state"
@@ -17,6 +18,23 @@ func (e *Engine) Checkpoint(height int64) (c *chain.Checkpoint, err error) {
 		height = e.blocks.Height()
 	}
 	return checkpointAt(e.blocks, e.states, height)
+}
+
+// CheckpointHome is Engine.Checkpoint on the stores of a gateway that does not
+// run. It writes nothing; ErrLocked when the gateway runs.
+func CheckpointHome(home string, height int64) (c *chain.Checkpoint, err error) {
+	s, err := openStores(home, true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = damaged(home, err) }()
+	defer recovered(&err)
+	blocks := store.NewBlockStore(s.blocks)
+	if height == 0 {
+		height = blocks.Height()
+	}
+	return checkpointAt(blocks, sm.NewStore(s.state, sm.StoreOptions{DiscardABCIResponses: true}), height)
 }
 
 // checkpointAt reads header, votes and validators of a stored block.

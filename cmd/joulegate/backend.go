@@ -111,6 +111,17 @@ func (b backend) LedgerVerify(ctx context.Context, progress func(panel.VerifyPro
 	return panel.VerifyReport{FromHeight: r.FromHeight, Height: r.Height, StateHash: r.StateHash, Violations: r.Violations}, err
 }
 
+func (b backend) Checkpoint(_ context.Context, height int64) (chain.Checkpoint, error) {
+	if s := b.ledger.Status(); height > s.Height {
+		return chain.Checkpoint{}, panel.NotFound("no block %d yet: the ledger is at %d", height, s.Height)
+	}
+	c, err := b.ledger.Checkpoint(height)
+	if err != nil {
+		return chain.Checkpoint{}, err
+	}
+	return *c, nil
+}
+
 func (b backend) StateHash(_ context.Context, height int64) (panel.StateHash, error) {
 	s := b.ledger.Status()
 	if height == 0 {

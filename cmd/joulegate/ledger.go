@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/joulegate/joulegate/board/panel"
+	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/spf13/cobra"
 )
@@ -17,7 +18,7 @@ func newLedgerCmd() *cobra.Command {
 		Use:   "ledger",
 		Short: "The microgrid's shared record",
 	}
-	c.AddCommand(newLedgerStatusCmd(), newLedgerVerifyCmd())
+	c.AddCommand(newLedgerStatusCmd(), newLedgerVerifyCmd(), newLedgerCheckpointCmd())
 	return c
 }
 
@@ -104,6 +105,84 @@ a running or a stopped gateway. Exits 1 on any violation.`,
 			return err
 		},
 	}
+}
+
+// checkpointView is what ledger checkpoint tells.
+type checkpointView struct {
+	Chain       string           `json:"chain_id"`
+	Height      int64            `json:"height"`
+	Time        time.Time        `json:"time"`
+	Hash        chain.Hash       `json:"hash"`         // of the block's header
+	StateHeight int64            `json:"state_height"` // whose state it proves
+	StateHash   chain.Hash       `json:"state_hash"`
+	Validators  chain.Validators `json:"validators"`
+	Votes       int              `json:"votes"` // for the block
+	Checkpoint  []byte           `json:"checkpoint"`
+}
+
+func newLedgerCheckpointCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "checkpoint",
+		Short: "The validators' signatures under a block, for those who verify offline",
+		Long: `A checkpoint is the header of a block with the votes of its validators. Whoever
+keeps one outside of the gateway can tell later that the history has not been
+replaced: 'audit verify --checkpoint FILE' and other microgrids start from it.
+It proves the state after the block before.`,
+		Example: "  joulegate ledger checkpoint --out street-2026-11.checkpoint\n  joulegate ledger checkpoint --height 1200 --json",
+		Args:    cobra.NoArgs,
+	}
+	c.Flags().Int64("height", 0, "number of a `BLOCK`; without it, the newest")
+	c.Flags().String("out", "", "`FILE` for the checkpoint in its canonical encoding")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		height, _ := cmd.Flags().GetInt64("height")
+		if height < 0 {
+			return usageError{fmt.Errorf("--height %d", height)}
+		}
+		p, err := checkpoint(cmd, height)
+		if err != nil {
+			return err
+		}
+		raw := p.Encode()
+		out, _ := cmd.Flags().GetString("out")
+		if out != "" {
+			if err := writeFile(out, raw, 0o644); err != nil {
+				return err
+			}
+		}
+		v := checkpointView{
+			p.Header.Chain, p.Header.Height, p.Time(), p.Header.Hash(), p.StateHeight(), p.StateRoot(), p.Set, len(p.Commit.Votes), raw,
+		}
+		return emit(cmd, v, func(w io.Writer) error {
+			rows := [][]string{
+				{"chain", v.Chain},
+				{"block", fmt.Sprintf("%d at %s", v.Height, v.Time.Format(time.DateTime+" MST"))},
+				{"hash", v.Hash.String()},
+				{"state", fmt.Sprintf("%s after block %d", v.StateHash, v.StateHeight)},
+				{"votes", fmt.Sprintf("%d of %d validators", v.Votes, len(v.Validators))},
+			}
+			if out != "" {
+				rows = append(rows, []string{"written to", fmt.Sprintf("%s, %d bytes", out, len(raw))})
+			}
+			return table(w, rows)
+		})
+	}
+	return c
+}
+
+// checkpoint asks the running gateway, or opens the stores of a stopped one.
+func checkpoint(cmd *cobra.Command, height int64) (chain.Checkpoint, error) {
+	c, err := dial(cmd)
+	if err == nil {
+		return c.Checkpoint(cmd.Context(), height)
+	}
+	if !errors.Is(err, errNotRunning) {
+		return chain.Checkpoint{}, err
+	}
+	p, err := consensus.CheckpointHome(stateOf(cmd).consensus(), height)
+	if err != nil {
+		return chain.Checkpoint{}, err
+	}
+	return *p, nil
 }
 
 // verifyLedger asks the running gateway, or opens the stores of a stopped one.
