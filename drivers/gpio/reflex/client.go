@@ -18,6 +18,10 @@ import (
 // watchdog.
 const Timeout = 900 * time.Millisecond
 
+// startLimit bounds the first request: the process may have to be read from an
+// SD card.
+const startLimit = 30 * time.Second
+
 // lookLimit is how old the reflex's last look may be for its levels to count.
 const lookLimit = 500 * time.Millisecond
 
@@ -47,18 +51,31 @@ type Client struct {
 	trip  func(Trip)
 }
 
-// NewClient takes over two sockets, connected to a Serve with the same page:
-// a blocking one for commands, and one for trips.
+// NewClient takes over two sockets, connected to a Serve with the same page, a
+// blocking one for commands and one for trips, and waits until that one is
+// there.
 func NewClient(commands int, trips net.Conn, page *Page) (*Client, error) {
-	limit := unix.NsecToTimeval(int64(Timeout))
-	for _, option := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
-		if err := unix.SetsockoptTimeval(commands, unix.SOL_SOCKET, option, &limit); err != nil {
-			return nil, fmt.Errorf("reflex: %w", err)
-		}
-	}
 	c := &Client{trips: trips, commands: commands, page: page, gone: make(chan struct{}), names: map[string]uint8{}}
 	go c.read()
+	err := c.patience(startLimit)
+	if err == nil {
+		_, err = c.do(frame{kind: opHello})
+	}
+	if err == nil {
+		err = c.patience(Timeout)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("reflex: %w", err), c.Close())
+	}
 	return c, nil
+}
+
+// patience sets how long a request may take.
+func (c *Client) patience(d time.Duration) error {
+	limit := unix.NsecToTimeval(int64(d))
+	return errors.Join(
+		unix.SetsockoptTimeval(c.commands, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
+		unix.SetsockoptTimeval(c.commands, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit))
 }
 
 // Close hangs up; the reflex opens everything. The page stays mapped: pins may

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -452,6 +453,10 @@ func TestKilled(t *testing.T) {
 			defer func() {
 				_ = cmd.Process.Kill()
 				_ = cmd.Wait()
+				b, _ := os.ReadFile(filepath.Join(dir, "pid"))
+				if pid, err := strconv.Atoi(string(b)); err == nil {
+					eventually(t, "the reflex has ended", func() bool { return unix.Kill(pid, 0) != nil })
+				}
 			}()
 			at := func() string { b, _ := os.ReadFile(filepath.Join(dir, "RELAY1")); return string(b) }
 			eventually(t, "closed", func() bool { return at() == "1" })
@@ -468,6 +473,9 @@ func beGateway(dir string) {
 	cmd.Env = append(os.Environ(), "REFLEX_TEST_GATEWAY=", "REFLEX_TEST_REFLEX="+dir)
 	p, err := Start(cmd)
 	if err != nil {
+		panic(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(p.cmd.Process.Pid)), 0o600); err != nil {
 		panic(err)
 	}
 	r, err := p.Open(relay)

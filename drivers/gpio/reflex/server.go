@@ -175,7 +175,10 @@ func (s *server) send(socket int, f frame) error {
 }
 
 func (s *server) obey(f frame, a *frame) error {
-	if f.kind == opListen {
+	switch f.kind {
+	case opHello:
+		return nil
+	case opListen:
 		s.listening = true
 		return nil
 	}

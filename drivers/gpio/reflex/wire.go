@@ -24,6 +24,7 @@ const (
 	opIn                // pin, bias and edge
 	opGuard             // pin is an output, other an input whose level opens it
 	opListen            // the gateway is ready to be told of trips
+	opHello             // nothing but an answer
 )
 
 // Messages of the reflex.
