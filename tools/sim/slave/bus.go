@@ -143,19 +143,27 @@ type Stats struct {
 	Refused  int           // connections: a second one, or to a device that is away
 }
 
-// NewBus returns a bus without units.
-func NewBus(cfg Config) (*Bus, error) {
+// check refuses what cannot be drawn.
+func (fs Faults) check() error {
 	sum := 0.0
-	for f, r := range cfg.Faults {
+	for f, r := range fs {
 		if err := f.check(r); err != nil {
-			return nil, fmt.Errorf("fault %s:%g: %w", f, r, err)
+			return fmt.Errorf("fault %s:%g: %w", f, r, err)
 		}
 		if slices.Contains(allFaults, f) {
 			sum += r
 		}
 	}
 	if sum > 1 {
-		return nil, fmt.Errorf("fault rates add up to %g: an answer has at most one fault", sum)
+		return fmt.Errorf("fault rates add up to %g: an answer has at most one fault", sum)
+	}
+	return nil
+}
+
+// NewBus returns a bus without units.
+func NewBus(cfg Config) (*Bus, error) {
+	if err := cfg.Faults.check(); err != nil {
+		return nil, err
 	}
 	if cfg.Late == 0 {
 		cfg.Late = time.Second
@@ -225,6 +233,28 @@ func (b *Bus) Handle(unit uint8, pdu []byte) []byte {
 	return u.handle(pdu)
 }
 
+// SetFaults replaces what goes wrong from now on, but for Unplug and
+// SingleClient, which a bus has from the start or never.
+func (b *Bus) SetFaults(f Faults) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f = maps.Clone(f)
+	for _, fixed := range []Fault{Unplug, SingleClient} {
+		delete(f, fixed)
+		if r, ok := b.cfg.Faults[fixed]; ok {
+			if f == nil {
+				f = Faults{}
+			}
+			f[fixed] = r
+		}
+	}
+	b.cfg.Faults = f
+	return nil
+}
+
 // draw decides which fault, if any, the answer to a request of function fn has.
 func (b *Bus) draw(fn byte) Fault {
 	b.mu.Lock()
@@ -249,9 +279,12 @@ func (b *Bus) habit(pdu, reply []byte) []byte {
 	if len(reply) < 2 || reply[0] != fnReadHolding && reply[0] != fnReadInput {
 		return reply
 	}
+	b.mu.Lock()
+	faults := b.cfg.Faults // replaced as a whole, never changed
+	b.mu.Unlock()
 	f, count := BlockLimit, int(reply[1])/2
-	most := int(b.cfg.Faults[f])
-	if cut := int(b.cfg.Faults[BlockCut]); most == 0 || count <= most {
+	most := int(faults[f])
+	if cut := int(faults[BlockCut]); most == 0 || count <= most {
 		f, most = BlockCut, cut
 	}
 	if most == 0 || count <= most {

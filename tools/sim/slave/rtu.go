@@ -183,7 +183,7 @@ func (b *Bus) ServePTY(ctx context.Context, p *PTY) error {
 		}
 		pace.char = time.Duration(bits) * time.Second / time.Duration(baud)
 	}
-	if b.cfg.Faults[Unplug] > 0 && p.link == "" {
+	if b.has(Unplug) && p.link == "" {
 		return fmt.Errorf("serve %s: to be unplugged it needs a link", p.Name())
 	}
 	for {
@@ -229,6 +229,13 @@ func (b *Bus) ServeRTUTCP(ctx context.Context, ln net.Listener) error {
 	})
 }
 
+// has reports whether a fault was there when the bus was made.
+func (b *Bus) has(f Fault) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cfg.Faults[f] > 0
+}
+
 // reset ends a connection as a device does that has lost its power or has no
 // room.
 func reset(c net.Conn) {
@@ -248,7 +255,7 @@ func (b *Bus) serveConns(ctx context.Context, ln net.Listener, serve func(net.Co
 		conns = map[net.Conn]bool{}
 	)
 	most := maxConns
-	if b.cfg.Faults[SingleClient] > 0 {
+	if b.has(SingleClient) {
 		most = 1
 	}
 	stop := context.AfterFunc(ctx, func() {

@@ -9,6 +9,10 @@
 //	               pty               pins.sock
 //	                 └───── gateway ────┘
 //
+// Where a gateway runs in an emulated machine, its serial adapter is a
+// connection instead of a pty, and the relay is moved by whoever watches the
+// machine's pins (Config.Listen, SetRelay).
+//
 // Nothing here knows what a gateway does. It draws no conclusion from a
 // session or a ledger: a car charges if, and only if, the relay is closed and
 // current is offered.
@@ -19,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -56,6 +61,9 @@ type Config struct {
 	// Houses; the first also holds the meter between the street and the
 	// public grid.
 	Houses []house.HouseConfig
+	// Listen, if set, makes the line of a house: RTU frames over connections
+	// instead of a pty. Such a house has no pins of its own.
+	Listen func(name string) (net.Listener, error)
 	Log    *slog.Logger
 }
 
@@ -71,7 +79,7 @@ type Device struct {
 // House is one house as an installer finds it.
 type House struct {
 	Name    string
-	Line    string // serial device
+	Line    string // serial device, or address of a listener
 	Pins    string // socket of the simulated pins; empty without charger
 	Phases  int
 	Devices []Device
@@ -81,7 +89,7 @@ type House struct {
 type Street struct {
 	cfg    Config
 	houses []House
-	lines  []*slave.PTY
+	lines  []line
 	buses  []*slave.Bus
 	pins   []*simpin.Server
 	shown  []shown
@@ -90,6 +98,27 @@ type Street struct {
 	n       *house.Neighbourhood
 	masters map[int]*slave.Master // of bidirectional wallboxes, by house
 }
+
+// line is where a bus is reached.
+type line interface {
+	serve(ctx context.Context, bus *slave.Bus) error
+	name() string
+	close()
+}
+
+type ptyLine struct{ *slave.PTY }
+
+func (l ptyLine) serve(ctx context.Context, bus *slave.Bus) error { return bus.ServePTY(ctx, l.PTY) }
+func (l ptyLine) name() string                                    { return l.Name() }
+func (l ptyLine) close()                                          { l.Close() }
+
+type connLine struct{ net.Listener }
+
+func (l connLine) serve(ctx context.Context, bus *slave.Bus) error {
+	return bus.ServeRTUTCP(ctx, l.Listener)
+}
+func (l connLine) name() string { return l.Addr().String() }
+func (l connLine) close()       { l.Listener.Close() }
 
 // shown is a device and what it shows.
 type shown struct {
@@ -151,13 +180,13 @@ func (s *Street) build(i int, h house.HouseConfig) error {
 	if err != nil {
 		return err
 	}
-	pty, err := slave.OpenPTY(filepath.Join(dir, "line"))
+	l, err := s.open(h.Name, dir)
 	if err != nil {
 		return err
 	}
-	s.buses, s.lines = append(s.buses, bus), append(s.lines, pty)
+	s.buses, s.lines = append(s.buses, bus), append(s.lines, l)
 	home := s.n.House(i)
-	out := House{Name: h.Name, Line: pty.Name(), Phases: max(h.Phases, 1)}
+	out := House{Name: h.Name, Line: l.name(), Phases: max(h.Phases, 1)}
 	add := func(id string, unit uint8, prof string, role chain.Role, points func() []meter.Point, write func(u *slave.Unit, addr uint16, v []uint16) error) error {
 		p, err := profile.Get(prof)
 		if err != nil {
@@ -230,19 +259,16 @@ func (s *Street) build(i int, h house.HouseConfig) error {
 	if err != nil {
 		return err
 	}
-	if h.Charger || h.Wallbox > 0 { // a board has its pins, wired or not
+	if (h.Charger || h.Wallbox > 0) && s.cfg.Listen == nil { // a board has its pins, wired or not
 		b, err := boards.Get("simulated")
 		if err != nil {
 			return err
 		}
 		out.Pins = filepath.Join(dir, "pins.sock")
 		srv, err := simpin.Listen(simpin.ServerConfig{Path: out.Pins, Pins: b.Pins, OnChange: func(pin string, high bool) {
-			if pin != Relay || !h.Charger {
-				return
+			if pin == Relay && h.Charger {
+				s.SetRelay(i, high)
 			}
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.n.SetRelay(i, high)
 		}})
 		if err != nil {
 			return err
@@ -253,6 +279,16 @@ func (s *Street) build(i int, h house.HouseConfig) error {
 	return nil
 }
 
+// open makes the line of a house.
+func (s *Street) open(name, dir string) (line, error) {
+	if s.cfg.Listen != nil {
+		ln, err := s.cfg.Listen(name)
+		return connLine{ln}, err
+	}
+	pty, err := slave.OpenPTY(filepath.Join(dir, "line"))
+	return ptyLine{pty}, err
+}
+
 // Houses describes what was built.
 func (s *Street) Houses() []House { return s.houses }
 
@@ -260,7 +296,7 @@ func (s *Street) Houses() []House { return s.houses }
 func (s *Street) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range s.buses {
-		g.Go(func() error { return s.buses[i].ServePTY(ctx, s.lines[i]) })
+		g.Go(func() error { return s.lines[i].serve(ctx, s.buses[i]) })
 	}
 	for _, p := range s.pins {
 		g.Go(func() error { return p.Run(ctx) })
@@ -328,7 +364,7 @@ func (s *Street) show() error {
 // Close unplugs lines and pins, when Run has ended or is not going to run.
 func (s *Street) Close() {
 	for _, l := range s.lines {
-		l.Close()
+		l.close()
 	}
 }
 
@@ -345,6 +381,19 @@ func (s *Street) Unplug(i int) (house.Car, error) {
 	defer s.mu.Unlock()
 	return s.n.Unplug(i)
 }
+
+// SetRelay energises the coil of the contactor of house i, or not.
+func (s *Street) SetRelay(i int, closed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n.SetRelay(i, closed)
+}
+
+// SetFaults makes the line of house i misbehave from now on.
+func (s *Street) SetFaults(i int, f slave.Faults) error { return s.buses[i].SetFaults(f) }
+
+// Stats returns what has happened on the line of house i.
+func (s *Street) Stats(i int) slave.Stats { return s.buses[i].Stats() }
 
 // Silence makes every device on the line of house i stop answering.
 func (s *Street) Silence(i int) {
