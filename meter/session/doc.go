@@ -110,7 +110,9 @@
 //
 // A lost neutral shows as phases that leave their range and is found as a lost
 // phase once one of them falls below 70 %. Phase order is judged only when the
-// meter reports it (Sequence); from magnitudes it cannot be told. This package
+// meter reports it (Sequence); from magnitudes it cannot be told. No profile
+// reports it yet, so in a gateway as shipped nothing judges it: a reversed
+// supply has to be found by the electrician's phase-sequence tester. This package
 // is in addition to the residual current device, the pilot's own electronics
 // and the fuses, never instead of them.
 //
