@@ -17,7 +17,8 @@ func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(f
 //
 //  1. Money in accounts and holds = minted - burned; what payouts lock and disputes freeze is on its account.
 //  2. Discount credit outstanding = credit reserve; nobody gets back more than he paid.
-//  3. No negative balance; captured + released = held.
+//  3. No negative balance; captured + released + disputed = held; what gateways may charge
+//     offline against a driver is, in sum, money that he has set apart.
 //  4. Buyers pay at most, sellers get at least their limit; paid = received + fees.
 //  5. Bought = sold in every slot, every Wh in one trade and at most one certificate;
 //     produced + imported = consumed + exported + lost.
@@ -57,6 +58,7 @@ func CheckInvariants(st State) []string {
 		return true
 	})
 	f.documents(st)
+	f.reserves(st)
 	f.totals(st)
 	return f
 }
@@ -67,8 +69,9 @@ func CheckInvariants(st State) []string {
 func checkBlock(block *Overlay) []string {
 	var f faults
 	f.money(block)
-	firm := false
+	firm, reserved := false, false
 	block.changed(func(k, before, after []byte) {
+		reserved = reserved || k[0] == tabReserve || k[0] == tabReserveDue
 		firm = firm || k[0] == tabFirm || k[0] == tabContract || k[0] == tabAccount && chain.Account(k[1:]) == chain.AccountCollateral
 		switch {
 		case k[0] == tabSession && after != nil:
@@ -96,6 +99,9 @@ func checkBlock(block *Overlay) []string {
 	})
 	if firm {
 		f.firm(block)
+	}
+	if reserved {
+		f.reserves(block)
 	}
 	f.totals(block)
 	return f
@@ -212,6 +218,29 @@ func (f *faults) money(st State) {
 	if held := balance(st, chain.AccountDispute); held != frozen {
 		f.add("open disputes have %d frozen, their account has %d", frozen, held)
 	}
+}
+
+// reserves checks that the sum of a driver's offline limits over all gateways
+// never exceeds what he has: every limit is money of his on an account that
+// only that gateway can charge, and what was asked back has its date.
+func (f *faults) reserves(st State) {
+	whose := map[chain.Account]string{}
+	each(st, key(tabReserve), func(k []byte, v reserve) bool {
+		payer, gateway := chain.Account(k), chain.Key(k[len(chain.Account{}):])
+		purse, name := ReserveAccount(payer, gateway), fmt.Sprintf("%s for gateway %s", payer, gateway.Short())
+		if other, twice := whose[purse]; twice || purse == payer || purse.IsSystem() {
+			f.add("the reserve of %s is on %s, which is of %q", name, purse, other)
+		}
+		whose[purse] = name
+		limit, have := ReserveOf(st, payer, gateway).Amount, balance(st, purse)
+		if limit < 0 || limit > have || v.Leaving < 0 {
+			f.add("the offline limit of %s is %d, set apart are %d, asked back %d", name, limit, have, v.Leaving)
+		}
+		if dated := st.Get(reserveDueKey(v.DueMs, payer, gateway)) != nil; dated != (v.Leaving > 0) {
+			f.add("the reserve of %s has %d asked back, due: %t", name, v.Leaving, dated)
+		}
+		return true
+	})
 }
 
 // documents checks that no series of documents has a gap.

@@ -281,9 +281,32 @@ func TestReservesNeverExceedTheBalance(t *testing.T) {
 					w.nonces[w.driver.key]--
 				}
 			}
+			var limits chain.Nano
+			for _, h := range houses {
+				limits += ReserveOf(w.st, w.driver.account(), h.key).Amount
+			}
+			if limits < 0 || limits > had {
+				rt.Fatalf("gateways may charge %d offline, the driver has %d", limits, had)
+			}
 			if got := total(); got != had {
 				rt.Fatalf("the driver had %d, now %d", had, got)
 			}
 		}
 	})
+}
+
+// The invariant finds a limit that nothing dates or covers.
+func TestReserveInvariant(t *testing.T) {
+	w := newWorld(t)
+	w.ok(w.tx(w.driver, chain.TxOffline, chain.Offline{Gateway: w.b.key, Amount: 5e8}))
+	if f := CheckInvariants(w.st); len(f) > 0 {
+		t.Fatalf("%v", f)
+	}
+	for _, v := range []reserve{{Leaving: 1, DueMs: w.now + 1}, {Leaving: -1}} {
+		bad := NewOverlay(w.st)
+		put(bad, reserveKey(w.driver.account(), w.b.key), v)
+		if len(CheckInvariants(bad)) == 0 {
+			t.Errorf("nothing is wrong with %+v", v)
+		}
+	}
 }
