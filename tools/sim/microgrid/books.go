@@ -19,6 +19,7 @@ type books struct {
 	minted, burned chain.Nano            // by transactions that were accepted
 
 	edges   map[string]edge // of the fee tree
+	plans   []plan          // of the fee tree, ascending by slot
 	tariffs map[chain.Slot][2]chain.NanoPerWh
 	cleared map[chain.Slot]bool
 	given   map[string]meter.WattHour // certificates issued by house
@@ -27,6 +28,13 @@ type books struct {
 type edge struct {
 	parent string
 	fee    chain.NanoPerWh
+}
+
+// plan is a change of the fee tree that waits for its slot.
+type plan struct {
+	from chain.Slot
+	node string
+	edge
 }
 
 func newBooks() *books {
@@ -140,6 +148,10 @@ func (b *books) slot(v *ledger.SlotView, metered map[string]meter.WattHour, caps
 		f.add("slot %d was cleared twice", v.Slot)
 	}
 	b.cleared[v.Slot] = true
+	for len(b.plans) > 0 && b.plans[0].from <= v.Slot {
+		b.edges[b.plans[0].node] = b.plans[0].edge
+		b.plans = b.plans[1:]
+	}
 	want := b.tariffs[v.Slot]
 	if want == ([2]chain.NanoPerWh{}) {
 		want = [2]chain.NanoPerWh{retail, feedIn}

@@ -51,7 +51,7 @@ func (w *Walk) business() (items []item) {
 	for range 3 {
 		w.refs++
 		ref := fmt.Sprint("ref ", w.refs)
-		switch w.rnd.IntN(20) {
+		switch w.rnd.IntN(22) {
 		case 0:
 			w.fault("price change")
 			from := w.slot + 3 + chain.Slot(w.rnd.IntN(20))
@@ -196,6 +196,21 @@ func (w *Walk) business() (items []item) {
 		case 19:
 			w.fault("order to dim")
 			tell(w.op, chain.TxDim, chain.Dim{Node: owner().feeder, Limit: 4200, Until: w.now + 3_600_000, Reason: "soak"}, nil)
+		case 20:
+			w.fault("network fees change")
+			h := owner()
+			p := plan{max(w.zoned, w.slot+2+chain.Slot(w.rnd.IntN(6))), h.feeder, edge{"root", chain.NanoPerWh(w.rnd.IntN(30_000))}}
+			if w.chance(0.3) { // a house moves to another cable
+				p.node, p.edge = h.name, edge{owner().feeder, chain.NanoPerWh(w.rnd.IntN(15_000))}
+			}
+			tell(w.op, chain.TxZones, chain.Zones{From: p.from, Nodes: []chain.Node{{ID: p.node, Parent: p.parent, Fee: p.fee}}}, func() {
+				w.zoned = p.from
+				w.books.plans = append(w.books.plans, p)
+			})
+		case 21:
+			w.fault("rules change")
+			earn, grace := int64(w.rnd.IntN(earnPPM+1)), int64(30+w.rnd.IntN(60))
+			tell(w.op, chain.TxRules, chain.RulesChange{Height: w.height + 3 + int64(w.rnd.IntN(40)), EarnPPM: &earn, Grace: &grace}, nil)
 		}
 	}
 	return items

@@ -118,6 +118,7 @@ func (h *home) sign(now int64, records ...chain.Record) []byte {
 // car is a driver with a car.
 type car struct {
 	*person
+	card *person // with a mandate of his; nil: he has none
 	at   *charging
 	rest int // slots until he comes again
 }

@@ -121,8 +121,12 @@ func (w *Walk) arrivals() (items []item) {
 			q.MaxWh, q.SellWh, q.SellLimit = 200, meter.WattHour(500+w.rnd.IntN(5000)), feedIn+chain.NanoPerWh(w.rnd.IntN(40_000))
 		}
 		q.Hold = chain.Nano(q.Cap) * chain.Nano(q.MaxWh)
+		by := c.person
+		if c.card != nil && w.chance(0.5) {
+			by, q.Driver = c.card, c.card.key
+		}
 		raw := chain.Marshal(q)
-		rec := chain.NewRecord(chain.KindSessionOpen, chain.SessionOpen{Quote: chain.SignedQuote{Quote: raw, Sig: chain.Sign(c.priv, chain.DomainQuote, raw)}})
+		rec := chain.NewRecord(chain.KindSessionOpen, chain.SessionOpen{Quote: chain.SignedQuote{Quote: raw, Sig: chain.Sign(by.priv, chain.DomainQuote, raw)}})
 		s := &charging{home: h, by: c, id: id, quote: q, reg: meter.WattHour(1000 + w.rnd.IntN(1e6)), out: meter.WattHour(1000 + w.rnd.IntN(1000)), power: power, ends: w.now + int64(1+w.rnd.IntN(30))*300_000, clean: true, opened: w.now}
 		w.caps[id] = q.Cap
 		items = append(items, w.submit(h, func(r ledger.TxResult) {

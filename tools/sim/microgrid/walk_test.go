@@ -29,6 +29,11 @@ func TestWalk(t *testing.T) {
 			if st.Closed < 10 || st.TradedWh == 0 || st.Interrupted == 0 || len(st.Faults) < 40 {
 				t.Fatalf("the walk exercised too little")
 			}
+			for _, e := range []string{"meter.quarantined", "meter.released", "zones.planned", "rules.changed", "mandate.signed"} {
+				if st.Events[e] == 0 && *seed == 0 {
+					t.Errorf("never %s", e)
+				}
+			}
 		})
 	}
 }
