@@ -51,7 +51,7 @@ func layerOf(rel string) layer {
 		return root
 	case "meter", "chain", "drivers", "guard", "board":
 		return words
-	case "chain/market", "chain/ledger", "chain/invoice", "board/config", "board/boards", "guard/policy":
+	case "chain/market", "chain/ledger", "chain/invoice", "chain/proof", "board/config", "board/boards", "guard/policy":
 		return core
 	}
 	switch top, _, _ := strings.Cut(rel, "/"); top {
@@ -103,6 +103,10 @@ var rules = []rule{
 	{"a core package decides from its arguments alone, so that it can be replayed, simulated and proven equal on every gateway: no os, net, context, sync, log, random", func(from, to string) bool {
 		rel, ok := own(from)
 		return ok && layerOf(rel) == core && !slices.Contains(pure, to) && slices.ContainsFunc(impure, func(p string) bool { return under(to, p) })
+	}},
+	{"a bundle is judged by a second implementation that runs in a browser: chain/proof shares no code with CometBFT, IAVL or ICS-23", func(from, to string) bool {
+		rel, ok := own(from)
+		return ok && under(rel, "chain/proof") && slices.ContainsFunc([]string{"github.com/cometbft", "github.com/cosmos", "cosmossdk.io"}, func(p string) bool { return under(to, p) })
 	}},
 	{"words are understood without anything above them: they import words only", within(func(from, to string) bool {
 		return layerOf(from) == words && layerOf(to) != words
@@ -243,6 +247,8 @@ func TestPlantedViolations(t *testing.T) {
 		{"board/config", "log/slog", "decides from its arguments"},
 		{"meter/profile", "math/rand/v2", "decides from its arguments"},
 		{"chain/ledger", "crypto/rand", "decides from its arguments"},
+		{"chain/proof", "github.com/cometbft/cometbft/types", "runs in a browser"},
+		{"chain/proof", module + "/meter/profile", ""},
 		{"chain/ledger", "osmosis.example/x", ""},
 		{"chain/ledger", "crypto/sha256", ""},
 		{"meter/profile", "time", ""},

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -31,6 +32,9 @@ type Backend interface {
 	// LedgerVerify re-executes every block and may take minutes. It calls
 	// progress, from one goroutine, as often as it likes.
 	LedgerVerify(ctx context.Context, progress func(VerifyProgress)) (VerifyReport, error)
+	// Bundle writes what a third party needs to check the ledger offline. It
+	// may take minutes. Control socket only.
+	Bundle(ctx context.Context, q BundleQuery, w io.Writer) error
 	// StateHash returns the hash after the block of that height; 0 means the
 	// latest.
 	StateHash(ctx context.Context, height int64) (StateHash, error)
@@ -180,6 +184,13 @@ type StateHash struct {
 type VerifyProgress struct {
 	Height int64 `json:"height"`
 	To     int64 `json:"to"`
+}
+
+// BundleQuery says what a bundle is about; the zero value means everything.
+type BundleQuery struct {
+	Session chain.ID  // zero: none
+	From    time.Time // with To a range of time; zero: none
+	To      time.Time
 }
 
 // VerifyReport is the outcome of re-executing the ledger.

@@ -206,6 +206,26 @@ func (c *Client) Mandates(ctx context.Context, payer chain.Account) (Mandates, e
 	return get[Mandates](ctx, c, "/accounts/"+url.PathEscape(payer.String())+"/mandates")
 }
 
+// Bundle implements Backend. Only the control socket offers it.
+func (c *Client) Bundle(ctx context.Context, q BundleQuery, w io.Writer) error {
+	v := url.Values{}
+	if q.Session != (chain.ID{}) {
+		v.Set("session", q.Session.String())
+	}
+	for key, t := range map[string]time.Time{"from": q.From, "to": q.To} {
+		if !t.IsZero() {
+			v.Set(key, t.Format(time.RFC3339Nano))
+		}
+	}
+	body, err := c.open(ctx, http.MethodGet, "/audit/bundle?"+v.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	_, err = io.Copy(w, body)
+	return err
+}
+
 // Failsafe implements Backend.
 func (c *Client) Failsafe(ctx context.Context, charger uint8, set *Failsafe) (Failsafe, error) {
 	path := "/chargers/" + strconv.Itoa(int(charger)) + "/failsafe"

@@ -244,6 +244,7 @@ func (s *Server) Handler(control bool) http.Handler {
 			return b.Invite(r.Context(), req)
 		})
 		raw("/ledger/verify", s.ledgerVerify)
+		raw("/audit/bundle", s.bundle)
 	}
 	mux.HandleFunc(Prefix+"/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, control, NotFound("no %s %s here", r.Method, short(r.URL.Path)))
@@ -494,6 +495,54 @@ func (s *Server) ledgerVerify(w http.ResponseWriter, r *http.Request) error {
 	}
 	line(verifyLine{Report: &report})
 	return nil
+}
+
+// bundle answers with the bytes of a bundle. If it cannot be finished the
+// connection breaks, so that nobody takes half of it for a whole.
+func (s *Server) bundle(w http.ResponseWriter, r *http.Request) error {
+	if !s.verify.TryLock() {
+		return Unavailable("a verification or bundle is being made already")
+	}
+	defer s.verify.Unlock()
+	var q BundleQuery
+	var err error
+	if id := r.URL.Query().Get("session"); id != "" {
+		if err := q.Session.UnmarshalText([]byte(id)); err != nil {
+			return Invalid("%v", err)
+		}
+	}
+	if q.From, err = timeOf(r, "from"); err != nil {
+		return err
+	}
+	if q.To, err = timeOf(r, "to"); err != nil {
+		return err
+	}
+	out := &lateStream{w: w}
+	err = s.cfg.Backend.Bundle(r.Context(), q, out)
+	if err != nil && out.started {
+		s.log.Warn("bundle was not finished", "err", err)
+		panic(http.ErrAbortHandler)
+	}
+	return err
+}
+
+// lateStream begins its answer with the first byte, so that an error before it
+// is told as one.
+type lateStream struct {
+	w       http.ResponseWriter
+	stream  stream
+	started bool
+}
+
+func (l *lateStream) Write(b []byte) (int, error) {
+	if !l.started {
+		l.started = true
+		l.stream = newStream(l.w, "application/octet-stream")
+	}
+	if err := l.stream.write(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // stream writes an answer of unknown length to a client that may stop

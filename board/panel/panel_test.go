@@ -171,6 +171,11 @@ func (f *fake) Checkpoint(_ context.Context, height int64) (chain.Checkpoint, er
 	return c, nil
 }
 
+func (f *fake) Bundle(_ context.Context, _ BundleQuery, w io.Writer) error {
+	_, err := io.WriteString(w, "bundle")
+	return err
+}
+
 func (f *fake) LedgerVerify(ctx context.Context, progress func(VerifyProgress)) (VerifyReport, error) {
 	if f.begin != nil {
 		for p := range f.begin {

@@ -104,7 +104,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 		newRunCmd(), newReflexCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newVersionCmd(),
 		newGridCmd(), newPeerCmd(), newConfigCmd(),
 		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newCommissionCmd(), newSessionCmd(), newReceiptCmd(), newCardCmd(), newMandateCmd(), newCodeCmd(), newJournalCmd(),
-		newLedgerCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newMarketCmd(), newFlowCmd(),
+		newLedgerCmd(), newAuditCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newMarketCmd(), newFlowCmd(),
 		newGuardCmd(),
 	)
 	for _, c := range root.Commands() {

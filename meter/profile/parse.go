@@ -42,7 +42,7 @@ func Parse(name string, b []byte) (*Profile, error) {
 		}
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	p.hash = sha256.Sum256(b)
+	p.hash, p.source = sha256.Sum256(b), b
 	return p, nil
 }
 

@@ -84,6 +84,7 @@ type Profile struct {
 	StateNames map[string]string `yaml:"states,omitempty"` // as written
 
 	hash     [32]byte
+	source   []byte // the file
 	reversed bool
 	swapped  bool
 }
@@ -292,6 +293,12 @@ type SunSpecModel struct {
 // Hash identifies the profile: the SHA-256 of its file, or for a variant of
 // the file followed by the variant's suffix.
 func (p *Profile) Hash() [32]byte { return p.hash }
+
+// Source returns the file that the profile was parsed from, and which variant
+// of it this is. The file must not be changed.
+func (p *Profile) Source() (file []byte, reversed, swapped bool) {
+	return p.source, p.reversed, p.swapped
+}
 
 // Confidence is the best grade of the sources.
 func (p *Profile) Confidence() Confidence {
