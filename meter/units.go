@@ -60,6 +60,7 @@ const (
 	Temperature                       // 1/1000 degree Celsius
 	Fault                             // code of the device's own table, 0: none
 	Cable                             // code of the device's own table
+	PhaseSequence                     // code: negative for L1 L3 L2, otherwise L1 L2 L3
 )
 
 var quantities = [...]struct{ name, unit string }{
@@ -82,6 +83,7 @@ var quantities = [...]struct{ name, unit string }{
 	Temperature:   {"temperature", "mdegc"},
 	Fault:         {"fault", "code"},
 	Cable:         {"cable", "code"},
+	PhaseSequence: {"phase_sequence", "code"},
 }
 
 // Valid reports whether q is one of the quantities above.

@@ -71,6 +71,17 @@ func TestAbnormalSessions(t *testing.T) {
 			}
 			recorded(w, "charger.opened", "the vehicle was unplugged", id.String())
 		}},
+		{"phases exchanged", nil, func(w *world) {
+			charge(w, 5000)
+			w.mu.Lock()
+			w.reversed = true
+			w.mu.Unlock()
+			wait(10 * time.Second)
+			if c := w.last().Chargers[0]; w.closed() || !strings.Contains(c.Why, "wrong order") {
+				w.t.Errorf("%+v", c)
+			}
+			recorded(w, "supply.lost", "wrong order")
+		}},
 		{"power lost", nil, func(w *world) {
 			id := charge(w, 5000)
 			w.mu.Lock()

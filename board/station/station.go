@@ -619,6 +619,18 @@ func volts(r *meter.Reading, phases int) (v [3]meter.MilliVolt, known int) {
 	return v, known
 }
 
+// sequence is the order of the phases, if the meter reports it.
+func sequence(r *meter.Reading) session.Sequence {
+	v, ok := r.Value(meter.PhaseSequence, 0)
+	switch {
+	case !ok || r.Quality == meter.Stale:
+		return session.NotJudged
+	case v < 0:
+		return session.Reversed
+	}
+	return session.Clockwise
+}
+
 // collect takes what the mailbox holds.
 func (s *Station) collect() {
 	s.mail.mu.Lock()
@@ -740,6 +752,7 @@ func (s *Station) read(m *meterState, r meter.Reading) {
 			}
 			e := session.Reading{Good: good && ok, Import: reg, Export: out, Current: current(&r, c.inUse()), At: r.Mono}
 			e.Volts, e.Known = volts(&r, c.inUse())
+			e.Order = sequence(&r)
 			s.step(c, e)
 		}
 	}

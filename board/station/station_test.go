@@ -62,6 +62,7 @@ type world struct {
 	relay     *driverstest.Relay // nil: the wallbox switches
 	evse      *driverstest.Limiter
 	volts     [3]int64                   // at the car's meter
+	reversed  bool                       // the session meter says that the phases are
 	v2g       *v2g                       // the wallbox, if it can discharge
 	draw      func(offered int64) int64  // what the car takes; nil: what it is offered
 	poll      *poll.State                // judges the car's readings as the poller does; nil: they are good
@@ -364,6 +365,9 @@ func (w *world) physics(ctx context.Context) {
 					}
 					for l, v := range w.volts {
 						r.Points = append(r.Points, meter.Point{Quantity: meter.Voltage, Phase: uint8(l + 1), Value: v})
+					}
+					if w.reversed {
+						r.Points = append(r.Points, meter.Point{Quantity: meter.PhaseSequence, Value: -1})
 					}
 					if w.shown != nil {
 						r.Points[1].Value = w.shown(w.reg[id])

@@ -179,7 +179,7 @@ ledger or the network. What a limit refuses is refused by name.`,
 	dim := &cobra.Command{
 		Use:     "dim WATT",
 		Short:   "Pass on an order of the utility: at most that much for each charger; 0 ends it",
-		Long:    "Limits all chargers of this gateway as an order of the utility does: it only\nlowers, and never below dimming.per_device_w (4.2 kW by section 14a EnWG).",
+		Long:    "Limits all chargers of this gateway as an order of the utility does: it only\nlowers, and never below dimming.per_device_w (4.2 kW by section 14a EnWG).\nAn operator orders for every gateway below a node with 'grid dim'.",
 		Example: "  joulegate charger dim 4200 --for 1h\n  joulegate charger dim 0",
 		Args:    cobra.ExactArgs(1),
 	}

@@ -17,7 +17,7 @@ func newGridDimCmd() *cobra.Command {
 		Long: `Puts an order on the ledger: below a node of the fee tree every charger takes at
 most so many watts until the time is over. Gateways follow it whose installer
 has set dimming.ledger; it only ever lowers, and never below what the law leaves
-to a charger. --limit 0 takes the order back.`,
+to a charger. --limit 0 takes the order back. For one gateway: charger dim.`,
 		Example: `  joulegate grid dim f1 --limit 4200 --for 2h --reason "transformer 7"
   joulegate grid dim f1 --limit 0 --reason "over"`,
 		Args: cobra.ExactArgs(1),

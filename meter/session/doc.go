@@ -98,7 +98,8 @@
 //	phase loss              < 70 % of nominal for 1 s     cut; returns with the
 //	                                                      supply, spread
 //	phase order             the meter, if it can tell     cut; returns with it
-//	charge controller       pilot E or F, error code      cut, session ends
+//	charge controller       pilot E or F                  cut, session ends
+//	wallbox                 a fault code of its own       cut, latched
 //	stale or suspect meter  age of the last good reading  6 A, later 0 A and open
 //	stuck register          stands still while        0 A, open, session ends
 //	                        200 Wh have flowed
@@ -110,9 +111,9 @@
 //
 // A lost neutral shows as phases that leave their range and is found as a lost
 // phase once one of them falls below 70 %. Phase order is judged only when the
-// meter reports it (Sequence); from magnitudes it cannot be told. No profile
-// reports it yet, so in a gateway as shipped nothing judges it: a reversed
-// supply has to be found by the electrician's phase-sequence tester. This package
+// session meter reports it (Sequence), as Carlo Gavazzi's do; from magnitudes it
+// cannot be told, and with any other meter a reversed supply has to be found by
+// the electrician's phase-sequence tester. This package
 // is in addition to the residual current device, the pilot's own electronics
 // and the fuses, never instead of them.
 //

@@ -170,6 +170,9 @@ func (m *machine) wallbox(e Device) {
 		m.fault(Weld, "the wallbox says: "+e.Text)
 		m.trip()
 	}
+	if e.Failed {
+		m.fault(DeviceFault, "the wallbox says: "+e.Text)
+	}
 }
 
 // fault latches f. The alarm is raised when it was not latched before.
@@ -208,12 +211,12 @@ func (m *machine) watch() {
 	}
 	pilot := m.r.Pilot && m.vehicleSeen
 	switch {
+	case m.device.Failed && m.Relay:
+		m.cut("the wallbox has a fault: " + m.device.Text)
 	case m.Fault != NoFault:
 		m.cut(m.Fault.String())
 	case m.estop:
 		m.cut("emergency stop is pressed")
-	case m.device.Failed && m.Relay:
-		m.cut("the wallbox has a fault: " + m.device.Text)
 	case pilot && m.Relay && (m.Vehicle == drivers.StateE || m.Vehicle == drivers.StateF):
 		m.cut("the charge controller is in state " + m.Vehicle.String())
 	case m.lost != "":

@@ -504,6 +504,16 @@ func TestWallboxAsActuator(t *testing.T) {
 		if g.s.Relay || !strings.Contains(g.s.Cause, "code 5") {
 			t.Fatalf("relay %t, cause %q", g.s.Relay, g.s.Cause)
 		}
+		// It may have been any fault, so it goes on only when a person says so.
+		g.do(Device{})
+		g.run(time.Minute)
+		if g.s.Relay || g.s.Fault != DeviceFault {
+			t.Fatalf("gone by itself: relay %t, fault %q", g.s.Relay, g.s.Fault)
+		}
+		g.do(ClearFault{})
+		if g.s.Fault != NoFault {
+			t.Errorf("cleared: %q", g.s.Fault)
+		}
 	})
 	t.Run("that says it is hot or welded latches", func(t *testing.T) {
 		g := wallbox(t)

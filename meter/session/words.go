@@ -44,11 +44,12 @@ const (
 	Contactor                         // told to close and the contact says open
 	OverTemperature                   // hotter than Rules.TempMax
 	EarthFault                        // residual current
+	DeviceFault                       // one that a wallbox reports and that has no name here: it may be any of the above
 
 	NoFault Fault = 0
 )
 
-var faults = [...]string{"contactor welded", "over-current", "contactor does not close", "over-temperature", "earth fault"}
+var faults = [...]string{"contactor welded", "over-current", "contactor does not close", "over-temperature", "earth fault", "fault of the wallbox"}
 
 // Has reports whether any of other is latched.
 func (f Fault) Has(other Fault) bool { return f&other != 0 }
@@ -226,7 +227,7 @@ type (
 	// Device is what a wallbox says about itself.
 	Device struct {
 		Earth, Hot, Welded bool
-		Failed             bool   // any other fault that keeps it from charging
+		Failed             bool   // any other fault: it latches too, because nobody here knows what it is
 		Text               string // in its own words
 	}
 	// Inputs are the safety contacts. A contact that cannot be read counts as
