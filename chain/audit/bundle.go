@@ -82,9 +82,6 @@ func WriteBundle(ctx context.Context, w io.Writer, src Source, q Query) (int64, 
 	return out.Close()
 }
 
-// allSlots is the last slot of a bundle of everything.
-const allSlots = 1 << 40
-
 // claim finds the blocks and slots that belong to a query.
 func (s *Source) claim(q Query) (proof.Claim, error) {
 	first, tip := s.History.Range()
@@ -124,7 +121,7 @@ func (s *Source) claim(q Query) (proof.Claim, error) {
 		c.First, c.To = min(from, tip-1), min(to, tip-1)
 		return c, nil
 	}
-	c.All, c.FromSlot, c.ToSlot = true, 0, allSlots
+	c.All, c.FromSlot, c.ToSlot = true, 0, proof.AllSlots
 	return c, nil
 }
 

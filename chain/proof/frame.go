@@ -63,14 +63,16 @@ func (c *Claim) check() error {
 		return fmt.Errorf("chain id of %d bytes", len(c.Chain))
 	case c.First < 1 || c.To < c.First || c.Tip <= c.To || c.Tip-c.First >= maxBlocks:
 		return fmt.Errorf("blocks %d to %d, transactions up to %d", c.First, c.Tip, c.To)
-	case c.FromSlot < 0 || c.ToSlot < c.FromSlot || c.ToSlot > maxSlot:
+	case c.FromSlot < 0 || c.ToSlot < c.FromSlot || c.ToSlot > AllSlots:
 		return fmt.Errorf("slots %d to %d", c.FromSlot, c.ToSlot)
+	case c.All && (c.FromSlot != 0 || c.ToSlot != AllSlots || c.Session != (chain.ID{})):
+		return errors.New("everything is claimed, and a part")
 	}
 	return nil
 }
 
-// maxSlot is the last slot that a claim can name: "all".
-const maxSlot = 1 << 41
+// AllSlots is the last slot of a claim of everything.
+const AllSlots = 1 << 40
 
 // Block is a block's header and, up to Claim.To, its transactions.
 type Block struct {
@@ -120,7 +122,7 @@ func NewWriter(w io.Writer, c Claim) (*Writer, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	b := &Writer{w: w, sum: sha256.New()}
+	b := &Writer{w: w, sum: newSum()}
 	if err := b.write([]byte(Magic)); err != nil {
 		return nil, err
 	}
@@ -174,7 +176,7 @@ type reader struct {
 }
 
 func newReader(r io.Reader) (*reader, error) {
-	f := &reader{r: r, sum: sha256.New()}
+	f := &reader{r: r, sum: newSum()}
 	m := make([]byte, len(Magic))
 	if err := f.read(m); err != nil || string(m) != Magic {
 		return nil, errors.New("this is not a bundle")
@@ -238,3 +240,5 @@ func (f *reader) next() (kind byte, payload []byte, err error) {
 	}
 	return kind, payload, nil
 }
+
+func newSum() hash.Hash { return sha256.New() }

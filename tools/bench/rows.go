@@ -35,6 +35,7 @@ func (r row) holds(v float64) bool {
 const (
 	market    = "./chain/market"
 	consensus = "./chain/consensus"
+	bundles   = "./chain/proof"
 	modbus    = "./drivers/modbus"
 	fault     = "./tools/bench/fault"
 	names     = "./guard/domain"
@@ -69,6 +70,9 @@ var rows = []row{
 	{"years.ten", "ten years of 60 gateways on disk, all blocks kept", "<=", 32, "GB", 1, bench{pkg: consensus, name: "BenchmarkTenYears", metric: "ten-years-GB", time: "1x"}},
 	{"years.blocks", "60 gateways, 96 slots a day: blocks per day", "<=", none, "MB", 2, bench{pkg: consensus, name: "BenchmarkTenYears", metric: "blocks-MB/day", time: "1x"}},
 	{"years.state", "60 gateways: ledger state, 400 days kept", "<=", none, "GB", 2, bench{pkg: consensus, name: "BenchmarkTenYears", metric: "ledger-GB", time: "1x"}},
+
+	{"proof.year", "a year of one household verified offline", "<=", 10, "s", 1, bench{pkg: bundles, name: "BenchmarkVerifyYear", metric: "s", time: "1x"}},
+	{"proof.memory", "the same: heap", "<=", 200, "MB", 0, bench{pkg: bundles, name: "BenchmarkVerifyYear", metric: "MB", time: "1x"}},
 
 	{"size.arm64", "binary, arm64", "<=", 45, "MB", 1, size{"arm64", ""}},
 	{"size.amd64", "binary, amd64", "<=", none, "MB", 1, size{"amd64", ""}},
