@@ -26,6 +26,7 @@ const (
 	TxProfile       TxKind = 40 // Profile, by the account's holder
 	TxMeterApproval TxKind = 41 // MeterApproval, by operators
 	TxMeterRelease  TxKind = 42 // MeterRelease, by operators or an auditor
+	TxAttest        TxKind = 43 // Attestation, by an auditor
 )
 
 // DomainApproval separates the approval of a proposal from everything else
@@ -252,4 +253,15 @@ type MeterRelease struct {
 	Import    meter.WattHour `cbor:"4,keyasint" json:"import_wh"`
 	Export    meter.WattHour `cbor:"5,keyasint" json:"export_wh"`
 	Reason    string         `cbor:"6,keyasint" json:"reason"` // 1..64 bytes, no personal data
+}
+
+// Attestation is what an auditor says of the microgrid: that he has examined
+// the scope over the period, and stands by it until it expires. The same scope
+// and period said again replaces what was said; expiry 0 withdraws it.
+type Attestation struct {
+	Scope   string `cbor:"1,keyasint" json:"scope"`         // 1..64 bytes, no personal data, for example "metering and settlement"
+	From    int64  `cbor:"2,keyasint" json:"from_ms"`       // Unix ms; begin of the period
+	To      int64  `cbor:"3,keyasint" json:"to_ms"`         // its end, without; not after block time
+	Expires int64  `cbor:"4,keyasint" json:"expires_ms"`    // Unix ms of block time; 0: withdrawn
+	Report  Hash   `cbor:"5,keyasint" json:"report_sha256"` // SHA-256 of the auditor's report; zero: none
 }

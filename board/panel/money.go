@@ -38,6 +38,9 @@ type Rules struct {
 	// Quarantined are the meters that have jumped and bill nothing until
 	// somebody has released them.
 	Quarantined []ledger.QuarantineView `json:"quarantined_meters"`
+	// Attestations are what auditors have said, expired ones included as long
+	// as the ledger keeps them, newest first.
+	Attestations []ledger.AttestationView `json:"attestations"`
 }
 
 // Invoice is a document of the ledger.

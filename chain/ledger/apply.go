@@ -88,6 +88,7 @@ type ValidatorUpdate struct {
 
 // Event tells people and logs what happened; no part of the state. Codes:
 //
+//	audit.attested  .withdrawn                               auditor's key
 //	block.equivocation                                       subject: device key
 //	charger.unauthorised                                     member name
 //	credit.expired  money.minted  money.burned               account

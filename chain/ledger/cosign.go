@@ -14,6 +14,7 @@ import (
 //	resolve a dispute                                                an auditor; see [run.resolve]
 //	release a meter that jumped                                      threshold, or an auditor; he alone if the excess is billed
 //	invite  tariff  answer  invoice                                  any operator
+//	attest                                                           an auditor, for himself
 //	transfer  payout  cancel  dispute  profile                       the holder
 //
 // With a threshold of one an operator's transaction is enough. Otherwise the
@@ -68,6 +69,8 @@ func (r *run) people(st State, t chain.Tx) error {
 		return decoded(t, func(b chain.Answer) error { return r.answer(st, t.Signer, b) })
 	case chain.TxInvoice:
 		return decoded(t, func(b chain.IssueInvoice) error { return r.issueInvoice(st, t.Signer, b) })
+	case chain.TxAttest:
+		return decoded(t, func(b chain.Attestation) error { return r.attest(st, t.Signer, b) })
 	case chain.TxProfile:
 		return decoded(t, func(b chain.Profile) error { return r.profile(st, t.Signer, b) })
 	}

@@ -489,6 +489,23 @@ var txRows = map[chain.TxKind]txRow{
 		},
 		nil,
 	},
+	chain.TxAttest: {
+		func(r *ripe) *person { return r.auditor },
+		func(r *ripe) any {
+			return chain.Attestation{Scope: "metering", From: 0, To: r.now, Expires: r.now + dayMs}
+		},
+		func(r *ripe) map[flaw]try {
+			a := chain.Attestation{Scope: "metering", From: 0, To: r.now, Expires: r.now + dayMs}
+			return map[flaw]try{
+				negative: {with(a, func(a *chain.Attestation) { a.From = -1 }), nil, CodeRange},
+				overflow: {with(a, func(a *chain.Attestation) { a.Expires = math.MaxInt64 }), nil, CodeRange},
+				unknown:  {with(a, func(a *chain.Attestation) { a.Expires = 0 }), nil, CodeUnknown},
+				state:    {with(a, func(a *chain.Attestation) { a.To = r.now + dayMs }), nil, CodeRange},
+				notYours: {nil, r.op, CodeNotAllowed},
+				form:     {with(a, func(a *chain.Attestation) { a.Scope = "\u202egniretem" }), nil, CodeMalformed},
+			}
+		}, nil,
+	},
 	chain.TxMandate: {
 		theDriver, func(r *ripe) any { return r.ownMandate(r.spare) },
 		func(r *ripe) map[flaw]try {

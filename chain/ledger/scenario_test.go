@@ -40,6 +40,7 @@ type scenario struct {
 type scenarioWorld struct {
 	Balances map[string]amount `yaml:"balances"` // by person; beside what the default world has
 	Features []string          `yaml:"features"`
+	Auditors []string          `yaml:"auditors"`
 	Start    int64             `yaml:"start_limit_seconds"`
 }
 
@@ -66,6 +67,7 @@ type act struct {
 	Take      *takeAct    `yaml:"take"`
 	Correct   *correctAct `yaml:"correct"`
 	Release   *releaseAct `yaml:"release"`
+	Attest    *attestAct  `yaml:"attest"`
 	Revoke    string      `yaml:"revoke"` // house
 	Again     string      `yaml:"again"`  // submits the bytes of a label once more
 	Send      string      `yaml:"send"`   // submits what was kept under a label
@@ -179,6 +181,14 @@ type releaseAct struct {
 	By        string         `yaml:"by"` // operator
 }
 
+type attestAct struct {
+	By      string `yaml:"by"`
+	Scope   string `yaml:"scope"`
+	From    since  `yaml:"from"`
+	To      since  `yaml:"to"`
+	Expires since  `yaml:"expires"` // left out: withdrawn
+}
+
 // expect is what must be so after the step's block. What is left out is free.
 type expect struct {
 	Events   []string              `yaml:"events"` // of this block, among others
@@ -191,6 +201,7 @@ type expect struct {
 	Slots    map[int64]slotExp     `yaml:"slots"`
 	Energy   *energyExp            `yaml:"energy"`
 	Jumped   *[]string             `yaml:"quarantined"` // all meters, as house/meter or house/connector
+	Attested *[]string             `yaml:"attested"`    // scopes that third parties attest, newest first
 }
 
 type sessionExp struct {
@@ -334,6 +345,7 @@ var catalogue = []string{
 	"v2v seller below floor or gone",
 	"dishonest meter",
 	"refund, correction",
+	"attestation forged, expired or replayed",
 }
 
 func TestScenarios(t *testing.T) {
@@ -389,6 +401,9 @@ func newTeller(t *testing.T, sc *scenario) *teller {
 	te.world = newWorldOf(t, func(g *chain.Genesis) {
 		if sc.World.Start != 0 {
 			g.StartSeconds = sc.World.Start
+		}
+		for _, who := range sc.World.Auditors {
+			g.Money.Auditors = append(g.Money.Auditors, newPerson(who).key)
 		}
 	})
 	te.driver = newPerson("dana")
@@ -540,6 +555,13 @@ func (te *teller) sign(a *act) []byte {
 			x.By = "operator"
 		}
 		return te.bad(te.person(x.By), chain.TxMeterRelease, chain.MeterRelease{Device: te.house(x.House).key, Connector: x.Connector, Meter: x.Meter, Import: x.Import, Export: x.Export, Reason: "looked at"})
+	case a.Attest != nil:
+		x := a.Attest
+		b := chain.Attestation{Scope: x.Scope, From: t0 + int64(x.From), To: t0 + int64(x.To)}
+		if x.Expires != 0 {
+			b.Expires = t0 + int64(x.Expires)
+		}
+		return te.bad(te.person(x.By), chain.TxAttest, b)
 	case a.Revoke != "":
 		return te.bad(te.op, chain.TxRevoke, chain.Revoke{Device: te.house(a.Revoke).key, Reason: "scenario"})
 	case a.Equivocal != "":
@@ -749,6 +771,15 @@ func (te *teller) check(e *expect) {
 		}
 		if !slices.Equal(got, *e.Jumped) {
 			te.t.Fatalf("%s: in quarantine are %v, want %v", te.step, got, *e.Jumped)
+		}
+	}
+	if e.Attested != nil {
+		got := []string{}
+		for _, v := range StatusOf(te.st).Attestations {
+			got = append(got, v.Scope)
+		}
+		if !slices.Equal(got, *e.Attested) {
+			te.t.Fatalf("%s: attested is %v, want %v", te.step, got, *e.Attested)
 		}
 	}
 	if x := e.Energy; x != nil {

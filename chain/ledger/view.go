@@ -61,6 +61,8 @@ type Status struct {
 	Quarantined    int    `json:"quarantined_meters"`      // that have jumped and bill nothing
 	RulesVersion   uint32 `json:"rules_version"`           // in force
 	UpdateHeight   int64  `json:"update_height,omitempty"` // from this block on this program is too old
+
+	Attestations []AttestationView `json:"attestations"` // of third parties, in force; never nil
 }
 
 // Energy holds the exact totals since genesis in Wh:
@@ -335,6 +337,7 @@ func StatusOf(st State) Status {
 		}
 	}
 	s.Quarantined = len(Quarantines(st))
+	s.Attestations = InForce(Attestations(st))
 	rules := RulesOf(st)
 	s.Simulated, s.OpenDisputes, s.RulesVersion = rules.Simulated(), len(todo(st, todoDispute)), rules.Version
 	for _, c := range PendingRules(st) {

@@ -45,6 +45,9 @@ func newLedgerStatusCmd() *cobra.Command {
 			{"disputes", fmt.Sprintf("%d open", s.OpenDisputes)},
 			{"meters", fmt.Sprintf("%d have jumped and bill nothing; see: joulegate dispute quarantine", s.Quarantined)},
 		}
+		for i, line := range attestedBy(s.Attestations) {
+			rows = append(rows, []string{[]string{"attested", ""}[min(i, 1)], line})
+		}
 		if s.Simulated {
 			rows = append(rows, []string{"basis", "simulated, not for billing"})
 		}

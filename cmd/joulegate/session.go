@@ -10,6 +10,7 @@ import (
 	"github.com/joulegate/joulegate/board/access"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/chain/keys"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/spf13/cobra"
@@ -265,7 +266,7 @@ func saleRows(s panel.Session) (rows [][]string) {
 }
 
 // printReceipt is the receipt that a driver reads.
-func printReceipt(w io.Writer, s panel.Session) error {
+func printReceipt(w io.Writer, s panel.Session, attested []ledger.AttestationView) error {
 	if s.State.Open() {
 		fmt.Fprintln(w, "still open: this is not the final bill")
 	}
@@ -291,6 +292,7 @@ func printReceipt(w io.Writer, s panel.Session) error {
 	if s.NotBillable != "" {
 		rows = append(rows, []string{"NOT FOR BILLING", s.NotBillable})
 	}
+	rows = append(rows, []string{"attested", attestedBy(attested)[0]})
 	return table(w, rows)
 }
 
@@ -320,7 +322,11 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 				return err
 			}
 			if text, _ := cmd.Flags().GetBool("text"); text {
-				return emit(cmd, s, func(w io.Writer) error { return printReceipt(w, s) })
+				l, err := cl.LedgerStatus(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return emit(cmd, s, func(w io.Writer) error { return printReceipt(w, s, l.Attestations) })
 			}
 			if s.NotBillable != "" {
 				fmt.Fprintln(cmd.ErrOrStderr(), "not for billing:", s.NotBillable)

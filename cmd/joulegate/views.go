@@ -62,7 +62,7 @@ func rulesOf(st ledger.State, height int64) panel.Rules {
 	return panel.Rules{
 		Rules: ledger.RulesOf(st), Pending: append([]chain.RulesChange{}, ledger.PendingRules(st)...), Height: height,
 		Knows: ledger.RulesVersion, Approvals: append([]ledger.MeterApprovalView{}, ledger.MeterApprovals(st)...),
-		Quarantined: append([]ledger.QuarantineView{}, ledger.Quarantines(st)...),
+		Quarantined: append([]ledger.QuarantineView{}, ledger.Quarantines(st)...), Attestations: ledger.Attestations(st),
 	}
 }
 
