@@ -77,7 +77,9 @@ build: ## dist/ for amd64, arm64, armv7 and armv6, without cgo
 	  arch=$${t%/*}; v=; [ "$$arch" = "$$t" ] || v=$${t#*/}; \
 	  out=dist/joulegate-linux-$$arch$${v:+v$$v}; echo "$$out"; \
 	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=$$v $(GO) build $(BUILD) -o $$out ./cmd/joulegate; \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=$$v $(GO) build -trimpath -ldflags '-s -w' -o $${out/joulegate-linux/joulegate-verify-linux} ./cmd/joulegate-verify; \
 	done
+	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -o dist/joulegate-verify.wasm ./cmd/joulegate-verify
 
 .PHONY: clean
 clean: ## remove what was built

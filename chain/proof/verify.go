@@ -488,8 +488,15 @@ func (v *verifier) finish() (err error) {
 		check string
 		fn    func() error
 	}{
-		{checkGateways, v.gateways}, {checkRules, v.rules}, {checkSlots, v.slots}, {checkMeters, v.meters}, {checkSessions, v.sessions},
-		{checkReadings, v.readingsEnd}, {checkEvidence, v.evidence}, {checkSums, v.sums}, {checkExecution, v.executed},
+		{checkGateways, v.gateways},
+		{checkRules, v.rules},
+		{checkSlots, v.slots},
+		{checkMeters, v.meters},
+		{checkSessions, v.sessions},
+		{checkReadings, v.readingsEnd},
+		{checkEvidence, v.evidence},
+		{checkSums, v.sums},
+		{checkExecution, v.executed},
 	} {
 		at = step.check
 		if err := step.fn(); err != nil {
