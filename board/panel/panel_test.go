@@ -33,6 +33,7 @@ type fake struct {
 	mu        sync.Mutex
 	started   time.Time
 	height    int64
+	bundle    func(BundleQuery, io.Writer) error
 	begin     chan VerifyProgress // LedgerVerify waits for these when not nil
 	stopped   []chain.ID
 	confirmed int
@@ -171,10 +172,7 @@ func (f *fake) Checkpoint(_ context.Context, height int64) (chain.Checkpoint, er
 	return c, nil
 }
 
-func (f *fake) Bundle(_ context.Context, _ BundleQuery, w io.Writer) error {
-	_, err := io.WriteString(w, "bundle")
-	return err
-}
+func (f *fake) Bundle(_ context.Context, q BundleQuery, w io.Writer) error { return f.bundle(q, w) }
 
 func (f *fake) LedgerVerify(ctx context.Context, progress func(VerifyProgress)) (VerifyReport, error) {
 	if f.begin != nil {
