@@ -65,7 +65,7 @@ func (c *Claim) check() error {
 		return fmt.Errorf("blocks %d to %d, transactions up to %d", c.First, c.Tip, c.To)
 	case c.FromSlot < 0 || c.ToSlot < c.FromSlot || c.ToSlot > AllSlots:
 		return fmt.Errorf("slots %d to %d", c.FromSlot, c.ToSlot)
-	case c.All && (c.FromSlot != 0 || c.ToSlot != AllSlots || c.Session != (chain.ID{})):
+	case c.All && (c.To != c.Tip-1 || c.FromSlot != 0 || c.ToSlot != AllSlots || c.Session != (chain.ID{})):
 		return errors.New("everything is claimed, and a part")
 	}
 	return nil
