@@ -81,6 +81,11 @@ build: ## dist/ for amd64, arm64, armv7 and armv6, without cgo
 	done
 	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -o dist/joulegate-verify.wasm ./cmd/joulegate-verify
 
+.PHONY: hil
+hil: ## the arm64 binary on emulated hardware (as root: installs QEMU); RUN=TestEStop V=1 shows one scenario
+	.ci/setup hil
+	$(GO) test -tags hil -count=1 -timeout 30m -parallel 2 $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./tools/hil $(if $(V),-hil.v)
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin dist

@@ -171,16 +171,7 @@ func (l *lab) boot(t testing.TB, cfg MachineConfig) *Machine {
 	return m
 }
 
-// run runs a command in the guest and returns what it printed.
-func run(t testing.TB, m *Machine, args ...string) string {
-	t.Helper()
-	out, code := try(t, m, args...)
-	if code != 0 {
-		t.Fatalf("%v: exit %d: %s", args, code, out)
-	}
-	return out
-}
-
+// try runs a command in the guest and returns what it printed.
 func try(t testing.TB, m *Machine, args ...string) (string, int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)

@@ -153,7 +153,7 @@ func (s *site) configure(h street.House) config.Config {
 	c.P2P.Listen = []string{"/ip4/127.0.0.1/tcp/4470"}
 	second := config.Duration(time.Second)
 	t := &c.Timing
-	t.MinOff, t.HoldLimit, t.StartLimit, t.FullAfter, t.ResumeLimit = 2*second, 60*second, 120*second, 60*second, 120*second
+	t.MinOff, t.HoldLimit, t.StartLimit, t.FullAfter, t.ResumeLimit, t.StartSpread = 2*second, 60*second, 120*second, 60*second, 120*second, 0
 	return c
 }
 

@@ -111,12 +111,10 @@ func TestEStop(t *testing.T) {
 // TestMeterFaults: a line that is noisy is borne, one that is silent ends
 // charging, and one that was unplugged comes back.
 func TestMeterFaults(t *testing.T) {
-	s := solo(t, MachineConfig{}, func(c *config.Config) {
-		c.Timing.StaleAfter, c.Timing.StaleOff = config.Duration(6*time.Second), config.Duration(4*time.Second)
-	})
+	s := solo(t, MachineConfig{}, nil)
 	s.charge()
 	before := s.street.Stats(0).Requests
-	if err := s.street.SetFaults(0, slave.Faults{slave.Late: 0.05, slave.CRC: 0.1, slave.Split: 0.1}); err != nil {
+	if err := s.street.SetFaults(0, slave.Faults{slave.Late: 0.02, slave.CRC: 0.05, slave.Split: 0.05}); err != nil {
 		t.Fatal(err)
 	}
 	s.until("100 requests on a noisy line", func() (bool, any) {

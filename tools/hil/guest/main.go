@@ -17,14 +17,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "guest: this is the init of an emulated machine, see tools/hil")
 		os.Exit(2)
 	}
-	if err := boot(); err != nil {
-		fmt.Printf("HIL failed: %v\n", err)
-		time.Sleep(time.Second) // the console is slow
-	}
+	fmt.Printf("HIL failed: %v\n", boot())
+	time.Sleep(time.Second) // the console is slow
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
+// boot serves until the port fails, and says why.
 func boot() error {
 	for _, m := range []struct{ what, where, kind string }{
 		{"proc", "/proc", "proc"}, {"sysfs", "/sys", "sysfs"}, {"dev", "/dev", "devtmpfs"}, {"tmp", "/tmp", "tmpfs"}, {"run", "/run", "tmpfs"},
