@@ -54,6 +54,7 @@ const (
 	BelowMinimum   = "below_minimum"
 	Busy           = "busy"
 	Faulted        = "faulted"
+	Stopped        = "emergency_stop"
 	NoFault        = "no_fault"
 	NoSession      = "no_session"
 	NoHold         = "no_hold"

@@ -1,6 +1,7 @@
 package station
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -145,6 +146,11 @@ func TestClockJump(t *testing.T) {
 		wait(100 * time.Millisecond)
 		if w.closed() {
 			t.Fatal("closed after a stop")
+		}
+		var r *Refusal
+		wait(20 * time.Second)
+		if _, err := w.station.Quote(t.Context(), 1, chain.Key{7}, 1000, 1, false); !errors.As(err, &r) || r.Code != Stopped && r.Code != ClockUnset {
+			t.Errorf("a price while the button is pressed: %v", err)
 		}
 		wait(time.Minute)
 		if w.closed() || len(w.relay.Log()) == 0 {
