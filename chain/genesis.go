@@ -41,6 +41,7 @@ type Money struct {
 	AnswerDays   int64     `json:"answer_days,omitempty"`         // for the answer to a dispute; 14
 	ResolveDays  int64     `json:"resolve_days,omitempty"`        // for its resolution; 60
 	Tax          []TaxRate `json:"tax,omitempty"`                 // contained in prices, ascending; none: the operator is not subject to tax
+	Invoices     string    `json:"invoices,omitempty"`            // issued by themselves: "monthly" (the default; UTC) or "off"
 }
 
 // Node is an inner node of the fee tree. The root has an empty parent.

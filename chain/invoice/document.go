@@ -74,12 +74,15 @@ func New(v ledger.InvoiceView, rules ledger.Rules, book *Book, session func(chai
 		return nil, err
 	}
 	d.Seller, d.Buyer, d.BuyerID = book.Issuer, party, v.Account.String()
-	if v.Kind == ledger.KindSelfBilled {
+	if v.Kind.SelfBilled() {
 		d.Seller, d.Buyer, d.SellerID, d.BuyerID = party, book.Issuer, v.Account.String(), ""
 		d.Notes = append(d.Notes, "Self-billed: made out by the buyer in the seller's name.")
 	}
 	if v.Preceding != 0 {
-		p := ledger.InvoiceView{Kind: ledger.KindInvoice, Simulated: v.Simulated, Number: v.Preceding}
+		p := ledger.InvoiceView{Kind: ledger.KindInvoice, Simulated: v.Simulated, Account: v.Account, Number: v.Preceding}
+		if v.Kind.SelfBilled() {
+			p.Kind = ledger.KindSelfBilled
+		}
 		d.Preceding = p.ID()
 	}
 	if v.Simulated {
@@ -136,7 +139,7 @@ func (d *Document) category(i ledger.InvoiceItem) (string, int64) {
 		return "S", i.TaxPPM
 	case i.Taxed:
 		return "Z", 0
-	case mixed, d.View.Kind == ledger.KindSelfBilled && d.View.Tax == chain.TaxSmall:
+	case mixed, d.View.Kind.SelfBilled() && d.View.Tax == chain.TaxSmall:
 		return "E", 0
 	}
 	return "O", 0

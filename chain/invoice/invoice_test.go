@@ -141,6 +141,29 @@ func TestCreditNoteRefersToItsInvoice(t *testing.T) {
 	}
 }
 
+func TestCreditNoteOfCorrectedEnergy(t *testing.T) {
+	v := view(ledger.KindCreditNote, 357e6, ledger.InvoiceItem{Kind: ledger.ItemBoughtGrid, Wh: 1190, Amount: 357e6, TaxPPM: 190_000, Taxed: true, Billable: true})
+	v.Preceding, v.Reason = 3, "wrong CT ratio"
+	_, x := render(t, v)
+	for _, want := range []string{"<CreditNote ", ">381<", "<cbc:ID>INV-000003</cbc:ID>", `<cbc:CreditedQuantity unitCode="KWH">1.190<`, "Electricity from the supplier", "wrong CT ratio"} {
+		if !strings.Contains(x, want) {
+			t.Errorf("no %s in\n%s", want, x)
+		}
+	}
+	// What a seller was paid too much is corrected in his name.
+	v = view(ledger.KindSelfBilledCredit, 2e7, ledger.InvoiceItem{Kind: ledger.ItemSoldGrid, Wh: 250, Amount: 2e7, Billable: true})
+	v.Preceding = 4
+	d, x := render(t, v)
+	for _, want := range []string{"<CreditNote ", ">261<", "<cbc:ID>SB-", "-000004</cbc:ID>", "CreditedQuantity"} {
+		if !strings.Contains(x, want) {
+			t.Errorf("no %s in\n%s", want, x)
+		}
+	}
+	if d.SellerID != v.Account.String() {
+		t.Errorf("the seller is %q", d.SellerID)
+	}
+}
+
 // Whatever the amounts, rates and credits are: sums are exact, nothing is
 // negative, and what the ledger says was paid is what the document says.
 func TestDocumentsAlwaysAddUp(t *testing.T) {

@@ -40,7 +40,7 @@ func Validate(doc []byte) []string {
 			fail(rule, "no %s", path)
 		}
 	}
-	if c := root.text("InvoiceTypeCode") + root.text("CreditNoteTypeCode"); c != "380" && c != "381" && c != "389" {
+	if c := root.text("InvoiceTypeCode") + root.text("CreditNoteTypeCode"); c != "380" && c != "381" && c != "389" && c != "261" {
 		fail("BR-04", "type code %q", c)
 	}
 	seller := root.find("AccountingSupplierParty/Party")

@@ -70,13 +70,16 @@ func (x element) write(b *bytes.Buffer, indent string) {
 
 // UBL returns the document in the syntax of EN 16931-3-2 (UBL 2.1).
 func (d *Document) UBL() []byte {
-	credit := d.View.Kind == ledger.KindCreditNote
+	credit := d.View.Kind.Credit()
 	root, ns, typeName, code := "Invoice", nsInvoice, "cbc:InvoiceTypeCode", "380"
 	switch d.View.Kind {
 	case ledger.KindSelfBilled:
 		code = "389" // UNCL 1001
-	case ledger.KindCreditNote:
+	case ledger.KindCreditNote, ledger.KindSelfBilledCredit:
 		root, ns, typeName, code = "CreditNote", nsCreditNote, "cbc:CreditNoteTypeCode", "381"
+		if d.View.Kind.SelfBilled() {
+			code = "261"
+		}
 	}
 	x := element{name: root, attrs: []string{"xmlns", ns, "xmlns:cac", nsAggregate, "xmlns:cbc", nsBasic}}
 	add := func(es ...element) { x.sub = append(x.sub, es...) }

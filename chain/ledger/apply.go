@@ -95,6 +95,7 @@ type ValidatorUpdate struct {
 //	payout.asked  .paid  .cancelled  .overdue                payout number
 //	dispute.opened  .answered  .resolved  .defaulted         dispute number
 //	invoice.issued  credit_note.issued                       document number
+//	invoice.waits                                            account
 //	session.refunded                                         session
 //	rules.proposed  .changed  .dropped                       height
 //	feature.switched                                         feature
@@ -196,6 +197,7 @@ func InitGenesis(st State, g chain.Genesis, genesisTimeMs int64) ([]ValidatorUpd
 		ExpirySlots: min(g.Credit.ExpirySlots, maxSlot), Transfers: g.Transfers, StartSeconds: g.StartSeconds, Basis: g.Basis, GenesisMs: genesisTimeMs,
 		Threshold: g.Money.Threshold, Auditors: g.Money.Auditors, DailyMintCap: g.Money.DailyMintCap, PayoutDays: g.Money.PayoutDays,
 		RetainDays: g.RetainDays, DisputeDays: g.Money.DisputeDays, AnswerDays: g.Money.AnswerDays, ResolveDays: g.Money.ResolveDays, Tax: g.Money.Tax,
+		Invoices: g.Money.Invoices,
 	}
 	rules.defaults()
 	if err := rules.check(); err != nil {
@@ -383,7 +385,7 @@ func open(raw []byte) (chain.Envelope, error) {
 }
 
 // due does what block time asks for: it settles sessions, voids holds that
-// were not used, clears slots, lets credits expire and forgets what
+// were not used, clears slots, issues invoices, lets credits expire and forgets what
 // is old.
 func (r *run) due(st State) error {
 	if err := r.timers(st); err != nil {
@@ -399,6 +401,9 @@ func (r *run) due(st State) error {
 		return err
 	}
 	if err := r.settleMetered(st); err != nil {
+		return err
+	}
+	if err := r.invoices(st); err != nil {
 		return err
 	}
 	if err := r.returnReserves(st); err != nil {

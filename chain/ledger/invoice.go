@@ -15,8 +15,9 @@ import (
 // Documents. Prices include tax and money moves to the nano; a document is
 // rounded once, as a whole, to minor units, and what rounding gives or takes
 // is posted to the rounding account. Numbers of a series have no gaps. There
-// is a series of invoices and one of credit notes of the operator, and one of
-// self-billed invoices for each seller, in whose name they are made out.
+// is a series of invoices and one of credit notes of the operator, and for each
+// seller one of self-billed invoices and one of credit notes on them, which are
+// made out in the seller's name.
 // While the microgrid is simulated, documents have series of their own: they
 // never get a number that a tax office could miss.
 const (
@@ -28,12 +29,13 @@ type InvoiceKind uint8
 
 // Document kinds. Append only.
 const (
-	KindInvoice    InvoiceKind = 1 + iota // for what an account bought
-	KindSelfBilled                        // for what an account sold, made out by the buyer
-	KindCreditNote                        // for what was refunded
+	KindInvoice          InvoiceKind = 1 + iota // for what an account bought
+	KindSelfBilled                              // for what an account sold, made out by the buyer
+	KindCreditNote                              // for what was refunded, or was not bought after all
+	KindSelfBilledCredit                        // for what was not sold after all, made out by the buyer
 )
 
-var invoiceKinds = [...]string{KindInvoice: "invoice", KindSelfBilled: "self_billed", KindCreditNote: "credit_note"}
+var invoiceKinds = [...]string{KindInvoice: "invoice", KindSelfBilled: "self_billed", KindCreditNote: "credit_note", KindSelfBilledCredit: "self_billed_credit"}
 
 func (k InvoiceKind) String() string {
 	if k == 0 || int(k) >= len(invoiceKinds) {
@@ -41,6 +43,12 @@ func (k InvoiceKind) String() string {
 	}
 	return invoiceKinds[k]
 }
+
+// SelfBilled reports whether the account is the document's seller.
+func (k InvoiceKind) SelfBilled() bool { return k == KindSelfBilled || k == KindSelfBilledCredit }
+
+// Credit reports whether the document gives back what another one billed.
+func (k InvoiceKind) Credit() bool { return k == KindCreditNote || k == KindSelfBilledCredit }
 
 // MarshalText implements encoding.TextMarshaler.
 func (k InvoiceKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
@@ -119,7 +127,7 @@ type InvoiceView struct {
 	Exact     chain.Nano      `cbor:"10,keyasint" json:"exact_nano"` // items less credit
 	Total     chain.Nano      `cbor:"11,keyasint" json:"total_nano"` // Exact in whole minor units; the difference is on the rounding account
 	Kept      chain.Nano      `cbor:"12,keyasint" json:"kept_nano"`  // of a refund, set off against spent credit that it takes back
-	Preceding uint64          `cbor:"13,keyasint" json:"preceding"`  // invoice that a credit note corrects; 0: none was issued
+	Preceding uint64          `cbor:"13,keyasint" json:"preceding"`  // invoice (of a self-billed credit: the account's self-billed one) that a credit note corrects; 0: none was issued
 	Reason    string          `cbor:"14,keyasint" json:"reason,omitempty"`
 	Tax       chain.TaxStatus `cbor:"15,keyasint" json:"tax_status"` // of Account
 	VATHash   chain.Hash      `cbor:"16,keyasint" json:"vat_hash"`
@@ -137,6 +145,8 @@ func (v *InvoiceView) ID() string {
 		s += "INV"
 	case KindCreditNote:
 		s += "CN"
+	case KindSelfBilledCredit:
+		s += "SC-" + v.Account.String()[:10]
 	default:
 		s += "SB-" + v.Account.String()[:10]
 	}
@@ -151,11 +161,11 @@ func (v *InvoiceView) Billable() bool {
 
 // series returns the place of the document's numbers.
 func (v *InvoiceView) series() (byte, chain.Account) {
-	b := map[InvoiceKind]byte{KindInvoice: 'I', KindSelfBilled: 'S', KindCreditNote: 'C'}[v.Kind]
+	b := map[InvoiceKind]byte{KindInvoice: 'I', KindSelfBilled: 'S', KindCreditNote: 'C', KindSelfBilledCredit: 'R'}[v.Kind]
 	if v.Simulated {
 		b += 'a' - 'A'
 	}
-	if v.Kind == KindSelfBilled {
+	if v.Kind.SelfBilled() {
 		return b, v.Account
 	}
 	return b, chain.Account{}
@@ -193,6 +203,18 @@ type Accrual struct {
 	TaxPPM   int64          `cbor:"13,keyasint" json:"tax_ppm"`
 }
 
+func (a *Accrual) empty() bool {
+	return a.Bought|a.Grid|a.Sold|a.Fed == 0 && a.BoughtWh|a.GridWh|a.SoldWh|a.FedWh == 0
+}
+
+func accrualKey(account chain.Account, ppm int64, taxed bool) []byte {
+	rate := uint64(0)
+	if taxed {
+		rate = uint64(ppm) + 1
+	}
+	return key(tabAccrual, account[:], be64(rate))
+}
+
 // accrue adds a house's energy and money of one slot to what will be billed.
 // Overflow is out of reach: every term has moved through an account.
 func (r *run) accrue(st State, m *member, s chain.Slot, a Accrual) {
@@ -201,17 +223,13 @@ func (r *run) accrue(st State, m *member, s chain.Slot, a Accrual) {
 
 // accrueTo is accrue for anybody whose energy a gateway's meters have counted.
 func (r *run) accrueTo(st State, account chain.Account, device chain.Key, s chain.Slot, a Accrual) {
-	if a.Bought|a.Grid|a.Sold|a.Fed == 0 && a.BoughtWh|a.GridWh|a.SoldWh|a.FedWh == 0 {
+	if a.empty() {
 		return
 	}
 	at := s.Start(r.rules.SlotSeconds)
 	a.TaxPPM, a.Taxed = r.rules.TaxAt(at)
 	a.Approved = r.billable(st, device, 0, at)
-	rate := uint64(0)
-	if a.Taxed {
-		rate = uint64(a.TaxPPM) + 1
-	}
-	k := key(tabAccrual, account[:], be64(rate))
+	k := accrualKey(account, a.TaxPPM, a.Taxed)
 	sum, known := get[Accrual](st, k)
 	if !known {
 		sum = Accrual{Taxed: a.Taxed, TaxPPM: a.TaxPPM, From: s, To: s, Approved: true}
@@ -268,14 +286,26 @@ func (r *run) issueInvoice(st State, signer chain.Key, b chain.IssueInvoice) err
 	if b.Account.IsSystem() {
 		return refuse(CodeAccount, "%s is no person's account", b.Account)
 	}
-	bought := InvoiceView{Kind: KindInvoice, Account: b.Account}
-	sold := InvoiceView{Kind: KindSelfBilled, Account: b.Account}
+	_, err := r.bill(st, b.Account)
+	return err
+}
+
+// bill puts what an account has to bill on paper, and tells whether there is
+// more than fits.
+func (r *run) bill(st State, account chain.Account) (more bool, err error) {
+	bought := InvoiceView{Kind: KindInvoice, Account: account}
+	sold := InvoiceView{Kind: KindSelfBilled, Account: account}
 	// A private seller or a small business charges no tax.
-	taxedSeller := ProfileOf(st, b.Account).Tax == chain.TaxBusiness
+	taxedSeller := ProfileOf(st, account).Tax == chain.TaxBusiness
 
 	var done [][]byte
-	each(st, key(tabAccrual, b.Account[:]), func(k []byte, a Accrual) bool {
+	var house *billed // what the account's houses bought and sold is on these
+	each(st, key(tabAccrual, account[:]), func(k []byte, a Accrual) bool {
 		done = append(done, key(tabAccrual, k))
+		if house == nil {
+			house = &billed{From: a.From, To: a.To}
+		}
+		house.From, house.To = min(house.From, a.From), max(house.To, a.To)
 		from, to := a.From.Start(r.rules.SlotSeconds), a.To.End(r.rules.SlotSeconds)
 		line := func(v *InvoiceView, kind ItemKind, wh meter.WattHour, amount chain.Nano, taxed bool) {
 			if wh == 0 && amount == 0 {
@@ -293,9 +323,9 @@ func (r *run) issueInvoice(st State, signer chain.Key, b chain.IssueInvoice) err
 		line(&sold, ItemSoldGrid, a.FedWh, a.Fed, a.Taxed && taxedSeller)
 		return true
 	})
-	prefix := todoKey(todoSession, b.Account[:])
+	prefix := todoKey(todoSession, account[:])
 	st.Iterate(prefix, func(k, _ []byte) bool {
-		if len(bought.Items) >= maxInvoiceItems {
+		if more = len(bought.Items) >= maxInvoiceItems; more {
 			return false
 		}
 		done = append(done, k)
@@ -306,7 +336,7 @@ func (r *run) issueInvoice(st State, signer chain.Key, b chain.IssueInvoice) err
 		return true
 	})
 	if len(done) == 0 {
-		return refuse(CodeUnknown, "account %s has nothing to bill", b.Account)
+		return false, refuse(CodeUnknown, "account %s has nothing to bill", account)
 	}
 	for _, k := range done {
 		st.Delete(k)
@@ -316,9 +346,16 @@ func (r *run) issueInvoice(st State, signer chain.Key, b chain.IssueInvoice) err
 			continue
 		}
 		if err := r.round(st, &v); err != nil {
-			return err
+			return false, err
 		}
 		v = r.document(st, v)
+		switch {
+		case house == nil:
+		case v.Kind == KindSelfBilled:
+			house.SelfBilled = v.Number
+		default:
+			house.Invoice = v.Number
+		}
 		for _, i := range v.Items {
 			if i.Kind == ItemSession {
 				b := billOf(st, i.Session)
@@ -328,7 +365,10 @@ func (r *run) issueInvoice(st State, signer chain.Key, b chain.IssueInvoice) err
 		}
 		r.event("invoice.issued", v.ID(), "%d nano, account %s", v.Total, v.Account)
 	}
-	return nil
+	if house != nil {
+		r.remember(st, account, *house)
+	}
+	return more, nil
 }
 
 func (v *InvoiceView) add(i InvoiceItem, from, to int64) {
@@ -340,23 +380,27 @@ func (v *InvoiceView) add(i InvoiceItem, from, to int64) {
 	v.Exact += i.Amount - i.Credit // sums of what has moved through an account
 }
 
-// round rounds a document's total and posts the residue. The account pays
-// half a minor unit more at most, or gets that much less; if its balance does
-// not cover it, the total is rounded the other way.
+// round rounds a document's total and posts the residue. Who pays it, the
+// account or the rounding account, pays half a minor unit at most; if the
+// balance does not cover that, the total is rounded the other way.
 func (r *run) round(st State, v *InvoiceView) error {
 	unit := chain.MinorUnit(r.rules.MinorDigits)
 	v.Total = halfUp(v.Exact, unit)
 	owes := v.Total - v.Exact // to the rounding account
-	if v.Kind == KindSelfBilled {
-		owes = -owes
+	if v.Kind == KindSelfBilled || v.Kind == KindCreditNote {
+		owes = -owes // it receives the total
 	}
-	if owes > balance(st, v.Account) {
+	if owes > balance(st, v.Account) || -owes > balance(st, chain.AccountRounding) {
 		if v.Total > v.Exact {
 			v.Total -= unit
 		} else {
 			v.Total += unit
 		}
-		owes -= unit
+		if owes > 0 {
+			owes -= unit
+		} else {
+			owes += unit
+		}
 	}
 	because(st, "rounding of", v.Kind)
 	from, to := v.Account, chain.AccountRounding
@@ -364,7 +408,7 @@ func (r *run) round(st State, v *InvoiceView) error {
 		from, to, owes = to, from, -owes
 	}
 	if err := move(st, from, to, owes); err != nil {
-		return refuse(CodeFunds, "the rounding account lacks %d nano: mint a few units of money to %s", owes, chain.AccountRounding)
+		return refuse(CodeFunds, "%s lacks %d nano of rounding: mint a few units of money to %s", from, owes, chain.AccountRounding)
 	}
 	return nil
 }
@@ -479,13 +523,13 @@ func InvoiceOf(st State, id string) (v InvoiceView, found bool) {
 	// All that the ID leaves open is the end of a seller's account.
 	rest, simulated := strings.CutPrefix(id, "SIM-")
 	word, rest, _ := strings.Cut(rest, "-")
-	v = InvoiceView{Kind: map[string]InvoiceKind{"INV": KindInvoice, "CN": KindCreditNote, "SB": KindSelfBilled}[word], Simulated: simulated}
+	v = InvoiceView{Kind: map[string]InvoiceKind{"INV": KindInvoice, "CN": KindCreditNote, "SB": KindSelfBilled, "SC": KindSelfBilledCredit}[word], Simulated: simulated}
 	if v.Kind == 0 {
 		return v, false
 	}
 	s, _ := v.series()
 	prefix := key(tabInvoice, []byte{s})
-	if v.Kind == KindSelfBilled {
+	if v.Kind.SelfBilled() {
 		seller, _, _ := strings.Cut(rest, "-")
 		part, err := hex.DecodeString(seller)
 		if err != nil || len(part) != 5 {

@@ -11,7 +11,7 @@ import (
 // over, on every replica in the same block; their hash stays, and proves a
 // copy that somebody kept. What is not billed yet stays.
 func TestOldSlotsAndSessionsLeaveTheState(t *testing.T) {
-	w := newWorldOf(t, func(g *chain.Genesis) { g.RetainDays = 40 })
+	w := newWorldOf(t, func(g *chain.Genesis) { g.RetainDays, g.Money.Invoices = 40, InvoicesOff })
 	w.twin = plainState{}
 	w.st.Iterate(nil, func(k, v []byte) bool {
 		w.twin.Set(k, v)

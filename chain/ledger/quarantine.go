@@ -276,7 +276,7 @@ func (r *run) bookReleased(st State, m *member, role chain.Role, q *QuarantineVi
 	case chain.RoleSite:
 		retail, feedIn := r.prices(st, q.Slot)
 		because(st, "release of meter", q.Meter)
-		_, err := r.adjust(st, m, q.Slot, retail, feedIn, imp, exp)
+		_, err := r.adjust(st, m, q.Slot, retail, feedIn, imp, exp, "meter "+q.Meter+" has jumped and was released")
 		return err
 	case chain.RoleProduction:
 		c := countersOf(st, m.Member.Device)

@@ -212,7 +212,7 @@ func (r *run) bookCorrection(st State, m *member, k []byte, view *CorrectionView
 	retail, feedIn := slotPrices(st, view.Slot)
 	because(st, "correction of slot", view.Slot)
 	var err error
-	if view.Bill, err = r.adjust(st, m, view.Slot, retail, feedIn, view.Import, view.Export); err != nil {
+	if view.Bill, err = r.adjust(st, m, view.Slot, retail, feedIn, view.Import, view.Export, view.Reason); err != nil {
 		return err
 	}
 	view.State = CorrectionBooked
@@ -223,9 +223,10 @@ func (r *run) bookCorrection(st State, m *member, k []byte, view *CorrectionView
 
 // adjust moves the money of a site's energy between owner and supplier, and
 // the energy in the totals. Either may be negative: then it takes back what
-// was booked before. It tells whether it is left to the supplier's own bill,
+// was booked before, with a credit note for reason if that has been billed.
+// It tells whether it is left to the supplier's own bill,
 // because the balance did not cover it.
-func (r *run) adjust(st State, m *member, s chain.Slot, retail, feedIn chain.NanoPerWh, imp, exp meter.WattHour) (bill bool, err error) {
+func (r *run) adjust(st State, m *member, s chain.Slot, retail, feedIn chain.NanoPerWh, imp, exp meter.WattHour, reason string) (bill bool, err error) {
 	bought, err := chain.Cost(retail, imp)
 	if err != nil {
 		return false, refuse(CodeOverflow, "%d Wh at %d nano/Wh", imp, retail)
@@ -249,8 +250,9 @@ func (r *run) adjust(st State, m *member, s chain.Slot, retail, feedIn chain.Nan
 		if err := move(st, from, to, amount); err != nil {
 			return false, err
 		}
-		if imp >= 0 && exp >= 0 {
-			r.accrue(st, m, s, Accrual{GridWh: imp, Grid: bought, FedWh: exp, Fed: fed})
+		r.accrue(st, m, s, Accrual{GridWh: max(imp, 0), Grid: max(bought, 0), FedWh: max(exp, 0), Fed: max(fed, 0)})
+		if err := r.uncharge(st, m, s, Accrual{GridWh: max(-imp, 0), Grid: max(-bought, 0), FedWh: max(-exp, 0), Fed: max(-fed, 0)}, reason); err != nil {
+			return false, err
 		}
 	}
 	d := Energy{Consumed: imp - exp}

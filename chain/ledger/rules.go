@@ -51,6 +51,9 @@ func (g *Rules) defaults() {
 	if g.Basis == "" {
 		g.Basis = chain.Simulated
 	}
+	if g.Invoices == "" {
+		g.Invoices = InvoicesMonthly
+	}
 }
 
 // Simulated reports whether nobody has recorded a legal basis for selling
@@ -83,6 +86,8 @@ func (g *Rules) check() error {
 		return refuse(CodeRange, "retail %d, feed-in %d", g.Retail, g.FeedIn)
 	case g.EarnPPM < 0 || g.EarnPPM > 1e6 || g.RedeemPPM < 0 || g.RedeemPPM > 1e6 || g.ExpirySlots < 0 || g.ExpirySlots > maxSlot:
 		return refuse(CodeRange, "credit: earn %d ppm, redeem %d ppm, %d slots", g.EarnPPM, g.RedeemPPM, g.ExpirySlots)
+	case g.Invoices != "" && g.Invoices != InvoicesMonthly && g.Invoices != InvoicesOff:
+		return refuse(CodeMalformed, "invoices %q: %s or %s", g.Invoices, InvoicesMonthly, InvoicesOff)
 	case len(g.Basis) > maxBasis:
 		return refuse(CodeMalformed, "basis of %d bytes, at most %d", len(g.Basis), maxBasis)
 	case days(g.PayoutDays) || days(g.DisputeDays) || days(g.AnswerDays) || days(g.ResolveDays):
@@ -141,6 +146,7 @@ func (g Rules) with(c *chain.RulesChange) Rules {
 	set(&g.AnswerDays, c.AnswerDays)
 	set(&g.ResolveDays, c.ResolveDays)
 	set(&g.RetainDays, c.RetainDays)
+	set(&g.Invoices, c.Invoices)
 	if len(c.Operators) > 0 {
 		g.Operators = c.Operators
 	}
@@ -224,6 +230,9 @@ func (r *run) activate(st State) error {
 		if err := r.rules.lawful(st, &next); err != nil {
 			r.event("rules.dropped", fmt.Sprint(c.Height), "%v", err)
 			continue
+		}
+		if r.rules.Invoices != next.Invoices { // not for months in which nobody expected it
+			put(st, key(tabBilling), billing{From: monthOf(r.time)})
 		}
 		r.rules = next
 		put(st, key(tabRules), next)

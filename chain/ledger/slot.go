@@ -32,6 +32,9 @@ func (r *run) clearSlots(st State) error {
 		if !found || s != first || (s >= running && !r.allReported(st, s)) {
 			return nil
 		}
+		if _, _, due := r.period(st); due {
+			return nil // the old month is billed first
+		}
 		if err := r.clear(st, s); err != nil {
 			return fmt.Errorf("slot %d: %w", s, err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/spf13/cobra"
 )
 
@@ -56,6 +57,7 @@ func newRulesShowCmd() *cobra.Command {
 			}
 			rows = append(rows,
 				[]string{"state", "keeps slots and settled sessions for " + n(r.RetainDays) + " days; blocks are kept"},
+				[]string{"invoices", map[bool]string{true: "issued by themselves after every month (UTC)", false: "only when an operator asks"}[r.Invoices == ledger.InvoicesMonthly]},
 				[]string{"payouts", "due in " + n(r.PayoutDays) + " days"},
 				[]string{"disputes", fmt.Sprintf("for %d days, answered in %d, decided in %d", r.DisputeDays, r.AnswerDays, r.ResolveDays)})
 			for _, t := range r.Tax {
@@ -126,6 +128,7 @@ func newRulesProposeCmd() *cobra.Command {
 	f.Int64("answer-days", 0, "`DAYS` for the answer to a dispute")
 	f.Int64("resolve-days", 0, "`DAYS` for its resolution")
 	f.Int64("retain-days", 0, "`DAYS` that slots and settled sessions stay in the state")
+	f.String("invoices", "", "issue invoices by themselves: monthly (UTC) or off")
 	f.String("tax", "", "tax contained in prices, `PERCENT` of the net amount, from --tax-from on")
 	f.String("tax-from", "", "first `DAY` of that tax, UTC")
 	return agreed(c, "operator")
@@ -201,6 +204,10 @@ func rulesChange(cmd *cobra.Command, height int64) (b chain.RulesChange, err err
 	if given("basis") {
 		s := text("basis")
 		b.Basis = &s
+	}
+	if given("invoices") {
+		s := text("invoices")
+		b.Invoices = &s
 	}
 	if given("tax") {
 		ppm, e := parsePercent(text("tax"))
