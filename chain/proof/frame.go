@@ -67,6 +67,8 @@ func (c *Claim) check() error {
 		return fmt.Errorf("slots %d to %d", c.FromSlot, c.ToSlot)
 	case c.All && (c.To != c.Tip-1 || c.FromSlot != 0 || c.ToSlot != AllSlots || c.Session != (chain.ID{})):
 		return errors.New("everything is claimed, and a part")
+	case !c.All && c.ToSlot == AllSlots:
+		return errors.New("all slots are claimed, and not everything")
 	}
 	return nil
 }

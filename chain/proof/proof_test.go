@@ -97,6 +97,15 @@ func TestEveryByteCounts(t *testing.T) {
 		}
 	}
 	frames := split(t, good)
+	for i := range frames[0].b { // the claim, every bit of it
+		for bit := range 8 {
+			frames[0].b[i] ^= 1 << bit
+			if r := m.verify(join(frames)); r.OK {
+				t.Errorf("claim: bit %d of byte %d changed unnoticed", bit, i)
+			}
+			frames[0].b[i] ^= 1 << bit
+		}
+	}
 	for n := range frames {
 		for i := range frames[n].b {
 			if len(frames[n].b) > 400 && rng.IntN(4) != 0 {
