@@ -83,7 +83,9 @@ func flatten(out map[string]string, path string, v reflect.Value) {
 			e := v.Index(i)
 			name := fmt.Sprint(i)
 			if e.Kind() == reflect.Struct {
-				name = fmt.Sprint(e.FieldByName("ID").Interface())
+				if id := e.FieldByName("ID"); id.IsValid() {
+					name = fmt.Sprint(id.Interface())
+				}
 			}
 			flatten(out, path+"["+name+"]", e)
 		}
