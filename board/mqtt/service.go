@@ -80,6 +80,10 @@ type Config struct {
 	// dropped.
 	Utility func(LimitOrder) error
 
+	// Remote is asked about what arrives on config/desired and cmd/#; nil:
+	// nobody listens. It is called by one goroutine.
+	Remote Remote
+
 	Info    any // payload of the topic info: version, boot id, peer id, ...
 	Log     *slog.Logger
 	Metrics prometheus.Registerer // nil: none
@@ -100,11 +104,16 @@ type Service struct {
 	events ring
 	seq    uint64
 
+	remote Remote
+	inbox  chan inbound
+	fresh  chan struct{} // holds a token after a connect: subscribe anew
+
 	wake      chan struct{} // holds a token while there may be something to send
 	connected atomic.Bool
 	sent      atomic.Uint64
 	dropped   atomic.Uint64
 	failed    atomic.Uint64
+	refused   atomic.Uint64 // messages that arrived faster than they are answered
 }
 
 // state is the latest value of a retained topic.
@@ -127,6 +136,10 @@ func New(cfg Config) (*Service, error) {
 		root:  Root + "/" + cfg.Gateway + "/",
 		state: make(map[string]*state),
 		wake:  make(chan struct{}, 1),
+
+		remote: cfg.Remote,
+		inbox:  make(chan inbound, MaxInbox),
+		fresh:  make(chan struct{}, 1),
 	}
 	o := paho.NewClientOptions().
 		SetClientID("joulegate-"+cfg.Gateway).
@@ -146,6 +159,12 @@ func New(cfg Config) (*Service, error) {
 		SetDefaultPublishHandler(func(paho.Client, paho.Message) {}). // left-overs of an older session
 		SetOnConnectHandler(func(c paho.Client) {
 			s.online()
+			if cfg.Remote != nil {
+				select {
+				case s.fresh <- struct{}{}:
+				default:
+				}
+			}
 			if cfg.Utility != nil {
 				c.Subscribe(s.root+topicUtility, 1, func(_ paho.Client, m paho.Message) { s.utility(m, cfg.Utility) })
 			}
@@ -267,6 +286,7 @@ func (s *Service) register(r prometheus.Registerer) error {
 		counter("sent_total", "Messages the broker has taken.", &s.sent),
 		counter("dropped_total", "Events lost because the ring was full.", &s.dropped),
 		counter("failed_total", "Connection attempts and sends that failed.", &s.failed),
+		counter("refused_total", "Messages that arrived faster than they are answered.", &s.refused),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "joulegate_mqtt_connected", Help: "1 while connected to the broker."},
 			func() float64 {
 				if s.connected.Load() {
@@ -310,6 +330,12 @@ func (s *Service) Run(ctx context.Context) error {
 // send owns the client and is the only publisher.
 func (s *Service) send(ctx context.Context) {
 	client := paho.NewClient(s.options)
+	if s.remote != nil {
+		var workers sync.WaitGroup
+		defer workers.Wait()
+		workers.Go(func() { s.obey(ctx) })
+		workers.Go(func() { s.listen(ctx, client) })
+	}
 	client.Connect() // ConnectRetry: the token means nothing until it succeeds
 	defer func() {
 		if client.IsConnectionOpen() {

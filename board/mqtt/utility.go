@@ -27,18 +27,26 @@ func parseOrder(b []byte) (o LimitOrder, err error) {
 	if len(b) > maxOrder {
 		return o, fmt.Errorf("order of %d bytes, at most %d", len(b), maxOrder)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&o); err != nil {
+	if err := strict(b, &o); err != nil {
 		return o, fmt.Errorf("order: %w", err)
-	}
-	if d.Decode(new(json.RawMessage)) != io.EOF {
-		return o, errors.New("order: more than one document")
 	}
 	if o.Limit < 0 || o.Limit > 10_000_000 || o.Seconds < 0 || o.Seconds > 7*86_400 {
 		return o, fmt.Errorf("order: %d W for %d s: want no negative number, and at most a week", o.Limit, o.Seconds)
 	}
 	return o, nil
+}
+
+// strict reads one JSON document without unknown keys.
+func strict(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if d.Decode(new(json.RawMessage)) != io.EOF {
+		return errors.New("more than one document")
+	}
+	return nil
 }
 
 func (s *Service) utility(m paho.Message, f func(LimitOrder) error) {

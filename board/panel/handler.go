@@ -243,6 +243,9 @@ func (s *Server) Handler(control bool) http.Handler {
 			}
 			return b.Invite(r.Context(), req)
 		})
+		if s.cfg.Settings != nil {
+			settingsRoutes(handle, s.cfg.Settings)
+		}
 		raw("/ledger/verify", s.ledgerVerify)
 		raw("/audit/bundle", s.bundle)
 	}

@@ -39,11 +39,14 @@ const (
 // Config describes the panel.
 type Config struct {
 	Backend Backend
-	Listen  string   // TCP host:port; port 0 takes any free one; empty: no TCP door
-	Hosts   []string // host names by which browsers may reach it, besides addresses and localhost
-	Socket  string   // path of the control socket; empty: none
-	Log     *slog.Logger
-	Metrics prometheus.Gatherer // served at /metrics; nil: no such page
+	// Settings changes the configuration, on the control socket only; nil: no
+	// such paths.
+	Settings Settings
+	Listen   string   // TCP host:port; port 0 takes any free one; empty: no TCP door
+	Hosts    []string // host names by which browsers may reach it, besides addresses and localhost
+	Socket   string   // path of the control socket; empty: none
+	Log      *slog.Logger
+	Metrics  prometheus.Gatherer // served at /metrics; nil: no such page
 }
 
 // Server holds both doors from New on and serves in Run.

@@ -49,8 +49,9 @@ func newInitCmd() *cobra.Command {
 }
 
 func newConfigCmd() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Check and show the configuration"}
+	c := &cobra.Command{Use: "config", Short: "Check, show and change the configuration"}
 	c.AddCommand(
+		newConfigSchemaCmd(), newConfigDiffCmd(), newConfigApplyCmd(), newConfigConfirmCmd(), newConfigRollbackCmd(), newConfigStatusCmd(),
 		&cobra.Command{
 			Use:     "check",
 			Short:   "Say what is wrong with the configuration, with line and path",
@@ -93,8 +94,7 @@ func newConfigCmd() *cobra.Command {
 			Short: "Print the configuration in force, defaults filled in",
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				path, _ := cmd.Flags().GetString("config")
-				c, err := loadConfig(path)
+				c, err := inForce(cmd)
 				if err != nil {
 					return err
 				}

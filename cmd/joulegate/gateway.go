@@ -38,6 +38,7 @@ import (
 //	                       live ─► panel, mqtt
 type gateway struct {
 	cfg         config.Config
+	settings    *settings
 	state       state
 	log         *slog.Logger
 	started     time.Time
@@ -70,8 +71,9 @@ func gossipTopic(chainID string) string { return "joulegate/blocks/1/" + chainID
 
 // newGateway builds a gateway and takes everything that can be in use:
 // folders, addresses, lines, pins. Nothing moves before run.
-func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logger) (_ *gateway, err error) {
-	g := &gateway{cfg: cfg, state: st, log: log, started: time.Now(), live: live.New(), posted: posted{offer: map[chain.Key]chain.Offer{}}, metrics: prometheus.NewRegistry()}
+func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) (_ *gateway, err error) {
+	cfg := set.cfg
+	g := &gateway{cfg: cfg, settings: set, state: st, log: log, started: time.Now(), live: live.New(), posted: posted{offer: map[chain.Key]chain.Offer{}}, metrics: prometheus.NewRegistry()}
 	var opened []func()
 	defer func() {
 		if err != nil {
@@ -220,7 +222,7 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 	}
 	opened = append(opened, g.mqtt.Close)
 	g.panel, err = panel.New(panel.Config{
-		Backend: backend{g}, Listen: cfg.Panel.Listen, Socket: st.control(), Log: log.With("part", "panel"), Metrics: g.metrics,
+		Backend: backend{g}, Settings: set, Listen: cfg.Panel.Listen, Socket: st.control(), Log: log.With("part", "panel"), Metrics: g.metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -232,6 +234,9 @@ func newGateway(ctx context.Context, cfg config.Config, st state, log *slog.Logg
 // fails. It stops the station first, because people come first, and the
 // ledger and the stores last, because they must hold what the actuators did.
 func (g *gateway) run(ctx context.Context) error {
+	ctx, reconfigure := context.WithCancelCause(ctx)
+	defer reconfigure(nil)
+	g.follow(reconfigure)
 	// More goroutines may run at once than there are processors, so that the
 	// kernel decides who waits and not Go: it wakes those who have slept, as
 	// the control loop has, before those who are always busy. Three for each
@@ -271,7 +276,11 @@ func (g *gateway) run(ctx context.Context) error {
 	// has relays to open, and learn how it ended.
 	watch, stopWatch := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stopWatch(nil)
-	context.AfterFunc(upperCtx, g.watch.Stopping)
+	context.AfterFunc(upperCtx, func() {
+		if !errors.Is(context.Cause(ctx), errReconfigured) { // the process goes on
+			g.watch.Stopping()
+		}
+	})
 	upper.Go(func() error { return g.watch.Run(watch) })
 	upper.Go(func() error {
 		// The station's last act needs the bus: it offers 0 A and reads the
@@ -296,6 +305,7 @@ func (g *gateway) run(ctx context.Context) error {
 	}
 	upper.Go(func() error { return quiet(upperCtx, g.mqtt.Run(upperCtx)) })
 	upper.Go(func() error { return followed(g.report(upperCtx)) })
+	upper.Go(func() error { return g.settings.watch(upperCtx) })
 	upper.Go(func() error { return followed(g.offer(upperCtx)) })
 	upper.Go(func() error { return followed(g.plans(upperCtx)) })
 	if g.feeder != nil {
@@ -309,7 +319,11 @@ func (g *gateway) run(ctx context.Context) error {
 	stopStores()
 	err = errors.Join(err, lower.Wait())
 	g.devices.close()
-	return errors.Join(err, g.journal.Close(), g.net.Close())
+	err = errors.Join(err, g.journal.Close(), g.net.Close())
+	if err == nil && errors.Is(context.Cause(ctx), errReconfigured) {
+		return errReconfigured
+	}
+	return err
 }
 
 // followed drops the error of a part that ended because the ledger did: the

@@ -50,10 +50,10 @@ func (s state) installerPassword() string { return s.path("wallets", "mqtt-insta
 func (g *gateway) newMQTT() (*mqtt.Service, error) {
 	c := g.cfg.MQTT
 	cfg := mqtt.Config{
-		Gateway: g.cfg.Name, URL: c.Broker, Username: c.User, Log: g.log.With("part", "mqtt"), Metrics: g.metrics,
+		Gateway: g.cfg.Name, URL: c.Broker, Username: c.User, Log: g.log.With("part", "mqtt"), Metrics: g.metrics, Remote: remote{g},
 		Info: map[string]any{
 			"version": version, "boot_id": rand.Text(), "device": g.self, "peer_id": g.net.Host().ID().String(), "chain": g.genesis.ChainID,
-			"config_revision": 0, "capabilities": []string{"state", "events"},
+			"config_revision": g.settings.doc.Commit.InForce().Rev, "capabilities": []string{"state", "events", "config", "commands"},
 		},
 	}
 	if g.cfg.Dimming.MQTT {

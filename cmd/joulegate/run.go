@@ -30,18 +30,26 @@ the first reading and after the last. Logs go to stderr.`,
 				return err
 			}
 			path, _ := cmd.Flags().GetString("config")
-			cfg, err := loadConfig(path)
+			set, err := openSettings(path, stateOf(cmd), log)
 			if err != nil {
 				return err
 			}
-			log = log.With("gateway", cfg.Name)
-			g, err := newGateway(cmd.Context(), cfg, stateOf(cmd), log)
+			log = log.With("gateway", set.cfg.Name)
+			g, err := newGateway(cmd.Context(), set, stateOf(cmd), log)
+			if err != nil && set.pending() {
+				if err = set.failed(err); err == nil {
+					g, err = newGateway(cmd.Context(), set, stateOf(cmd), log)
+				}
+			}
 			if err != nil {
 				return err
 			}
 			log.Info("gateway runs", "device", g.self.Short(), "chain", g.genesis.ChainID, "panel", g.panel.Addr(), "broker", g.mqtt.Addr(), "p2p", g.net.Addrs(), "member", g.isMember())
 			err = g.run(cmd.Context())
 			log.Info("gateway stopped")
+			if errors.Is(err, errReconfigured) && cmd.Context().Err() == nil {
+				return set.again()
+			}
 			return err
 		},
 	}
