@@ -153,6 +153,26 @@ func TestPatch(t *testing.T) {
 	}
 }
 
+// TestReplaceWithItself: the configuration in force, as JSON in one line, is
+// what replace takes.
+func TestReplaceWithItself(t *testing.T) {
+	cur, err := Parse([]byte(full))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(Document(cur))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, doc := range [][]byte{b, Render(cur)} {
+		d := Desired{Mode: Replace, Config: doc}
+		next, err := d.Patch(cur)
+		if err != nil || len(Diff(cur, next)) > 0 {
+			t.Errorf("%v %v", err, Diff(cur, next))
+		}
+	}
+}
+
 func TestDiffOfListsWithoutID(t *testing.T) {
 	a, err := Parse([]byte(full))
 	if err != nil {

@@ -128,18 +128,16 @@ func strictJSON(b []byte, v any) error {
 // a Denial.
 func (d *Desired) Patch(cur Config) (Config, error) {
 	doc := []byte(d.Config)
-	if d.Mode != Replace {
-		if e, bad := screen(doc); bad {
-			return Config{}, Errors{e}
-		}
-		var base, patch map[string]any
-		if err := yaml.Unmarshal(Render(cur), &base); err != nil {
-			panic(fmt.Sprintf("config: what was rendered does not load: %v", err))
-		}
-		if err := yaml.Unmarshal(doc, &patch); err != nil {
+	patch, err := plainJSON(doc)
+	switch {
+	case err != nil && d.Mode != Replace:
+		return Config{}, deny(BadRequest, "config", "%v", err)
+	case err == nil && d.Mode == Replace:
+		if doc, err = yaml.Marshal(patch); err != nil {
 			return Config{}, deny(BadRequest, "config", "%v", err)
 		}
-		merged, err := merge(base, patch, "")
+	case err == nil:
+		merged, err := merge(any(Document(cur)), patch, "")
 		if err != nil {
 			return Config{}, err
 		}
@@ -154,6 +152,36 @@ func (d *Desired) Patch(cur Config) (Config, error) {
 		}
 	}
 	return c, err
+}
+
+// plainJSON reads a JSON document, whole numbers as such. A configuration that
+// is replaced may be YAML instead, and is not JSON then.
+func plainJSON(b []byte) (v any, err error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	if err := dec.Decode(&v); err != nil {
+		return nil, err
+	}
+	return whole(v), nil
+}
+
+func whole(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		return v.String() // no setting is a fraction: it is refused with its path
+	case map[string]any:
+		for k := range v {
+			v[k] = whole(v[k])
+		}
+	case []any:
+		for i := range v {
+			v[i] = whole(v[i])
+		}
+	}
+	return v
 }
 
 // merge is RFC 7396, section 2, and for lists of things with an id an object
