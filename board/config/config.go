@@ -24,7 +24,8 @@ const (
 	MaxMeters   = 64
 	MaxChargers = 8
 	MaxPins     = 32
-	MaxListen   = 4 // as a member's record in the ledger
+	MaxContact  = 64 // bytes, as a receipt holds
+	MaxListen   = 4  // as a member's record in the ledger
 	maxNesting  = 16
 	maxTokens   = 20_000 // several times what the fullest configuration has
 )
@@ -34,6 +35,7 @@ const (
 type Config struct {
 	Version    int       `yaml:"version" doc:"format of this file"`
 	Name       string    `yaml:"name" doc:"this gateway's name in the microgrid: a-z, 0-9 and -, no person's name"`
+	Contact    string    `yaml:"contact,omitempty" doc:"whom drivers call about a receipt, at most 64 bytes; it stands on every receipt"`
 	Board      string    `yaml:"board" doc:"the hardware it runs on; 'joulegate board ls' lists them"`
 	Lines      []Line    `yaml:"lines" doc:"Modbus lines; each has exactly one of device, tcp, rtutcp"`
 	Profiles   string    `yaml:"profiles,omitempty" doc:"folder with device profiles of your own; they go before the built-in ones"`

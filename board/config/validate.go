@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/board/boards"
@@ -51,6 +52,9 @@ func (c *Config) Validate() Errors {
 	}
 	if !word(c.Name) {
 		k.add("name", "%q: 1 to %d of a-z, 0-9 and -", c.Name, chain.MaxName)
+	}
+	if odd := func(r rune) bool { return r == '|' || !unicode.IsPrint(r) }; len(c.Contact) > MaxContact || strings.ContainsFunc(c.Contact, odd) {
+		k.add("contact", "%q: at most %d bytes on one line, without '|'", c.Contact, MaxContact)
 	}
 	b, err := boards.Get(c.Board)
 	if err != nil {

@@ -88,7 +88,8 @@ type Backend interface {
 	// StopSession ends a session of this gateway. The order is checked by
 	// the panel before it gets here; on the control socket it may be empty.
 	StopSession(ctx context.Context, id chain.ID, order StopOrder) (Session, error)
-	// Receipt returns a closed session's receipt: format "ocmf" or "xml".
+	// Receipt returns a closed session's receipt: format "ocmf", "xml" or
+	// "html", a page to print.
 	Receipt(ctx context.Context, id chain.ID, format string) ([]byte, error)
 
 	// Mandates returns what an account pays for: mandates and reserves.

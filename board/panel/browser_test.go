@@ -41,7 +41,7 @@ func TestPageInABrowser(t *testing.T) {
 		{"the newest block", `document.querySelector('#blocks li').textContent.includes('#57')`},
 		{"three sessions", `document.querySelectorAll('#sessions tbody tr').length === 3`},
 		{"a discount used", `/used/.test(document.querySelector('#sessions').textContent)`},
-		{"receipts", `document.querySelectorAll('#sessions a[href*="/receipts/"]').length === 2`},
+		{"receipts", `document.querySelectorAll('#sessions a[href*="/receipts/"][href*="html"]').length === 2 && document.querySelectorAll('#sessions a[href*="ocmf"]').length === 2`},
 		{"that nobody has attested it", `/no third party has attested/.test(document.querySelector('#ledger').textContent)`},
 		{"the energy balance", `document.querySelector('#energy .equals').textContent === '='`},
 		{"no sideways scrolling", `document.documentElement.scrollWidth <= innerWidth`},

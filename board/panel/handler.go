@@ -403,14 +403,16 @@ func (s *Server) receipt(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	format, ct := r.URL.Query().Get("format"), "text/plain; charset=utf-8"
+	format, ct, disposition := r.URL.Query().Get("format"), "text/plain; charset=utf-8", "attachment"
 	switch format {
 	case "", "ocmf":
 		format = "ocmf"
 	case "xml":
 		ct = "application/xml"
+	case "html":
+		ct, disposition = "text/html; charset=utf-8", "inline"
 	default:
-		return Invalid("format %q is not ocmf or xml", short(format))
+		return Invalid("format %q is not ocmf, xml or html", short(format))
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()
@@ -419,7 +421,10 @@ func (s *Server) receipt(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Content-Type", ct)
-	w.Header().Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", "receipt-"+id.String()+"."+format))
+	if format == "html" { // a page that loads nothing and runs nothing; its style is in it
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	}
+	w.Header().Set("Content-Disposition", fmt.Sprintf("%s; filename=%q", disposition, "receipt-"+id.String()+"."+format))
 	w.Write(b)
 	return nil
 }

@@ -13,6 +13,10 @@
 // no Ed25519; the device key vouches for that key, and the ledger holds the
 // payload's hash, so that a receipt leads to a member of the microgrid.
 //
+// A [Slip] is a receipt on paper, with all that is needed to check it in its QR
+// code. No device profile reads records that a meter has signed itself; until
+// one does, every receipt is signed by the gateway.
+//
 // A receipt is tamper-evident. It is not a certified (MID, Eichrecht)
 // measurement, and says so.
 //

@@ -62,7 +62,13 @@ type Receipt struct {
 	// Shown says what identified the driver: 0 a key of his own, a card, a
 	// printed code, a card or car on its owner's list.
 	Shown chain.MandateKind
+	// Contact is whom to call about it, at most MaxContact bytes.
+	Contact string
 }
+
+// MaxContact is how long the text may be that says whom to call: the tariff
+// text of OCMF holds 250 characters.
+const MaxContact = 64
 
 // Field order is the specification's.
 type ocmfPayload struct {
@@ -124,7 +130,7 @@ func (r Receipt) OCMF(key *ecdsa.PrivateKey) (line string, payload chain.Hash, e
 }
 
 func (r Receipt) payload() ([]byte, error) {
-	for _, s := range []string{r.Gateway, r.Version, r.Vendor, r.Model, r.Serial, r.Tariff} {
+	for _, s := range []string{r.Gateway, r.Version, r.Vendor, r.Model, r.Serial, r.Tariff, r.Contact} {
 		if len(s) > maxField || strings.ContainsAny(s, "|\r\n") {
 			return nil, fmt.Errorf("text %q: at most %d bytes, without '|' and line breaks", s, maxField)
 		}
@@ -139,6 +145,9 @@ func (r Receipt) payload() ([]byte, error) {
 	case r.End.At.Before(r.Begin.At):
 		return nil, fmt.Errorf("it ends at %s, before it begins at %s", r.End.At, r.Begin.At)
 	}
+	if len(r.Contact) > MaxContact {
+		return nil, fmt.Errorf("contact of %d bytes, at most %d", len(r.Contact), MaxContact)
+	}
 	end, err := stopCode(r.Reason)
 	if err != nil {
 		return nil, err
@@ -147,13 +156,17 @@ func (r Receipt) payload() ([]byte, error) {
 	if r.Tariff != "" {
 		text += r.Tariff + ". "
 	}
+	text += disclaimer
+	if r.Contact != "" {
+		text += " Questions: " + r.Contact
+	}
 	p := ocmfPayload{
 		FV: ocmfFormat,
 		GI: "joulegate", GS: r.Gateway, GV: r.Version,
 		PG: "T" + strconv.FormatUint(r.Number, 10),
 		MV: r.Vendor, MM: r.Model, MS: r.Serial,
 		IS: true, IL: "VERIFIED", IF: []string{}, IT: "UNDEFINED", ID: r.Driver.String(),
-		TT: text + disclaimer,
+		TT: text,
 		RD: []ocmfReading{r.Begin.reading("B"), r.End.reading(end)},
 	}
 	// A driver's key, or that of a code, signed the quote and the gateway

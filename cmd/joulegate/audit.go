@@ -25,7 +25,7 @@ func newAuditCmd() *cobra.Command {
 		Use:   "audit",
 		Short: "Evidence that a third party checks offline",
 	}
-	c.AddCommand(newAuditBundleCmd(), newAuditVerifyCmd(), newAttestCmd(), newAttestationsCmd())
+	c.AddCommand(newAuditBundleCmd(), newAuditVerifyCmd(), newAttestCmd(), newAttestationsCmd(), newAuditReceiptCmd())
 	return c
 }
 

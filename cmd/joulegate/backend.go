@@ -356,7 +356,10 @@ func (b backend) StopSession(ctx context.Context, id chain.ID, _ panel.StopOrder
 	return b.Session(ctx, id)
 }
 
-func (b backend) Receipt(_ context.Context, id chain.ID, format string) ([]byte, error) {
+func (b backend) Receipt(ctx context.Context, id chain.ID, format string) ([]byte, error) {
+	if format == "html" {
+		return b.slip(ctx, id)
+	}
 	r, err := os.ReadFile(b.receiptPath(id, format))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, panel.NotFound("no receipt of session %s here: it is made when charging ends, by the gateway of the charger", id)

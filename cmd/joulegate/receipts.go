@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -45,7 +47,7 @@ func (g *gateway) receipt(r station.Receipt) (chain.Hash, error) {
 		Vendor: p.Vendor, Model: p.Model, Serial: serial(g.cfg, g.self, r.Meter),
 		Driver: chain.AccountOf(r.Quote.Driver),
 		Tariff: fmt.Sprintf("at most %s %s/kWh", money(chain.Nano(r.Quote.Cap)*1000), g.genesis.Currency),
-		Begin:  receiptRegister(r.Begin), End: receiptRegister(r.End), Reason: r.Reason,
+		Begin:  receiptRegister(r.Begin), End: receiptRegister(r.End), Reason: r.Reason, Contact: g.contact(),
 	}
 	if err := g.ledger.View(func(st ledger.State) {
 		if m, ok := ledger.MandateOf(st, r.Quote.Driver); ok {
@@ -94,4 +96,50 @@ func clockSynchronised() bool {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t)
 	return err == nil && state != unix.TIME_ERROR
+}
+
+// contact is whom a driver calls about a receipt.
+func (g *gateway) contact() string {
+	return cmp.Or(g.cfg.Contact, "the operator of this microgrid")
+}
+
+// slip returns a receipt as a page to print. The signed record is of the time
+// when charging ended; what the ledger says beside it is of now.
+func (b backend) slip(ctx context.Context, id chain.ID) ([]byte, error) {
+	line, err := b.Receipt(ctx, id, "ocmf")
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.Session(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	newest, err := b.ledger.Checkpoint(0)
+	if err != nil {
+		return nil, err
+	}
+	status, err := view(b, ledger.StatusOf)
+	if err != nil {
+		return nil, err
+	}
+	text, err := audit.Slip{
+		Chain: b.genesis.ChainID, Line: string(line), Key: b.id.receipt.Public(), Height: newest.Header.Height, State: newest.Header.AppHash,
+	}.Sign(b.id.device)
+	if err != nil {
+		return nil, err
+	}
+	p := audit.Page{Energy: kWh(s.Wh), Attested: attestedBy(status.Attestations), Contact: b.contact()}
+	if s.State.Open() {
+		p.Notes = append(p.Notes, "Not settled yet: this is not the final bill.")
+	}
+	if s.NotBillable != "" {
+		p.Notes = append(p.Notes, "Not for billing: "+s.NotBillable)
+	}
+	if status.Simulated {
+		p.Notes = append(p.Notes, "Simulated money, not for billing.")
+	}
+	for _, row := range receiptRows(s, b.genesis.Currency) {
+		p.Rows = append(p.Rows, [2]string(row))
+	}
+	return p.HTML(text)
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/joulegate/joulegate/board/access"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
-	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/chain/keys"
+	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/spf13/cobra"
 )
@@ -265,11 +265,9 @@ func saleRows(s panel.Session) (rows [][]string) {
 	return rows
 }
 
-// printReceipt is the receipt that a driver reads.
-func printReceipt(w io.Writer, s panel.Session, attested []ledger.AttestationView) error {
-	if s.State.Open() {
-		fmt.Fprintln(w, "still open: this is not the final bill")
-	}
+// receiptRows is what the ledger says of a session, for its driver.
+func receiptRows(s panel.Session, currency string) [][]string {
+	sum := func(n chain.Nano) string { return strings.TrimSpace(money(n) + " " + currency) }
 	rows := [][]string{
 		{"session", s.ID.String()},
 		{"at", fmt.Sprintf("%s, connector %d", s.GatewayName, s.Connector)},
@@ -277,23 +275,34 @@ func printReceipt(w io.Writer, s panel.Session, attested []ledger.AttestationVie
 		{"to", time.UnixMilli(max(s.RegisterMs, s.OpenedMs)).Format(time.DateTime)},
 		{"energy", fmt.Sprintf("%s, register %d to %d Wh", kWh(s.Wh), s.Begin, s.Register)},
 		{"from neighbours", kWh(s.LocalWh)},
-		{"price", money(s.Captured) + ", tax included"},
-		{"discount credit", money(s.CreditRedeemed) + " spent on it"},
-		{"paid", money(s.Paid) + " from your balance"},
-		{"discount credit", money(s.CreditEarned) + " earned for next time"},
+		{"price", sum(s.Captured) + ", tax included"},
+		{"discount credit", sum(s.CreditRedeemed) + " spent on it"},
+		{"paid", sum(s.Paid) + " from your balance"},
+		{"discount credit", sum(s.CreditEarned) + " earned for next time"},
 	}
 	rows = append(rows, saleRows(s)...)
 	if s.Refunded > 0 {
-		rows = append(rows, []string{"refunded", money(s.Refunded)})
+		rows = append(rows, []string{"refunded", sum(s.Refunded)})
 	}
 	if s.Invoice != "" {
 		rows = append(rows, []string{"invoice", s.Invoice})
 	}
+	return rows
+}
+
+// printReceipt is the receipt that a driver reads.
+func printReceipt(w io.Writer, s panel.Session, attested []ledger.AttestationView) error {
+	if s.State.Open() {
+		fmt.Fprintln(w, "still open: this is not the final bill")
+	}
+	rows := receiptRows(s, "")
 	if s.NotBillable != "" {
 		rows = append(rows, []string{"NOT FOR BILLING", s.NotBillable})
 	}
-	rows = append(rows, []string{"attested", attestedBy(attested)[0]})
-	return table(w, rows)
+	return table(w, append(rows,
+		[]string{"measurement", "tamper-evident, not a certified (MID, Eichrecht) measurement"},
+		[]string{"attested", attestedBy(attested)[0]},
+		[]string{"questions", "whom to call stands on the signed receipt; to contest the bill: joulegate dispute open"}))
 }
 
 func newReceiptCmd() *cobra.Command {
@@ -302,7 +311,7 @@ func newReceiptCmd() *cobra.Command {
 		Short: "Print a session's receipt",
 		Long: `Prints a signed receipt in the Open Charge Metering Format. The receipt is
 tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
-		Example: "  joulegate receipt 6f1c... --ocmf\n  joulegate receipt 6f1c... --xml > receipt.xml",
+		Example: "  joulegate receipt 6f1c... --ocmf\n  joulegate receipt 6f1c... --xml > receipt.xml\n  joulegate receipt 6f1c... --html receipt.html",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := sessionID(args[0])
@@ -312,6 +321,10 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 			format := "ocmf"
 			if x, _ := cmd.Flags().GetBool("xml"); x {
 				format = "xml"
+			}
+			file, _ := cmd.Flags().GetString("html")
+			if file != "" {
+				format = "html"
 			}
 			cl, err := dial(cmd)
 			if err != nil {
@@ -335,6 +348,15 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 			if err != nil {
 				return err
 			}
+			if file != "" {
+				if err := writeFile(file, b, 0o644); err != nil {
+					return err
+				}
+				return emit(cmd, map[string]string{"session": id.String(), "format": format, "file": file}, func(w io.Writer) error {
+					_, err := fmt.Fprintln(w, file)
+					return err
+				})
+			}
 			if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
 				return emit(cmd, map[string]string{"session": id.String(), "format": format, "receipt": string(b)}, nil)
 			}
@@ -345,7 +367,8 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 	c.Flags().Bool("ocmf", true, "one OCMF line")
 	c.Flags().Bool("xml", false, "the XML container that transparency software reads")
 	c.Flags().Bool("text", false, "in words: energy, price, discount credit spent and earned")
-	c.MarkFlagsMutuallyExclusive("ocmf", "xml", "text")
+	c.Flags().String("html", "", "`FILE` for a page to print, with a QR code that holds the signed receipt")
+	c.MarkFlagsMutuallyExclusive("ocmf", "xml", "text", "html")
 	atFlag(c)
 	return c
 }

@@ -227,7 +227,7 @@ function sessions() {
         el('td.num', done ? money(s.paid_nano) : '–', s.sell_wh > 0 && el('small', `gave ${wh(s.sold_wh ?? 0)}, received ${money(s.earned_nano ?? 0)}`), s.firm_paid_nano > 0 && el('small', `+ ${money(s.firm_paid_nano)} for what was promised`)),
         el('td.num', s.credit_redeemed_nano ? el('span.plus', money(s.credit_redeemed_nano) + ' used') : s.redeem && !done ? 'to be used' : '–', s.credit_earned_nano > 0 && el('small', '+' + money(s.credit_earned_nano) + ' earned')),
         el('td.num', done || s.state === 'expired' ? money(s.released_nano) : '–'),
-        el('td', s.refunded_nano > 0 && el('small', money(s.refunded_nano) + ' refunded'), s.not_for_billing && el('small', { title: s.not_for_billing }, 'not for billing'), done ? el('a', { href: `${api}/receipts/${s.id}?format=ocmf` }, 'OCMF') : ''));
+        el('td', s.refunded_nano > 0 && el('small', money(s.refunded_nano) + ' refunded'), s.not_for_billing && el('small', { title: s.not_for_billing }, 'not for billing'), done ? el('a', { href: `${api}/receipts/${s.id}?format=html` }, 'receipt') : '', done && el('small', el('a', { href: `${api}/receipts/${s.id}?format=ocmf` }, 'OCMF'))));
     }))) : el('p.empty', `No car has charged yet. A driver asks for a price first: joulegate session quote`));
 }
 
