@@ -60,8 +60,8 @@ const (
 	tabApproval   = 'T' // device, connector -> MeterApprovalView
 	tabProfile    = 'U' // account -> chain.Profile
 	tabPending    = 'V' // height, number -> chain.RulesChange
-	tabBilling    = '3' // -> billing: how far invoices have been issued by rule
-	tabBilled     = '4' // account -> []billed: documents that a correction can refer to
+	tabBilling    = '5' // -> billing: how far invoices have been issued by rule
+	tabBilled     = '6' // account -> []billed: documents that a correction can refer to
 )
 
 // entryVersion is the format version of every value. A field added to an
