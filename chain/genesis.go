@@ -25,6 +25,7 @@ type Genesis struct {
 	Basis        string    `json:"basis"`               // legal basis of selling for money; "simulated" until recorded
 	Money        Money     `json:"money,omitzero"`
 	RetainDays   int64     `json:"retain_days,omitempty"` // slots and settled sessions stay in the state; 400, at least 40. Blocks stay
+	StoragePPM   int64     `json:"storage_ppm,omitempty"` // certificates on discharge per certified charging, 100000..1000000; 850000
 }
 
 // Simulated is the basis of a microgrid in which nobody sells for money.

@@ -131,7 +131,8 @@ type RulesChange struct {
 	ResolveDays  *int64     `cbor:"19,keyasint,omitempty" json:"resolve_days,omitempty"`
 	Tax          *TaxRate   `cbor:"20,keyasint,omitempty" json:"tax,omitempty"` // added to the list; From not before block time
 	RetainDays   *int64     `cbor:"21,keyasint,omitempty" json:"retain_days,omitempty"`
-	Invoices     *string    `cbor:"22,keyasint,omitempty" json:"invoices,omitempty"` // monthly or off
+	Invoices     *string    `cbor:"22,keyasint,omitempty" json:"invoices,omitempty"`    // monthly or off
+	StoragePPM   *int64     `cbor:"23,keyasint,omitempty" json:"storage_ppm,omitempty"` // for what is charged from then on
 }
 
 // Payout asks for prepaid money back. It leaves the balance at once.

@@ -197,7 +197,7 @@ func InitGenesis(st State, g chain.Genesis, genesisTimeMs int64) ([]ValidatorUpd
 		ExpirySlots: min(g.Credit.ExpirySlots, maxSlot), Transfers: g.Transfers, StartSeconds: g.StartSeconds, Basis: g.Basis, GenesisMs: genesisTimeMs,
 		Threshold: g.Money.Threshold, Auditors: g.Money.Auditors, DailyMintCap: g.Money.DailyMintCap, PayoutDays: g.Money.PayoutDays,
 		RetainDays: g.RetainDays, DisputeDays: g.Money.DisputeDays, AnswerDays: g.Money.AnswerDays, ResolveDays: g.Money.ResolveDays, Tax: g.Money.Tax,
-		Invoices: g.Money.Invoices,
+		Invoices: g.Money.Invoices, StoragePPM: g.StoragePPM,
 	}
 	rules.defaults()
 	if err := rules.check(); err != nil {

@@ -300,20 +300,42 @@ type CertificateTotals struct {
 	Bought   meter.WattHour `cbor:"6,keyasint,omitempty" json:"bought_wh"`        // of neighbours, cancelled by house and cars
 	Charged  meter.WattHour `cbor:"7,keyasint,omitempty" json:"charged_wh"`       // cancelled by charging the battery; bounds Stored
 	Owed     meter.WattHour `cbor:"8,keyasint,omitempty" json:"owed_wh"`          // issued for energy that a correction took back: not issued again until made good
+	Rated    meter.WattHour `cbor:"9,keyasint,omitempty" json:"-"`                // of Charged, before the storage efficiency last changed
+	Allowed  meter.WattHour `cbor:"10,keyasint,omitempty" json:"-"`               // what Rated allows to be issued on discharge
 }
 
-// StorageEfficiencyPPM is the part of the energy charged for which a battery
-// gets certificates when it discharges: what batteries coupled through their
-// own inverter return, charge to discharge.
-const StorageEfficiencyPPM = 850_000
+// Storage efficiency: the part of the energy charged for which a battery gets
+// certificates when it discharges.
+const (
+	DefaultStoragePPM = 850_000 // what batteries behind their own inverter return, charge to discharge
+	MinStoragePPM     = 100_000 // less is no storage
+	MaxStoragePPM     = 1_000_000
+)
 
-// storable is what certified charging allows to be issued on discharge.
-func storable(charged meter.WattHour) meter.WattHour {
-	return meter.WattHour(chain.PPM(chain.Nano(charged), StorageEfficiencyPPM))
+// storable is what certified charging allows to be issued on discharge. A
+// change of the efficiency holds for what is charged from then on.
+func (t *CertificateTotals) storable(ppm int64) meter.WattHour {
+	return t.Allowed + meter.WattHour(chain.PPM(chain.Nano(t.Charged-t.Rated), ppm))
+}
+
+// rate puts another storage efficiency in force.
+func rate(st State, before int64) {
+	due := map[string]counters{}
+	each(st, key(tabCounters), func(k []byte, c counters) bool {
+		if c.Certificates.Charged > c.Certificates.Rated {
+			due[string(k)] = c
+		}
+		return true
+	})
+	for k, c := range due {
+		t := &c.Certificates
+		t.Allowed, t.Rated = t.storable(before), t.Charged
+		put(st, key(tabCounters, []byte(k)), c)
+	}
 }
 
 // certificates issues and cancels the certificates of a slot.
-func certificates(st State, nodes []market.Node, sites []*site, fills []FillView, contracts []FirmDelivery) error {
+func certificates(st State, nodes []market.Node, sites []*site, fills []FillView, contracts []FirmDelivery, storagePPM int64) error {
 	index := map[string]*FillView{}
 	for i := range fills {
 		index[fills[i].ID] = &fills[i]
@@ -329,7 +351,7 @@ func certificates(st State, nodes []market.Node, sites []*site, fills []FillView
 		owed := min(t.Owed, at.bucket.Produced)
 		t.Owed -= owed
 		roof := at.bucket.Produced - owed
-		stored := min(at.bucket.Discharged, storable(t.Charged)-t.Stored)
+		stored := min(at.bucket.Discharged, t.storable(storagePPM)-t.Stored)
 		t.Issued += roof
 		t.Stored += stored
 		left := roof + stored

@@ -355,8 +355,10 @@ func (f *faults) totals(st State) {
 	f.energy("totals", e)
 	var imp, exp, produced, sold meter.WattHour
 	var certificates CertificateTotals
+	rules := RulesOf(st)
+	storage := rules.storage()
 	each(st, key(tabCounters), func(k []byte, c counters) bool {
-		f.certificates(k, &c)
+		f.certificates(k, &c, storage)
 		certificates.Sold += c.Certificates.Sold
 		certificates.Bought += c.Certificates.Bought
 		imp += c.Import
@@ -374,9 +376,9 @@ func (f *faults) totals(st State) {
 }
 
 // certificates checks 5 for one member.
-func (f *faults) certificates(device []byte, c *counters) {
+func (f *faults) certificates(device []byte, c *counters, storagePPM int64) {
 	t := c.Certificates
-	if t.Sold+t.Exported+t.Own != t.Issued+t.Stored || t.Issued > c.Produced+t.Owed || t.Stored > storable(t.Charged) || min(t.Sold, t.Exported, t.Own, t.Issued, t.Stored, t.Bought, t.Charged, t.Owed) < 0 {
+	if t.Sold+t.Exported+t.Own != t.Issued+t.Stored || t.Issued > c.Produced+t.Owed || t.Stored > t.storable(storagePPM) || min(t.Sold, t.Exported, t.Own, t.Issued, t.Stored, t.Bought, t.Charged, t.Owed) < 0 {
 		f.add("member %x produced %d Wh and has certificates %+v", device, c.Produced, t)
 	}
 }

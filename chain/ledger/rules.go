@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -40,6 +41,7 @@ func (g *Rules) defaults() {
 		{&g.AnswerDays, defaultAnswer},
 		{&g.ResolveDays, defaultResolve},
 		{&g.RetainDays, defaultRetain},
+		{&g.StoragePPM, DefaultStoragePPM},
 	} {
 		if *d.v == 0 {
 			*d.v = d.def
@@ -59,6 +61,9 @@ func (g *Rules) defaults() {
 // Simulated reports whether nobody has recorded a legal basis for selling
 // energy for money here.
 func (g *Rules) Simulated() bool { return g.Basis == chain.Simulated }
+
+// storage is the storage efficiency in force.
+func (g *Rules) storage() int64 { return cmp.Or(g.StoragePPM, DefaultStoragePPM) }
 
 // check reports the first thing wrong with the rules that can change.
 func (g *Rules) check() error {
@@ -88,6 +93,8 @@ func (g *Rules) check() error {
 		return refuse(CodeRange, "credit: earn %d ppm, redeem %d ppm, %d slots", g.EarnPPM, g.RedeemPPM, g.ExpirySlots)
 	case g.Invoices != "" && g.Invoices != InvoicesMonthly && g.Invoices != InvoicesOff:
 		return refuse(CodeMalformed, "invoices %q: %s or %s", g.Invoices, InvoicesMonthly, InvoicesOff)
+	case g.StoragePPM != 0 && (g.StoragePPM < MinStoragePPM || g.StoragePPM > MaxStoragePPM):
+		return refuse(CodeRange, "storage_ppm %d, %d..%d", g.StoragePPM, MinStoragePPM, MaxStoragePPM)
 	case len(g.Basis) > maxBasis:
 		return refuse(CodeMalformed, "basis of %d bytes, at most %d", len(g.Basis), maxBasis)
 	case days(g.PayoutDays) || days(g.DisputeDays) || days(g.AnswerDays) || days(g.ResolveDays):
@@ -147,6 +154,7 @@ func (g Rules) with(c *chain.RulesChange) Rules {
 	set(&g.ResolveDays, c.ResolveDays)
 	set(&g.RetainDays, c.RetainDays)
 	set(&g.Invoices, c.Invoices)
+	set(&g.StoragePPM, c.StoragePPM)
 	if len(c.Operators) > 0 {
 		g.Operators = c.Operators
 	}
@@ -233,6 +241,9 @@ func (r *run) activate(st State) error {
 		}
 		if r.rules.Invoices != next.Invoices { // not for months in which nobody expected it
 			put(st, key(tabBilling), billing{From: monthOf(r.time)})
+		}
+		if before := r.rules.storage(); before != next.storage() {
+			rate(st, before)
 		}
 		r.rules = next
 		put(st, key(tabRules), next)

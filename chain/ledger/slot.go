@@ -188,7 +188,7 @@ func (r *run) clear(st State, s chain.Slot) error {
 		return err
 	}
 	r.balance(st, &view, sites)
-	if err := certificates(st, nodes, sites, fills, contracts); err != nil {
+	if err := certificates(st, nodes, sites, fills, contracts, r.rules.storage()); err != nil {
 		return err
 	}
 	if err := r.loss(st, &view, sites); err != nil {

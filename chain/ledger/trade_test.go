@@ -506,6 +506,42 @@ func TestBatteryTradesOnBothSides(t *testing.T) {
 	equal(t, "certified", w.fill(firstSl+2, "sell/b").Certified, 0)
 }
 
+// Another storage efficiency holds for what is charged from then on.
+func TestStorageEfficiencyIsARule(t *testing.T) {
+	w := newWorldOf(t, func(g *chain.Genesis) { g.StoragePPM = 800_000 })
+	w.ok(w.mint(w.b.owner.account(), 1e9), w.mint(w.c.owner.account(), 1e9))
+	w.ok(w.b.sign(w.b.measure("battery", chain.RoleStorage, firstSl-1, 0, 0)))
+	s := firstSl
+	next := func(of map[*house][2]meter.WattHour, charged, given meter.WattHour) meter.WattHour {
+		t.Helper()
+		w.at(s)
+		w.report(s, of, w.b.sign(w.b.measure("battery", chain.RoleStorage, s, charged, given)))
+		s++
+		m, _ := MemberOf(w.st, w.b.key)
+		return m.Certificates.Stored
+	}
+	change := func(ppm int64) {
+		t.Helper()
+		w.took(w.tx(w.op, chain.TxRules, chain.RulesChange{Height: w.height + 3, StoragePPM: &ppm}))
+		w.block()
+		w.block()
+		equal(t, "in force", RulesOf(w.st).StoragePPM, ppm)
+	}
+	sun, peak := map[*house][2]meter.WattHour{w.a: {0, 1000}, w.b: {1000, 0}}, map[*house][2]meter.WattHour{w.b: {0, 300}, w.c: {300, 0}}
+	next(sun, 1000, 0)
+	equal(t, "at 80 %", next(peak, 0, 300), 300)
+	change(950_000)
+	equal(t, "of the old charge", next(peak, 0, 300), 600)
+	equal(t, "no more than 80 % of it", next(peak, 0, 300), 800)
+	next(sun, 1000, 0)
+	equal(t, "95 % of the new", next(peak, 0, 300), 1100)
+	change(100_000) // less than what is under way allows: nothing is taken back
+	equal(t, "the old charge's", next(peak, 0, 300), 1400)
+	for _, ppm := range []int64{-1, 99_999, 1_000_001} {
+		w.refused(CodeRange, w.bad(w.op, chain.TxRules, chain.RulesChange{Height: w.height + 10, StoragePPM: &ppm}))
+	}
+}
+
 func TestCertificatesFollowTheEnergy(t *testing.T) {
 	w := newWorld(t)
 	w.ok(w.mint(w.b.owner.account(), 1e9), w.mint(w.c.owner.account(), 1e9))

@@ -38,7 +38,8 @@ type Rules struct {
 	Tax          []chain.TaxRate `cbor:"37,keyasint,omitempty" json:"tax"`
 	Version      uint32          `cbor:"38,keyasint,omitempty" json:"version"` // that a program must know to execute blocks
 	RetainDays   int64           `cbor:"50,keyasint,omitempty" json:"retain_days"`
-	Invoices     string          `cbor:"51,keyasint,omitempty" json:"invoices"` // [InvoicesMonthly] or [InvoicesOff]
+	Invoices     string          `cbor:"51,keyasint,omitempty" json:"invoices"`    // [InvoicesMonthly] or [InvoicesOff]
+	StoragePPM   int64           `cbor:"52,keyasint,omitempty" json:"storage_ppm"` // of certified charging, certified on discharge
 }
 
 // Status summarises the ledger.

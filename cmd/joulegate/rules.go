@@ -58,6 +58,7 @@ func newRulesShowCmd() *cobra.Command {
 			rows = append(rows,
 				[]string{"state", "keeps slots and settled sessions for " + n(r.RetainDays) + " days; blocks are kept"},
 				[]string{"invoices", map[bool]string{true: "issued by themselves after every month (UTC)", false: "only when an operator asks"}[r.Invoices == ledger.InvoicesMonthly]},
+				[]string{"storage", percent(r.StoragePPM) + " of certified charging is certified on discharge"},
 				[]string{"payouts", "due in " + n(r.PayoutDays) + " days"},
 				[]string{"disputes", fmt.Sprintf("for %d days, answered in %d, decided in %d", r.DisputeDays, r.AnswerDays, r.ResolveDays)})
 			for _, t := range r.Tax {
@@ -129,6 +130,7 @@ func newRulesProposeCmd() *cobra.Command {
 	f.Int64("resolve-days", 0, "`DAYS` for its resolution")
 	f.Int64("retain-days", 0, "`DAYS` that slots and settled sessions stay in the state")
 	f.String("invoices", "", "issue invoices by themselves: monthly (UTC) or off")
+	f.String("storage", "", "`PERCENT` of certified charging that is certified on discharge, 10 to 100")
 	f.String("tax", "", "tax contained in prices, `PERCENT` of the net amount, from --tax-from on")
 	f.String("tax-from", "", "first `DAY` of that tax, UTC")
 	return agreed(c, "operator")
@@ -169,7 +171,7 @@ func rulesChange(cmd *cobra.Command, height int64) (b chain.RulesChange, err err
 			*to = &p
 		}
 	}
-	for name, to := range map[string]**int64{"earn": &b.EarnPPM, "redeem-cap": &b.RedeemPPM} {
+	for name, to := range map[string]**int64{"earn": &b.EarnPPM, "redeem-cap": &b.RedeemPPM, "storage": &b.StoragePPM} {
 		if given(name) {
 			p, e := parsePercent(text(name))
 			fail(name, e)
