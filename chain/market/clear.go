@@ -286,20 +286,34 @@ func (c *Clearer) load(p *Problem) error {
 // distinct reports an id that two orders share. It is a hash table with linear
 // probing; a map of a million ids takes as long as all the rest. A slot is 0 or
 // an order's number from 1 and, above it, eight more bits of its hash.
+//
+// Hashes are taken a batch ahead of their slots: then the processor fetches
+// many slots of the table, which is larger than its cache, at the same time.
 func (c *Clearer) distinct(orders []Order) error {
 	mask := uint64(1)<<bits.Len(uint(2*len(orders))) - 1
 	c.ids = resize(c.ids, int(mask)+1)
 	clear(c.ids)
-	for i := range orders {
-		h := maphash.String(seed, orders[i].ID)
-		tag := uint32(h>>56) << 24
-		at := h & mask
-		for ; c.ids[at] != 0; at = (at + 1) & mask {
-			if slot := c.ids[at]; slot>>24 == tag>>24 && orders[slot&MaxOrders-1].ID == orders[i].ID {
-				return fmt.Errorf("duplicate order id %q", orders[i].ID)
-			}
+	var hashes [32]uint64
+	for from := 0; from < len(orders); from += len(hashes) {
+		batch := orders[from:min(from+len(hashes), len(orders))]
+		seen := uint32(0)
+		for j := range batch {
+			h := maphash.String(seed, batch[j].ID)
+			hashes[j] = h
+			seen |= c.ids[h&mask]
 		}
-		c.ids[at] = tag | uint32(i+1)
+		_ = seen
+		for j := range batch {
+			h := hashes[j]
+			tag := uint32(h>>56) << 24
+			at := h & mask
+			for ; c.ids[at] != 0; at = (at + 1) & mask {
+				if slot := c.ids[at]; slot>>24 == tag>>24 && orders[slot&MaxOrders-1].ID == batch[j].ID {
+					return fmt.Errorf("duplicate order id %q", batch[j].ID)
+				}
+			}
+			c.ids[at] = tag | uint32(from+j+1)
+		}
 	}
 	return nil
 }
