@@ -79,7 +79,11 @@ func (g *guest) do(r wire.Request) (wire.Message, error) {
 		}
 		return wire.Message{}, d.cmd.Process.Signal(syscall.Signal(r.Number))
 	case wire.Put:
-		return wire.Message{}, os.WriteFile(r.Name, r.Data, os.FileMode(r.Number))
+		if err := os.WriteFile(r.Name, r.Data, os.FileMode(r.Number)); err != nil {
+			return wire.Message{}, err
+		}
+		unix.Sync() // an installer's editor does, too
+		return wire.Message{}, nil
 	case wire.Get:
 		b, err := os.ReadFile(r.Name)
 		return wire.Message{Out: b}, err
