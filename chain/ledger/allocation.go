@@ -27,8 +27,10 @@ type AllocationRow struct {
 	LocalOut    meter.WattHour `json:"local_out_wh"`
 	SupplierIn  meter.WattHour `json:"supplier_in_wh"`
 	SupplierOut meter.WattHour `json:"supplier_out_wh"`
-	OnBill      meter.WattHour `json:"on_bill_wh"`           // of SupplierIn and SupplierOut, not settled in the ledger
-	Behind      meter.WattHour `json:"behind_wh"`            // traded without passing the metering point
+	OnBill      meter.WattHour `json:"on_bill_wh"`     // of SupplierIn and SupplierOut, not settled in the ledger
+	Behind      meter.WattHour `json:"behind_wh"`      // traded without passing the metering point
+	LateImport  meter.WattHour `json:"late_import_wh"` // told too late to trade, at the supplier's price; not in the other columns
+	LateExport  meter.WattHour `json:"late_export_wh"`
 	FixImport   meter.WattHour `json:"correction_import_wh"` // booked corrections, not in the other columns
 	FixExport   meter.WattHour `json:"correction_export_wh"`
 }
@@ -45,8 +47,8 @@ type AllocationCheck struct {
 }
 
 // Allocation is the energy of a period for suppliers and network operators.
-// Readings that came after their slot was cleared are not in it: they are
-// settled at the supplier's price in the totals.
+// Readings that came after their slot was cleared stand apart, with the slot
+// whose price they had.
 type Allocation struct {
 	FromMs      int64             `json:"from_ms"`
 	ToMs        int64             `json:"to_ms"` // exclusive
@@ -119,6 +121,16 @@ func AllocationOf(st State, from, to chain.Slot) Allocation {
 			c.Points += p.Import - p.Export
 		}
 	}
+	each(st, key(tabLateEnergy), func(k []byte, l lateEnergy) bool {
+		s := slotOf(k)
+		if s >= from && s <= to {
+			m, _ := MemberOf(st, chain.Key(k[8:]))
+			r := row(s, m.Name)
+			r.LateImport += l.Import
+			r.LateExport += l.Export
+		}
+		return s <= to
+	})
 	for _, x := range CorrectionsOf(st, chain.Key{}) {
 		if x.State == CorrectionBooked && x.Slot >= from && x.Slot <= to {
 			m, _ := MemberOf(st, x.Device)

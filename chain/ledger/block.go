@@ -434,11 +434,21 @@ func (r *run) bookLate(st State, m *member, s chain.Slot, imp, exp meter.WattHou
 	c.Export += exp
 	c.Produced += e.Produced
 	put(st, key(tabCounters, m.Member.Device[:]), c)
+	k := key(tabLateEnergy, slotBytes(s), m.Member.Device[:])
+	sum, _ := get[lateEnergy](st, k)
+	put(st, k, lateEnergy{sum.Import + imp, sum.Export + exp})
 	if whole {
 		r.netLate(st, m, s, imp, 0)
 	}
 	r.event("meter.late", m.Member.Name, "slot %d: %d Wh imported, %d Wh exported at the grid's price", s, imp, exp)
 	return total(st, e)
+}
+
+// lateEnergy is what a site's meter told of a slot too late to trade it, for
+// the allocation. It leaves the state with the slot.
+type lateEnergy struct {
+	Import meter.WattHour `cbor:"1,keyasint"`
+	Export meter.WattHour `cbor:"2,keyasint"`
 }
 
 // netLate sets a house's late import off against its cars' late energy of the

@@ -24,6 +24,7 @@ const (
 	minRetain         = 40  // beyond the 30 days in which readings can be corrected
 	maxPrunedSlots    = 4   // per block; the next goes on
 	maxPrunedSessions = 64
+	maxPrunedLate     = 1024
 	postponeMs        = 30 * dayMs // a session that is not billed, or disputed, is looked at again
 	archiveSlot       = 's'
 	archiveSession    = 'c'
@@ -111,6 +112,18 @@ func (r *run) prune(st State) {
 			}
 		}
 		archive(st, ArchivedSlotKey(s), unique(keys))
+	}
+
+	var late [][]byte
+	st.Iterate([]byte{tabLateEnergy}, func(k, _ []byte) bool {
+		if slotOf(k[1:]).End(r.rules.SlotSeconds) > before || len(late) == maxPrunedLate {
+			return false
+		}
+		late = append(late, k)
+		return true
+	})
+	for _, k := range late {
+		st.Delete(k)
 	}
 
 	type closed struct {

@@ -315,6 +315,14 @@ func TestQueueOfACutOffGateway(t *testing.T) {
 		equal(t, "owner paid for the house", 1e9-w.balance(w.b.owner.account()), 200*300_000)
 		equal(t, "traded", EnergyOf(w.st).Traded, 0)
 		equal(t, "consumed", EnergyOf(w.st).Consumed, 500)
+		rows := AllocationOf(w.st, firstSl, firstSl).Rows
+		i := slices.IndexFunc(rows, func(r AllocationRow) bool { return r.Point == "b" })
+		if i < 0 || rows[i].LateImport != 500 || rows[i].LateExport != 0 || rows[i].Import != 0 {
+			t.Fatalf("allocation is %+v", rows)
+		}
+		w.now += (defaultRetain + 1) * dayMs
+		w.ok(w.a.sign(chain.NewRecord(chain.KindEvent, chain.Event{Code: "tick"})))
+		equal(t, "late energy in the state", len(collect[lateEnergy](w.st, key(tabLateEnergy))), 0)
 	}
 }
 

@@ -225,9 +225,9 @@ comparison), --json prints both.`,
 		}); err != nil {
 			return err
 		}
-		rows := [][]string{{"POINT", "IMPORT", "EXPORT", "FROM NEIGHBOURS", "TO NEIGHBOURS", "FROM SUPPLIER", "TO SUPPLIER", "CORRECTED"}}
+		rows := [][]string{{"POINT", "IMPORT", "EXPORT", "FROM NEIGHBOURS", "TO NEIGHBOURS", "FROM SUPPLIER", "TO SUPPLIER", "LATE", "CORRECTED"}}
 		for _, r := range sumRows(a.Rows) {
-			rows = append(rows, []string{r.Point, kWh(r.Import), kWh(r.Export), kWh(r.LocalIn), kWh(r.LocalOut), kWh(r.SupplierIn), kWh(r.SupplierOut), kWh(r.FixImport) + " / " + kWh(r.FixExport)})
+			rows = append(rows, []string{r.Point, kWh(r.Import), kWh(r.Export), kWh(r.LocalIn), kWh(r.LocalOut), kWh(r.SupplierIn), kWh(r.SupplierOut), kWh(r.LateImport) + " / " + kWh(r.LateExport), kWh(r.FixImport) + " / " + kWh(r.FixExport)})
 		}
 		return table(w, rows)
 	})
@@ -254,6 +254,8 @@ func sumRows(rows []ledger.AllocationRow) []ledger.AllocationRow {
 			{&o.LocalOut, &r.LocalOut},
 			{&o.SupplierIn, &r.SupplierIn},
 			{&o.SupplierOut, &r.SupplierOut},
+			{&o.LateImport, &r.LateImport},
+			{&o.LateExport, &r.LateExport},
 			{&o.FixImport, &r.FixImport},
 			{&o.FixExport, &r.FixExport},
 		} {
@@ -266,11 +268,11 @@ func sumRows(rows []ledger.AllocationRow) []ledger.AllocationRow {
 // writeAllocation writes the files that were asked for.
 func writeAllocation(cmd *cobra.Command, a ledger.Allocation) error {
 	n := func(e meter.WattHour) string { return strconv.FormatInt(int64(e), 10) }
-	rows := [][]string{{"start_utc", "metering_point", "device", "import_wh", "export_wh", "local_in_wh", "local_out_wh", "supplier_in_wh", "supplier_out_wh", "on_bill_wh", "behind_wh", "correction_import_wh", "correction_export_wh"}}
+	rows := [][]string{{"start_utc", "metering_point", "device", "import_wh", "export_wh", "local_in_wh", "local_out_wh", "supplier_in_wh", "supplier_out_wh", "on_bill_wh", "behind_wh", "correction_import_wh", "correction_export_wh", "late_import_wh", "late_export_wh"}}
 	for _, r := range a.Rows {
 		rows = append(rows, []string{
 			utc(r.StartMs), r.Point, r.Device.String(), n(r.Import), n(r.Export), n(r.LocalIn), n(r.LocalOut),
-			n(r.SupplierIn), n(r.SupplierOut), n(r.OnBill), n(r.Behind), n(r.FixImport), n(r.FixExport),
+			n(r.SupplierIn), n(r.SupplierOut), n(r.OnBill), n(r.Behind), n(r.FixImport), n(r.FixExport), n(r.LateImport), n(r.LateExport),
 		})
 	}
 	checks := [][]string{{"start_utc", "points_net_wh", "connection_net_wh", "mismatch_wh", "missing", "audit"}}
