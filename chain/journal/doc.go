@@ -19,6 +19,7 @@
 //	neighbours know newer blocks              adopt them, open a new epoch
 //	nobody answers, or the files were damaged open a new epoch
 //	a write failed                            open a new epoch: it may have landed
+//	restored from a backup                    open a new epoch: what was signed since is unknown
 //
 // A new epoch is the greater of the last known epoch plus one and the Unix
 // time in seconds: a gateway that has forgotten its epochs still never uses

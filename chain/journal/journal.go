@@ -73,6 +73,11 @@ type Config struct {
 	// no neighbour answers.
 	Fresh bool
 
+	// Restored is the Unix time, in seconds, at which the journal came from a
+	// backup, 0 if it did not. Blocks that were signed between may be unknown
+	// to all who answer: the next one is of an epoch that is not older.
+	Restored uint32
+
 	NeighbourBytes int64 // kept per neighbour; 0: the default
 	ReadingsBytes  int64 // of raw readings kept; 0: the default
 

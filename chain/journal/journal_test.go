@@ -200,12 +200,17 @@ func TestRecoverDecidesWhereTheChainContinues(t *testing.T) {
 		neighbours  func(*Journal) []Neighbour
 		fresh       bool
 		fork        bool
+		restored    uint32
 		want        chain.Position
 		adopted     int
 	}{
 		"new device, nobody there, key made just now":   {fresh: true, want: pos(1, 1)},
 		"new journal of an old key, nobody there":       {want: pos(1_000, 1)},
 		"new device, neighbours know nothing":           {neighbours: known, want: pos(1, 1)},
+		"from a backup, neighbours know nothing newer":  {own: 3, theirs: 3, restored: 900, neighbours: known, want: pos(1_000, 1)},
+		"from a backup without a journal":               {restored: 900, neighbours: known, want: pos(1_000, 1)},
+		"from a backup, with a clock before it":         {own: 3, theirs: 3, restored: 2_000, neighbours: known, want: pos(2_000, 1)},
+		"restart, long after it came from a backup":     {own: 3, theirs: 3, restored: 5, neighbours: known, want: pos(5, 4)},
 		"ordinary restart":                              {own: 3, theirs: 3, neighbours: known, want: pos(5, 4)},
 		"neighbours are behind":                         {own: 3, theirs: 2, neighbours: known, want: pos(5, 4)},
 		"neighbours have nothing":                       {own: 3, neighbours: known, want: pos(5, 4)},
@@ -222,7 +227,7 @@ func TestRecoverDecidesWhereTheChainContinues(t *testing.T) {
 				theirs = append(slices.Clone(all[:1]), signed(t, 1, 5, 2, all[0].Hash, "other"))
 			}
 			cfg := config(1)
-			cfg.Fresh = c.fresh
+			cfg.Fresh, cfg.Restored = c.fresh, c.restored
 			j := inMemory(t, cfg)
 			other := started(t, 2)
 			for _, b := range all[:c.own] {

@@ -72,7 +72,7 @@ func (j *Journal) Recover(ctx context.Context, neighbours []Neighbour) (Recovere
 	head, some := j.authors[j.self].newest()
 	behind := newest != nil && before.head().Less(newest.Position())
 	elsewhere := j.cfg.Known()
-	j.lost = j.lost || before.head().Less(elsewhere)
+	j.lost = j.lost || before.head().Less(elsewhere) || before.Epoch < j.cfg.Restored
 	// A block that neighbours hold where another one is held here was signed
 	// by a journal that this one does not know.
 	forked := false
@@ -86,6 +86,9 @@ func (j *Journal) Recover(ctx context.Context, neighbours []Neighbour) (Recovere
 		j.next, j.prev = chain.Position{Epoch: 1, Number: 1}, chain.Hash{}
 	case len(answers) == 0, j.lost, behind, forked:
 		last := max(head.Epoch, elsewhere.Epoch)
+		if r := j.cfg.Restored; r > 0 {
+			last = max(last, r-1)
+		}
 		if newest != nil {
 			last = max(last, newest.Epoch)
 		}

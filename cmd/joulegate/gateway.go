@@ -47,6 +47,7 @@ type gateway struct {
 	id          identity
 	self        chain.Key
 
+	lock    *journal.Lock // of the state folder; it ends with whoever holds this
 	roster  *roster
 	net     *p2p.Node
 	journal *journal.Journal
@@ -91,11 +92,10 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	} else if err != nil {
 		return nil, err
 	}
-	lock, err := journal.LockDir(string(st))
-	if err != nil {
+	if g.lock, err = journal.LockDir(string(st)); err != nil {
 		return nil, err
 	}
-	opened = append(opened, func() { _ = lock.Unlock() })
+	opened = append(opened, func() { _ = g.lock.Unlock() })
 	if g.id, err = loadIdentity(st); err != nil {
 		return nil, err
 	}
@@ -127,9 +127,13 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	if err := os.MkdirAll(st.receipts(), 0o700); err != nil {
 		return nil, err
 	}
+	restored, err := st.restoredAt()
+	if err != nil {
+		return nil, err
+	}
 	g.journal, err = journal.Open(st.journal(), journal.Config{
 		ChainID: g.genesis.ChainID, Key: g.id.device, Member: g.roster.active, Neighbours: g.neighbours,
-		Known: g.knownPosition, Fresh: freshDevice(st), Log: log.With("part", "journal"),
+		Known: g.knownPosition, Fresh: freshDevice(st), Restored: restored, Log: log.With("part", "journal"),
 	})
 	if err != nil {
 		return nil, err
@@ -319,7 +323,7 @@ func (g *gateway) run(ctx context.Context) error {
 	stopStores()
 	err = errors.Join(err, lower.Wait())
 	g.devices.close()
-	err = errors.Join(err, g.journal.Close(), g.net.Close())
+	err = errors.Join(err, g.journal.Close(), g.net.Close(), g.lock.Unlock())
 	if err == nil && errors.Is(context.Cause(ctx), errReconfigured) {
 		return errReconfigured
 	}

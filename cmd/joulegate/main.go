@@ -102,7 +102,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 
 	root.AddCommand(
 		newRunCmd(), newReflexCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newVersionCmd(),
-		newGridCmd(), newPeerCmd(), newConfigCmd(),
+		newGridCmd(), newPeerCmd(), newConfigCmd(), newBackupCmd(), newRestoreCmd(),
 		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newCommissionCmd(), newSessionCmd(), newReceiptCmd(), newCardCmd(), newMandateCmd(), newCodeCmd(), newJournalCmd(),
 		newLedgerCmd(), newAuditCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newMarketCmd(), newFlowCmd(),
 		newGuardCmd(),

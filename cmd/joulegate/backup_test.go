@@ -1,0 +1,301 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/consensus"
+	"github.com/joulegate/joulegate/chain/journal"
+	"github.com/joulegate/joulegate/chain/keys"
+)
+
+// stateWithAll makes a state folder with something of everything.
+func stateWithAll(t testing.TB) (st state, config string) {
+	t.Helper()
+	st = state(filepath.Join(t.TempDir(), "state"))
+	id, err := makeIdentity(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op, _, err := keys.LoadOrCreateWallet(st.wallets(), "operator", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := chain.Genesis{
+		Version: chain.Version, ChainID: "backup-street", SlotSeconds: 900, GraceSeconds: 60, Currency: "EUR", MinorDigits: 2,
+		Operators: []chain.Key{op.Public()}, Retail: 300_000, FeedIn: 80_000, Nodes: []chain.Node{{ID: "root"}}, StartSeconds: 600, Basis: "simulated",
+		Members: []chain.Founder{{Member: id.member("house1", op.Public(), true, 17_000, nil), Node: "root"}},
+	}
+	if _, err := consensus.WriteGenesis(st.genesis(), g, time.Unix(1_764_000_000, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := writePSK(st, bytes.Repeat([]byte{7}, 32)); err != nil {
+		t.Fatal(err)
+	}
+	config = filepath.Join(t.TempDir(), "joulegate.yaml")
+	for name, text := range map[string]string{
+		config: "version: 1\n", st.path("parties.yaml"): "people", st.path("receipts", "r1.ocmf"): "OCMF|{}|{}",
+		st.path("journal", "blocks.db", "000001.log"): "journal", st.path("consensus", "data", "ledger.db", "CURRENT"): "ledger",
+		st.path("consensus", "data", "cs.wal", "wal"): "votes", st.path("control.sock"): "", st.path("keys", "new"): "",
+	} {
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return st, config
+}
+
+func tree(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	if err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			rel, _ := filepath.Rel(dir, p)
+			names = append(names, filepath.ToSlash(rel))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func TestBackupRestore(t *testing.T) {
+	st, config := stateWithAll(t)
+	now := time.Unix(1_770_000_000, 0)
+	public := []string{"genesis.json", "joulegate.yaml", "parties.yaml", "receipts/r1.ocmf", "restored"}
+	secrets := []string{"keys/device.key", "keys/receipt.key", "psk", "wallets/operator.key"}
+	stores := []string{"consensus/data/ledger.db/CURRENT", "journal/blocks.db/000001.log"}
+	if _, err := os.Stat(st.path("wallets", "operator.key")); err != nil {
+		path, _ := keys.WalletPath("wallets", "operator")
+		secrets[3] = filepath.ToSlash(path)
+	}
+	for _, c := range []struct {
+		name              string
+		withKeys, running bool
+		want              []string
+	}{
+		{"stopped", false, false, slices.Concat(public, stores)},
+		{"stopped, with keys", true, false, slices.Concat(public, stores, secrets)},
+		{"running", false, true, public},
+		{"running, with keys", true, true, slices.Concat(public, secrets)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.running {
+				lock, err := journal.LockDir(string(st))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer lock.Unlock()
+			}
+			file := filepath.Join(t.TempDir(), "b")
+			m, sum, err := writeBackup(st, config, file, c.withKeys, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i, err := os.Stat(file); err != nil || i.Mode().Perm() != 0o600 {
+				t.Errorf("mode %v, %v: a backup is its owner's", i.Mode(), err)
+			}
+			to := state(filepath.Join(t.TempDir(), "new", "state"))
+			got, sum2, err := restoreBackup(to, file, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sum != sum2 || got.Keys != c.withKeys || got.Ledger == c.running || len(got.Files) != len(m.Files) {
+				t.Errorf("restored %+v (%s), wrote %+v (%s)", got, sum2, m, sum)
+			}
+			want := slices.Sorted(slices.Values(c.want))
+			if have := tree(t, string(to)); !slices.Equal(have, want) {
+				t.Errorf("restored\n%v\nwant\n%v", have, want)
+			}
+			for _, name := range c.want {
+				from := st.path(filepath.FromSlash(name))
+				switch name {
+				case "restored":
+					continue
+				case "joulegate.yaml":
+					from = config
+				}
+				a, err1 := os.ReadFile(from)
+				b, err2 := os.ReadFile(to.path(filepath.FromSlash(name)))
+				if err := errors.Join(err1, err2); err != nil || !bytes.Equal(a, b) {
+					t.Errorf("%s differs: %v", name, err)
+				}
+			}
+			if at, err := to.restoredAt(); err != nil || int64(at) != now.Unix() {
+				t.Errorf("restored at %d, %v", at, err)
+			}
+			if freshDevice(to) {
+				t.Error("a restored device counts as new")
+			}
+			if c.withKeys { // the device is the same, the validator's key a new one
+				old, err1 := makeIdentity(st)
+				id, err2 := loadIdentity(to)
+				if err := errors.Join(err1, err2); err != nil {
+					t.Fatal(err)
+				}
+				if !id.device.Equal(old.device) || id.validator == old.validator {
+					t.Errorf("device equal %t, validator's key %s, was %s", id.device.Equal(old.device), id.validator, old.validator)
+				}
+			}
+		})
+	}
+}
+
+// Without --with-keys nothing secret is in a backup, whatever its name is.
+func TestBackupLeaksNothing(t *testing.T) {
+	st, config := stateWithAll(t)
+	file := filepath.Join(t.TempDir(), "b")
+	if _, _, err := writeBackup(st, config, file, false, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all bytes.Buffer
+	if _, err := all.ReadFrom(z); err != nil {
+		t.Fatal(err)
+	}
+	psk, _ := os.ReadFile(st.psk())
+	device, _ := os.ReadFile(st.path("keys", "device.key"))
+	for name, s := range map[string][]byte{"psk": bytes.TrimSpace(psk), "device key": bytes.TrimSpace(device)} {
+		if len(s) == 0 || bytes.Contains(all.Bytes(), s) {
+			t.Errorf("%s is in the backup", name)
+		}
+	}
+}
+
+// What is damaged, newer, or would overwrite something changes nothing.
+func TestRestoreRefuses(t *testing.T) {
+	st, config := stateWithAll(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "b")
+	if _, _, err := writeBackup(st, config, file, true, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := state(filepath.Join(dir, "to"))
+	refused := func(what string, b []byte, words string) {
+		t.Helper()
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := restoreBackup(to, file, time.Now())
+		if err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v, want %q", what, err, words)
+		}
+		if _, err := os.Stat(string(to)); err == nil {
+			t.Fatalf("%s: %v is there", what, tree(t, string(to)))
+		}
+	}
+	for i := 10; i < len(good); i += 97 { // the first ten bytes are gzip's own header
+		bad := bytes.Clone(good)
+		bad[i] ^= 0x10
+		refused("a changed byte", bad, "")
+	}
+	for _, n := range []int{0, 1, 20, len(good) / 2, len(good) - 1} {
+		refused("a cut file", good[:n], "damaged")
+	}
+	refused("bytes after the end", append(bytes.Clone(good), 1, 2, 3), "damaged")
+
+	archive := func(m any, files ...string) []byte {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		w := tar.NewWriter(z)
+		raw, _ := json.Marshal(m)
+		for i, f := range append([]string{backupManifest}, files...) {
+			body := raw
+			if i > 0 {
+				body = []byte(f)
+			}
+			_ = w.WriteHeader(&tar.Header{Name: f, Mode: 0o600, Size: int64(len(body))})
+			_, _ = w.Write(body)
+		}
+		_ = w.Close()
+		_ = z.Close()
+		return b.Bytes()
+	}
+	one := func(name string, keys bool) manifest {
+		return manifest{Format: backupFormat, Version: 1, Keys: keys, Files: []backupFile{{name, 0o600, int64(len(name)), chain.Sum([]byte(name))}}}
+	}
+	newer := map[string]any{"format": backupFormat, "version": 2, "something": "new"}
+	refused("a newer format", archive(newer), "format 2, this program knows 1")
+	refused("another program's", archive(map[string]any{"format": "tarball"}), "not a backup")
+	for _, name := range []string{
+		"../evil", "/etc/passwd", "consensus/validator/last_signed.json", "consensus/validator/key.json", "keys/../psk", "control.sock", "restored", "keys/new", "journal/blocks.db/LOCK", "receipts/../../x",
+	} {
+		refused(name, archive(one(name, true), name), "does not belong")
+	}
+	refused("a key in a backup without keys", archive(one("keys/device.key", false), "keys/device.key"), "does not belong")
+	refused("a file too many", archive(one("genesis.json", true), "genesis.json", "psk"), "more files")
+	refused("a file missing", archive(one("genesis.json", true)), "damaged")
+	huge := one("genesis.json", true)
+	huge.Files[0].Size = 1 << 50
+	refused("a huge file", archive(huge), "at most")
+
+	if err := os.WriteFile(file, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := restoreBackup(st, file, time.Now()); err == nil || !strings.Contains(err.Error(), "not empty") {
+		t.Errorf("into a folder with something in it: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".to.restore-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func FuzzRestore(f *testing.F) {
+	st, config := stateWithAll(f)
+	file := filepath.Join(f.TempDir(), "b")
+	if _, _, err := writeBackup(st, config, file, true, time.Unix(1_770_000_000, 0)); err != nil {
+		f.Fatal(err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(b[:len(b)/2])
+	f.Add([]byte(`{"format":"joulegate-backup","version":1,"files":[{"name":"psk","size":-1}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if m, err := parseManifest(b); err == nil {
+			for _, f := range m.Files {
+				if partOf(f.Name) == notKept || strings.Contains(f.Name, "..") && !filepath.IsLocal(f.Name) || strings.HasPrefix(f.Name, "consensus/validator") {
+					t.Fatalf("a backup may hold %q", f.Name)
+				}
+			}
+		}
+		dir := t.TempDir()
+		if _, err := unpack(bytes.NewReader(b), dir); err != nil {
+			return
+		}
+		for _, name := range tree(t, dir) {
+			if partOf(name) == notKept {
+				t.Fatalf("restored %q", name)
+			}
+		}
+	})
+}
