@@ -202,6 +202,28 @@ type Reaction struct {
 	Ask     bool          `json:"ask,omitempty"`  // only ask the operator
 }
 
+// Status is what the guard of a running gateway says of itself.
+type Status struct {
+	Mode      string            `json:"mode"`     // off or observe
+	Child     Child             `json:"process"`  // that holds the sensors
+	Coverage  []Coverage        `json:"coverage"` // of every sensor
+	RuleSet   chain.Hash        `json:"rule_set"` // SHA-256 of the rules in force
+	Findings  []Finding         `json:"findings"` // the newest first, not all
+	Told      map[string]uint64 `json:"told"`     // records on the ledger since start, by rule
+	HeldBack  uint64            `json:"held_back"`
+	Silent    []string          `json:"silent"` // neighbours whose guard is not heard
+	Heartbeat time.Time         `json:"heartbeat"`
+}
+
+// Child is the process that holds the sensors.
+type Child struct {
+	PID      int       `json:"pid"` // 0: it does not run
+	Since    time.Time `json:"since"`
+	MemoryMB uint64    `json:"memory_mb"` // of its own, without the program's text
+	Restarts uint64    `json:"restarts"`
+	Ended    string    `json:"ended,omitempty"` // how the last one ended
+}
+
 // Record is what the ledger carries of a finding: nothing in it names a
 // household's devices, programs or destinations.
 type Record struct {
@@ -215,6 +237,9 @@ type Record struct {
 	Level    string     `cbor:"8,keyasint" json:"coverage"`
 	Lost     uint64     `cbor:"9,keyasint" json:"lost"`
 	Detail   chain.Hash `cbor:"10,keyasint" json:"detail"` // see Sealed
+	// Every is when the next heartbeat is due, in seconds; only a heartbeat
+	// has it. Neighbours judge a gateway by what it has promised itself.
+	Every uint32 `cbor:"11,keyasint,omitempty" json:"every_s,omitempty"`
 }
 
 // Sealed is a finding as the journal keeps it. Salt is random: without it

@@ -54,6 +54,7 @@ const (
 	GuardCoverage  = "guard.coverage"  // a sensor's level changed
 	GuardHeartbeat = "guard.heartbeat" // the guard lives; neighbours notice gaps
 	GuardReaction  = "guard.reaction"  // something was done, or undone
+	GuardSilent    = "guard.silent"    // a neighbour's guard has stopped saying that it lives
 )
 
 // Rules lists them, by name.
@@ -71,6 +72,7 @@ var Rules = []Rule{
 	{GuardCoverage, Load, Low, Nothing, "a sensor sees more or less than before"},
 	{GuardHeartbeat, Load, Info, Nothing, "the guard is at work"},
 	{GuardReaction, Load, Low, Nothing, "the guard acted, or took back what it did"},
+	{GuardSilent, Load, Medium, Nothing, "a neighbour's guard has not been heard when it should"},
 	{LoadBinary, Load, Critical, SafeStop, "the running program is not the one that was started"},
 	{LoadClock, Load, Low, Nothing, "the wall clock jumped"},
 	{LoadCPU, Load, Low, Nothing, "the machine works more than it is used to"},

@@ -55,6 +55,7 @@ type Config struct {
 	Ledger     Ledger    `yaml:"ledger" doc:"agreement with the neighbours"`
 	Pins       Pins      `yaml:"pins,omitempty" doc:"pins that are not the board's own"`
 	Watchdog   Watchdog  `yaml:"watchdog" doc:"what ends charging when this program hangs; systemd's own watchdog needs nothing here"`
+	Guard      Guard     `yaml:"guard" doc:"what watches this gateway; see docs/GUARD.md"`
 	Timing     Timing    `yaml:"timing" doc:"times of the control loop; safety times may be shortened, not stretched"`
 }
 
@@ -330,6 +331,7 @@ func Default() Config {
 		Panel:    Panel{Listen: "127.0.0.1:8080"},
 		Ledger:   Ledger{TimeoutCommit: ms(500)},
 		Watchdog: Watchdog{Timeout: sec(15)},
+		Guard:    Guard{Mode: "observe", Heartbeat: Duration(time.Hour), MemoryMB: 96},
 		Timing: Timing{
 			Tick: ms(25), Watchdog: ms(1000),
 			StaleAfter: sec(10), StaleOff: sec(20), StopWait: sec(3), MinOff: sec(10),

@@ -72,6 +72,7 @@ func (c *Config) Validate() Errors {
 	c.watchdog(k, b)
 	c.readers(k)
 	c.services(k)
+	c.guard(k)
 	c.timing(k)
 	return k.errs
 }

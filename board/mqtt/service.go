@@ -511,6 +511,7 @@ const (
 	topicInfo   = "info"
 	topicMarket = "market/state"
 	topicLedger = "ledger/state"
+	topicGuard  = "guard/state"
 	online      = "online"
 	offline     = "offline"
 )
@@ -557,6 +558,9 @@ func (s *Service) PublishMarket(v any) error { return s.publish(topicMarket, 0, 
 
 // PublishLedger publishes the ledger's summary.
 func (s *Service) PublishLedger(v any) error { return s.publish(topicLedger, 0, v) }
+
+// PublishGuard publishes the guard's summary.
+func (s *Service) PublishGuard(v any) error { return s.publish(topicGuard, 0, v) }
 
 // event is the payload of event/<type>.
 type event struct {

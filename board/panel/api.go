@@ -12,6 +12,7 @@ import (
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/guard"
 	"github.com/joulegate/joulegate/meter"
 )
 
@@ -71,6 +72,9 @@ type Backend interface {
 	// time from up to but not at to, oldest first; zero times are open ends.
 	// Of more than MaxEvents it returns the newest.
 	Events(ctx context.Context, from, to time.Time) ([]Event, error)
+
+	// Guard says what the guard sees and has found.
+	Guard(ctx context.Context) (guard.Status, error)
 
 	Market(ctx context.Context) (Market, error)
 	Energy(ctx context.Context) (ledger.Energy, error)

@@ -18,6 +18,7 @@ import (
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/guard"
 )
 
 // maxAnswer bounds what a client reads: 1,000 members with all their sessions
@@ -117,6 +118,11 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 
 // Status implements Backend.
 func (c *Client) Status(ctx context.Context) (Status, error) { return get[Status](ctx, c, "/status") }
+
+// Guard implements Backend. Only the control socket offers it.
+func (c *Client) Guard(ctx context.Context) (guard.Status, error) {
+	return get[guard.Status](ctx, c, "/guard")
+}
 
 // LedgerStatus implements Backend.
 func (c *Client) LedgerStatus(ctx context.Context) (LedgerStatus, error) {

@@ -166,6 +166,8 @@ func (s *Server) Handler(control bool) http.Handler {
 	raw("/receipts/{id}", s.receipt)
 	raw("/live", s.live)
 	if control {
+		// Findings may name what a household asks for: not for every browser.
+		handle("GET /guard", func(r *http.Request) (any, error) { return b.Guard(r.Context()) })
 		handle("POST /tx", func(r *http.Request) (any, error) {
 			var t envelope
 			if err := body(r, &t); err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/guard"
 	"github.com/joulegate/joulegate/meter"
 )
 
@@ -321,6 +322,10 @@ func (f *fake) slots() []ledger.SlotView {
 	out[0].Energy = ledger.Energy{Produced: 24, Consumed: 24, Traded: 15, GridImport: 2, GridExport: 2}
 	out[0].Fills = []ledger.FillView{fill(0, "sell", chain.Sell, 12, 12, 183000), fill(1, "sell", chain.Sell, 5, 3, 181000), fill(2, "buy", chain.Buy, 7, 7, 203000), car}
 	return out
+}
+
+func (f *fake) Guard(context.Context) (guard.Status, error) {
+	return guard.Status{Mode: "observe"}, nil
 }
 
 func (f *fake) Market(context.Context) (Market, error) {

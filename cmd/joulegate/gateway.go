@@ -22,6 +22,7 @@ import (
 	"github.com/joulegate/joulegate/chain/journal"
 	"github.com/joulegate/joulegate/chain/keys"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/guard/warden"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/p2p"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -62,6 +63,7 @@ type gateway struct {
 	panel   *panel.Server
 	readers []*access.Reader
 	metrics *prometheus.Registry
+	warden  *warden.Warden // nil: the guard is off
 	feeder  *feederLink    // nil: the feeder is not shared by a leader
 	posted  posted         // what neighbours expect to sell
 	dimmed  ledger.DimView // the ledger's order that the station has
@@ -133,12 +135,15 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	}
 	g.journal, err = journal.Open(st.journal(), journal.Config{
 		ChainID: g.genesis.ChainID, Key: g.id.device, Member: g.roster.active, Neighbours: g.neighbours,
-		Known: g.knownPosition, Fresh: freshDevice(st), Restored: restored, Log: log.With("part", "journal"),
+		Known: g.knownPosition, Stored: g.neighbourBlock, Fresh: freshDevice(st), Restored: restored, Log: log.With("part", "journal"),
 	})
 	if err != nil {
 		return nil, err
 	}
 	opened = append(opened, func() { g.journal.Close() })
+	if g.warden, err = g.newWarden(); err != nil {
+		return nil, err
+	}
 
 	// The ledger, on the same host.
 	g.ledger, err = consensus.Open(ctx, consensus.Config{
@@ -310,6 +315,7 @@ func (g *gateway) run(ctx context.Context) error {
 	upper.Go(func() error { return quiet(upperCtx, g.mqtt.Run(upperCtx)) })
 	upper.Go(func() error { return followed(g.report(upperCtx)) })
 	upper.Go(func() error { return g.settings.watch(upperCtx) })
+	upper.Go(func() error { return quiet(upperCtx, g.runGuard(upperCtx)) })
 	upper.Go(func() error { return followed(g.offer(upperCtx)) })
 	upper.Go(func() error { return followed(g.plans(upperCtx)) })
 	if g.feeder != nil {

@@ -155,6 +155,7 @@ func demoConfig(gw demoGateway, p2pAddr string, first demoGateway) config.Config
 	h := gw.house
 	c := config.Default()
 	c.Name, c.Board = h.Name, "simulated"
+	c.Guard.Mode = "off" // each gateway's would see the same machine
 	c.Lines = []config.Line{{ID: "rs485", Device: h.Line, Baud: street.Baud, Framing: "8N1", Timeout: config.Duration(300 * time.Millisecond)}}
 	second := config.Duration(time.Second)
 	for _, dev := range h.Devices {

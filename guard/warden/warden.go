@@ -1,0 +1,532 @@
+// Package warden is the gateway's side of the guard. The sensors run in a
+// process of their own, which the warden starts, watches and starts again:
+//
+//	sensors' process ──pipe──► Check ──► policy ──► sealed finding: journal
+//	   │ panic, kill -9,                       ├──► Record: own block, ledger
+//	   │ too much memory                       └──► Tell: MQTT, page
+//	   └──► a finding says so, coverage is none, a new one starts after a pause
+//
+// Nothing that happens in that process reaches the station: it shares no
+// memory with it, the kernel takes it first when memory runs out, and a warden
+// that has to wait for the journal drops findings and counts them.
+package warden
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/guard"
+	"github.com/joulegate/joulegate/guard/pipe"
+	"github.com/joulegate/joulegate/guard/policy"
+)
+
+// Limits.
+const (
+	MaxInbox  = 256  // messages between the process and the policy; then the process waits
+	MaxOutbox = 64   // records waiting for a block; then they are held back and counted
+	MaxRecent = 100  // findings in Status
+	MaxSealed = 2048 // findings kept whole in the journal; then the oldest goes
+	MaxPerDay = 1440 // records of findings on the ledger, in bursts of up to 100
+	MaxPeers  = 1024 // neighbours whose heartbeat is waited for
+
+	burst     = 100
+	silence   = 15 * time.Second // without a beat a process is taken for stuck
+	firstWait = time.Second      // before a process is started again; doubles
+	lastWait  = 5 * time.Minute
+	restful   = 10 * time.Minute // a process that lived so long starts again at once
+)
+
+// Store keeps small values by name, on the disk when Save returns.
+type Store interface {
+	Load(name string) ([]byte, error)
+	Save(name string, value []byte) error
+}
+
+// Config is what a warden is made of.
+type Config struct {
+	Start     func() *exec.Cmd // the command of the sensors' process; what it says comes through file 3
+	Setup     any              // its first frame
+	Charging  func() bool      // the charger is at work; must not block
+	Memory    uint64           // bytes of its own that the process may have; then it is ended
+	Heartbeat time.Duration    // between statements that the guard lives
+	Store     Store
+	// Append puts records into an own block; it may wait.
+	Append func(ctx context.Context, records []chain.Record) error
+	Tell   func(guard.Finding)         // a finding that was put on record; must not block
+	Silent func(peer chain.Key) string // names a neighbour whose guard is silent; empty: he is none any more
+	Log    *slog.Logger
+}
+
+// Warden keeps the guard. Methods are safe for concurrent use.
+type Warden struct {
+	c       Config
+	policy  *policy.Policy
+	inbox   chan pipe.Message
+	ended   chan string // why the process ended
+	outbox  chan []chain.Record
+	peers   chan beat
+	started time.Time
+
+	// Of the loop.
+	tokens, filled float64 // of MaxPerDay
+	next           uint64  // sealed findings so far
+	due            time.Duration
+	heard          map[chain.Key]*neighbour
+	rules          []string
+
+	held atomic.Uint64
+
+	mu     sync.Mutex
+	status guard.Status
+	cover  map[guard.Sensor]guard.Coverage
+}
+
+type beat struct {
+	peer  chain.Key
+	every time.Duration
+}
+
+type neighbour struct {
+	at, every time.Duration
+	silent    bool
+}
+
+const (
+	stateKey  = "guard"
+	sealedKey = "guard.sealed."
+)
+
+type saved struct {
+	Policy policy.Saved `cbor:"1,keyasint"`
+	Next   uint64       `cbor:"2,keyasint"`
+}
+
+// New returns a warden that goes on from what was saved.
+func New(c Config) (*Warden, error) {
+	var s saved
+	raw, err := c.Store.Load(stateKey)
+	if err != nil {
+		return nil, fmt.Errorf("guard: %w", err)
+	}
+	if raw != nil {
+		if err := chain.Unmarshal(raw, &s); err != nil {
+			c.Log.Warn("what the guard has learned is damaged; it learns anew", "err", err)
+			s = saved{}
+		}
+	}
+	p, err := policy.New(policy.Config{}, s.Policy)
+	if err != nil {
+		return nil, err
+	}
+	w := &Warden{
+		c: c, policy: p, next: s.Next, started: time.Now(), tokens: burst,
+		inbox: make(chan pipe.Message, MaxInbox), ended: make(chan string, 1), outbox: make(chan []chain.Record, MaxOutbox), peers: make(chan beat, MaxInbox),
+		heard: map[chain.Key]*neighbour{}, cover: map[guard.Sensor]guard.Coverage{},
+	}
+	for _, r := range guard.Rules {
+		w.rules = append(w.rules, r.ID)
+	}
+	w.status = guard.Status{Mode: guard.Observe.String(), RuleSet: chain.Sum(chain.Marshal(w.rules)), Findings: []guard.Finding{}, Told: map[string]uint64{}, Silent: []string{}}
+	w.blind("not started")
+	return w, nil
+}
+
+// blind sets every sensor's coverage to none.
+func (w *Warden) blind(why string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for s := guard.Domain; s <= guard.Load; s++ {
+		c := w.cover[s]
+		if c.Level != guard.None {
+			c.Since = time.Now()
+		}
+		c.Sensor, c.Level, c.Reason = s, guard.None, why
+		w.cover[s] = c
+	}
+}
+
+// Status says what the guard is at.
+func (w *Warden) Status() guard.Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.status
+	s.Findings, s.Silent, s.Told = slices.Clone(s.Findings), slices.Clone(s.Silent), maps.Clone(s.Told)
+	s.Coverage = slices.SortedFunc(maps.Values(w.cover), func(a, b guard.Coverage) int { return cmp.Compare(a.Sensor, b.Sensor) })
+	s.HeldBack = w.held.Load()
+	return s
+}
+
+// Heard takes a neighbour's block. It never blocks: a heartbeat that does not
+// fit is followed by another one.
+func (w *Warden) Heard(b *chain.Signed) {
+	for _, r := range b.Records {
+		var g guard.Record
+		if r.Kind != chain.KindGuard || chain.Unmarshal(r.Body, &g) != nil || g.Rule != guard.GuardHeartbeat || g.Every == 0 {
+			continue
+		}
+		select {
+		case w.peers <- beat{b.Author, time.Duration(g.Every) * time.Second}:
+		default:
+		}
+		return
+	}
+}
+
+// Run keeps the guard until ctx ends.
+func (w *Warden) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { w.keep(ctx) })
+	wg.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case r := <-w.outbox:
+				if err := w.c.Append(ctx, r); err != nil && ctx.Err() == nil {
+					w.held.Add(uint64(len(r)))
+					w.c.Log.Warn("evidence is not on record", "err", err)
+				}
+			}
+		}
+	})
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for saveAt := time.Duration(0); ; {
+		select {
+		case <-ctx.Done():
+			w.save()
+			wg.Wait()
+			return nil
+		case m := <-w.inbox:
+			w.take(m)
+		case why := <-w.ended:
+			w.blind(why)
+			w.find(guard.Finding{Rule: guard.GuardCoverage, Severity: guard.Medium, Subject: guard.Subject{Kind: guard.Machine}, Count: 1, First: time.Now(), Last: time.Now(), Evidence: map[string]string{"level": guard.None, "reason": why}})
+		case b := <-w.peers:
+			if n := w.heard[b.peer]; n != nil || len(w.heard) < MaxPeers {
+				w.heard[b.peer] = &neighbour{at: w.now(), every: b.every}
+			}
+		case <-tick.C:
+			now := w.now()
+			w.do(w.policy.Tick(now, w.seeing()))
+			w.neighbours(now)
+			if w.c.Heartbeat > 0 && now >= w.due {
+				w.due = now + w.c.Heartbeat
+				w.heartbeat()
+			}
+			if now >= saveAt {
+				saveAt = now + time.Hour
+				w.save()
+			}
+		}
+	}
+}
+
+func (w *Warden) now() time.Duration { return time.Since(w.started) }
+
+func (w *Warden) save() {
+	if err := w.c.Store.Save(stateKey, chain.Marshal(saved{w.policy.Save(), w.next})); err != nil {
+		w.c.Log.Warn("what the guard has learned is not saved", "err", err)
+	}
+}
+
+// seeing returns the rules whose sensor sees something: only these learn.
+func (w *Warden) seeing() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.rules), func(id string) bool {
+		r, _ := guard.RuleOf(id)
+		return w.cover[r.Sensor].Level == guard.None
+	})
+}
+
+// take takes a message that was checked.
+func (w *Warden) take(m pipe.Message) {
+	switch {
+	case m.Finding != nil:
+		w.find(*m.Finding)
+	case m.Beat != nil:
+		w.mu.Lock()
+		for _, c := range m.Beat.Coverage {
+			w.cover[c.Sensor] = c
+		}
+		w.mu.Unlock()
+	}
+}
+
+func (w *Warden) find(f guard.Finding) { w.do(w.policy.Find(f, w.now())) }
+
+// do puts on record what the policy tells. No rule reacts while all observe.
+func (w *Warden) do(o policy.Output) {
+	for _, f := range o.Tell {
+		w.record(f)
+	}
+}
+
+// record seals a finding, keeps it, and puts its Record, which names nobody,
+// into an own block. What is only informative stays on the device.
+func (w *Warden) record(f guard.Finding) {
+	rule, ok := guard.RuleOf(f.Rule)
+	if !ok {
+		return
+	}
+	if rule.Sensor == guard.Process { // command lines, once more: what is signed cannot be taken back
+		for k, v := range f.Evidence {
+			f.Evidence[k] = guard.Redact(v)
+		}
+	}
+	w.mu.Lock()
+	if s := &w.status; len(s.Findings) < MaxRecent {
+		s.Findings = slices.Insert(s.Findings, 0, f)
+	} else {
+		s.Findings = slices.Insert(s.Findings[:MaxRecent-1], 0, f)
+	}
+	level, lost := w.cover[rule.Sensor].Level, w.cover[rule.Sensor].Lost
+	w.mu.Unlock()
+	w.c.Log.Warn("guard", "rule", f.Rule, "severity", f.Severity, "subject", f.Subject, "count", f.Count)
+	w.c.Tell(f)
+	if f.Severity == guard.Info {
+		return
+	}
+	if !w.mayRecord() {
+		w.held.Add(1)
+		return
+	}
+	sealed := guard.Sealed{Finding: f}
+	rand.Read(sealed.Salt[:])
+	if err := w.c.Store.Save(sealedKey+strconv.FormatUint(w.next%MaxSealed, 10), chain.Marshal(sealed)); err != nil {
+		w.c.Log.Warn("a finding is not kept", "err", err)
+	}
+	w.next++
+	w.put(guard.Record{Rule: f.Rule, Severity: f.Severity, Sensor: rule.Sensor, Count: f.Count, First: f.First.UnixMilli(), Last: f.Last.UnixMilli(), Level: level, Lost: lost, Detail: sealed.Hash()})
+}
+
+// mayRecord keeps an attacker from filling everybody's disks with evidence.
+func (w *Warden) mayRecord() bool {
+	now := w.now().Seconds()
+	w.tokens = min(burst, w.tokens+(now-w.filled)*MaxPerDay/86400)
+	w.filled = now
+	if w.tokens < 1 {
+		return false
+	}
+	w.tokens--
+	return true
+}
+
+func (w *Warden) put(records ...guard.Record) {
+	out := make([]chain.Record, len(records))
+	for i, r := range records {
+		r.RuleSet = w.status.RuleSet
+		out[i] = chain.NewRecord(chain.KindGuard, r)
+	}
+	select {
+	case w.outbox <- out:
+		w.mu.Lock()
+		for _, r := range records {
+			w.status.Told[r.Rule]++ // at most as many as there are rules of our own and of rule files
+		}
+		w.mu.Unlock()
+	default:
+		w.held.Add(uint64(len(out)))
+	}
+}
+
+// heartbeat says of every sensor that it lives, or why not.
+func (w *Warden) heartbeat() {
+	at := time.Now()
+	var out []guard.Record
+	for _, c := range w.Status().Coverage {
+		out = append(out, guard.Record{
+			Rule: guard.GuardHeartbeat, Severity: guard.Info, Sensor: c.Sensor, Count: 1, First: at.UnixMilli(), Last: at.UnixMilli(),
+			Level: c.Level, Lost: c.Lost, Every: uint32(max(1, w.c.Heartbeat/time.Second)),
+		})
+	}
+	w.put(out...)
+	w.mu.Lock()
+	w.status.Heartbeat = at
+	w.mu.Unlock()
+}
+
+// neighbours notices those whose heartbeat has not come twice.
+func (w *Warden) neighbours(now time.Duration) {
+	var silent []string
+	for peer, n := range w.heard {
+		if now-n.at <= 2*n.every+time.Minute {
+			continue
+		}
+		name := w.c.Silent(peer)
+		if name == "" {
+			delete(w.heard, peer)
+			continue
+		}
+		silent = append(silent, name)
+		if !n.silent {
+			n.silent = true
+			w.find(guard.Finding{Rule: guard.GuardSilent, Severity: guard.Medium, Subject: guard.Subject{Kind: guard.Peer, Value: name}, Count: 1, First: time.Now(), Last: time.Now(), Evidence: map[string]string{"every": n.every.String(), "silent_for": (now - n.at).Round(time.Second).String()}})
+		}
+	}
+	slices.Sort(silent)
+	w.mu.Lock()
+	w.status.Silent = append([]string{}, silent...)
+	w.mu.Unlock()
+}
+
+// keep starts the process again whenever it has ended.
+func (w *Warden) keep(ctx context.Context) {
+	wait := firstWait
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := w.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > restful {
+			wait = firstWait
+		}
+		why := fmt.Sprintf("the process of the sensors ended: %v; it starts again in %s", err, wait)
+		w.mu.Lock()
+		w.status.Child = guard.Child{Restarts: w.status.Child.Restarts + 1, Ended: why}
+		w.mu.Unlock()
+		w.c.Log.Error("guard", "err", why)
+		select {
+		case w.ended <- why:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, lastWait)
+	}
+}
+
+// once runs the process until it ends, says what it must not, is silent, or
+// takes too much memory.
+func (w *Warden) once(ctx context.Context) (err error) {
+	r, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := w.c.Start()
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	orders, err := cmd.StdinPipe() // it ends when this closes, also because the gateway has died
+	if err == nil {
+		err = cmd.Start()
+	}
+	theirs.Close()
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.status.Child.PID, w.status.Child.Since = cmd.Process.Pid, time.Now()
+	w.mu.Unlock()
+	beats, read := make(chan struct{}, 1), make(chan error, 1)
+	stop := make(chan struct{})
+	go func() {
+		for {
+			m, err := pipe.ReadMessage(r)
+			if err != nil {
+				read <- err
+				return
+			}
+			if m.Beat != nil {
+				select {
+				case beats <- struct{}{}:
+				default:
+				}
+			}
+			select {
+			case w.inbox <- m:
+			case <-stop:
+				read <- nil
+				return
+			}
+		}
+	}()
+	wrote := make(chan struct{})
+	go func() { // a process that does not read must not hold the watch up
+		defer close(wrote)
+		say := func(v any) bool { return pipe.Write(orders, v) == nil }
+		t := time.NewTicker(time.Second)
+		defer t.Stop()
+		for ok := say(w.c.Setup); ok; ok = say(pipe.Order{Charging: w.c.Charging()}) {
+			select {
+			case <-t.C:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	err = w.watch(ctx, cmd.Process.Pid, beats, read)
+	_ = cmd.Process.Kill()
+	close(stop)
+	orders.Close()
+	ended := cmd.Wait()
+	r.Close()
+	<-wrote
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+		return cmp.Or(ended, err, errors.New("it left"))
+	case ended != nil:
+		return fmt.Errorf("%w; %w", err, ended)
+	}
+	return err
+}
+
+func (w *Warden) watch(ctx context.Context, pid int, beats <-chan struct{}, read <-chan error) error {
+	t := time.NewTicker(250 * time.Millisecond)
+	defer t.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-read:
+			return err
+		case <-beats:
+			last = time.Now()
+		case <-t.C:
+			if time.Since(last) > silence {
+				return fmt.Errorf("silent for %s", silence)
+			}
+			own := ownMemory(pid)
+			w.mu.Lock()
+			w.status.Child.MemoryMB = own >> 20
+			w.mu.Unlock()
+			if own > w.c.Memory {
+				return fmt.Errorf("it took %d MB of memory, at most %d", own>>20, w.c.Memory>>20)
+			}
+		}
+	}
+}
+
+// ownMemory is the resident memory that a process shares with nobody.
+func ownMemory(pid int) uint64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	f := strings.Fields(string(b))
+	if err != nil || len(f) < 3 {
+		return 0
+	}
+	resident, _ := strconv.ParseUint(f[1], 10, 64)
+	shared, _ := strconv.ParseUint(f[2], 10, 64)
+	return (resident - min(shared, resident)) * uint64(os.Getpagesize())
+}

@@ -1,0 +1,258 @@
+package warden
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/guard"
+	"github.com/joulegate/joulegate/guard/pipe"
+)
+
+// The test's own program is the sensors' process too: what it does there, the
+// environment says.
+func TestMain(m *testing.M) {
+	if what := os.Getenv("WARDEN_CHILD"); what != "" {
+		child(what)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func child(what string) {
+	in, out := bufio.NewReader(os.Stdin), os.NewFile(3, "findings")
+	var setup string
+	if pipe.Read(in, &setup) != nil || setup != "setup" {
+		os.Exit(3)
+	}
+	now := time.Now()
+	_ = pipe.Write(out, pipe.Message{Beat: &pipe.Beat{Coverage: []guard.Coverage{{Sensor: guard.Packet, Level: "ring", Since: now}}}})
+	_ = pipe.Write(out, pipe.Message{Finding: &guard.Finding{Rule: guard.ARPSpoof, Severity: guard.High, Subject: guard.Subject{Kind: guard.Host, Value: "192.0.2.7"}, Count: 1, First: now, Last: now}})
+	switch what {
+	case "panic":
+		panic("a frame that nobody expected")
+	case "lies":
+		_ = pipe.Write(out, map[string]any{"finding": map[string]any{"rule": "charger.on"}})
+	case "bomb":
+		var all [][]byte
+		for {
+			b := make([]byte, 8<<20)
+			for i := range b {
+				b[i] = 1
+			}
+			all = append(all, b)
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	var o pipe.Order
+	for pipe.Read(in, &o) == nil {
+		_ = pipe.Write(out, pipe.Message{Beat: &pipe.Beat{Coverage: []guard.Coverage{{Sensor: guard.Packet, Level: "ring", Since: now}}}})
+	}
+}
+
+type memory struct {
+	mu sync.Mutex
+	m  map[string][]byte
+}
+
+func (s *memory) Load(name string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m[name], nil
+}
+
+func (s *memory) Save(name string, v []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.m[name] = v
+	return nil
+}
+
+// kept is a warden at work and what it has put on record.
+type kept struct {
+	*Warden
+	store   *memory
+	records chan guard.Record
+	told    chan guard.Finding
+}
+
+func keep(t *testing.T, what string, change func(*Config)) *kept {
+	t.Helper()
+	k := &kept{store: &memory{m: map[string][]byte{}}, records: make(chan guard.Record, 1000), told: make(chan guard.Finding, 1000)}
+	c := Config{
+		Start: func() *exec.Cmd {
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), "WARDEN_CHILD="+what)
+			return cmd
+		},
+		Setup: "setup", Charging: func() bool { return true }, Memory: 256 << 20, Store: k.store,
+		Append: func(_ context.Context, records []chain.Record) error {
+			for _, r := range records {
+				var g guard.Record
+				if err := chain.Unmarshal(r.Body, &g); err != nil || r.Kind != chain.KindGuard {
+					t.Errorf("record of kind %d: %v", r.Kind, err)
+				}
+				k.records <- g
+			}
+			return nil
+		},
+		Tell:   func(f guard.Finding) { k.told <- f },
+		Silent: func(p chain.Key) string { return "north" },
+		Log:    slog.New(slog.DiscardHandler),
+	}
+	if change != nil {
+		change(&c)
+	}
+	var err error
+	if k.Warden, err = New(c); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- k.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return k
+}
+
+// tells waits for a finding of a rule.
+func (k *kept) tells(t *testing.T, rule string) guard.Finding {
+	t.Helper()
+	limit := time.After(60 * time.Second)
+	for {
+		select {
+		case f := <-k.told:
+			if f.Rule == rule {
+				return f
+			}
+		case <-limit:
+			t.Fatalf("no finding of %s; %+v", rule, k.Status())
+		}
+	}
+}
+
+func (k *kept) level(s guard.Sensor) string {
+	for _, c := range k.Status().Coverage {
+		if c.Sensor == s {
+			return c.Level
+		}
+	}
+	return ""
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(60 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal(what)
+		}
+	}
+}
+
+// Whatever becomes of the sensors' process, the warden goes on, says so, sees
+// nothing meanwhile and starts another one.
+func TestTheSensorsProcessDies(t *testing.T) {
+	for what, why := range map[string]string{"panic": "exit status 2", "bomb": "killed", "lies": "charger.on"} {
+		t.Run(what, func(t *testing.T) {
+			k := keep(t, what, func(c *Config) {
+				if what == "bomb" {
+					c.Memory = 96 << 20
+				}
+			})
+			k.tells(t, guard.ARPSpoof)
+			f := k.tells(t, guard.GuardCoverage)
+			if !strings.Contains(f.Evidence["reason"], why) || f.Evidence["level"] != guard.None {
+				t.Errorf("told %v", f.Evidence)
+			}
+			until(t, "no new process", func() bool { return k.Status().Child.Restarts >= 2 })
+		})
+	}
+	t.Run("kill", func(t *testing.T) {
+		k := keep(t, "good", nil)
+		until(t, "no coverage", func() bool { return k.level(guard.Packet) == "ring" })
+		first := k.Status().Child.PID
+		if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if f := k.tells(t, guard.GuardCoverage); !strings.Contains(f.Evidence["reason"], "killed") {
+			t.Errorf("told %v", f.Evidence)
+		}
+		until(t, "no new process", func() bool { s := k.Status(); return s.Child.PID != 0 && s.Child.PID != first })
+		until(t, "the new process is not believed", func() bool { return k.level(guard.Packet) == "ring" })
+	})
+}
+
+// What goes on the ledger names nobody, and matches what the journal keeps.
+func TestARecordNamesNobody(t *testing.T) {
+	k := keep(t, "good", nil)
+	k.tells(t, guard.ARPSpoof)
+	r := <-k.records
+	if r.Rule != guard.ARPSpoof || r.Level != "ring" || r.RuleSet == (chain.Hash{}) || strings.Contains(fmt.Sprintf("%+v", r), "192.0.2.7") {
+		t.Errorf("%+v", r)
+	}
+	raw, _ := k.store.Load(sealedKey + "0")
+	var sealed guard.Sealed
+	if err := chain.Unmarshal(raw, &sealed); err != nil || sealed.Hash() != r.Detail || sealed.Finding.Subject.Value != "192.0.2.7" {
+		t.Errorf("kept %+v (%v), the record is of %s", sealed, err, r.Detail)
+	}
+}
+
+// Evidence of a flood stops filling disks; what is held back is counted.
+func TestEvidenceHasALimit(t *testing.T) {
+	k := keep(t, "good", nil)
+	k.tells(t, guard.ARPSpoof)
+	now := time.Now()
+	for i := range 600 {
+		k.inbox <- pipe.Message{Finding: &guard.Finding{Rule: guard.TCPPortScan, Severity: guard.Medium, Subject: guard.Subject{Kind: guard.Host, Value: fmt.Sprint(i)}, Count: 1, First: now, Last: now}}
+	}
+	until(t, "nothing is held back", func() bool { return k.Status().HeldBack >= 450 })
+	if n := len(k.Status().Findings); n != MaxRecent {
+		t.Errorf("%d findings are shown", n)
+	}
+}
+
+func TestHeartbeatsAndTheirAbsence(t *testing.T) {
+	k := keep(t, "good", func(c *Config) { c.Heartbeat = time.Hour })
+	seen := map[guard.Sensor]bool{}
+	for len(seen) < 4 {
+		select {
+		case r := <-k.records:
+			if r.Rule == guard.GuardHeartbeat {
+				seen[r.Sensor] = r.Every == 3600
+			}
+		case <-time.After(60 * time.Second):
+			t.Fatalf("heartbeats of %v", seen)
+		}
+	}
+	// A neighbour whose heartbeat was due long ago.
+	w, err := New(k.c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := chain.NewRecord(chain.KindGuard, guard.Record{Rule: guard.GuardHeartbeat, Severity: guard.Info, Sensor: guard.Load, Every: 10})
+	w.Heard(&chain.Signed{Block: chain.Block{Author: chain.Key{1}, Records: []chain.Record{body}}})
+	b := <-w.peers
+	w.heard[b.peer] = &neighbour{at: 0, every: b.every}
+	w.neighbours(80 * time.Second)
+	if s := w.Status().Silent; len(s) != 0 {
+		t.Errorf("%v is silent too early", s)
+	}
+	w.neighbours(81 * time.Second)
+	w.neighbours(90 * time.Second)
+	if f := k.tells(t, guard.GuardSilent); f.Subject.Value != "north" || len(w.Status().Silent) != 1 {
+		t.Errorf("%+v, %v", f, w.Status().Silent)
+	}
+}
