@@ -143,6 +143,14 @@ func (c *Client) Checkpoint(ctx context.Context, height int64) (chain.Checkpoint
 	return p, err
 }
 
+// Claim implements Backend.
+func (c *Client) Claim(ctx context.Context, session chain.ID, account chain.Account) ([]byte, error) {
+	if session != (chain.ID{}) {
+		return c.raw(ctx, "/ledger/claim?session="+session.String())
+	}
+	return c.raw(ctx, "/ledger/claim?account="+url.QueryEscape(account.String()))
+}
+
 // Genesis implements Backend.
 func (c *Client) Genesis(ctx context.Context) ([]byte, error) { return c.raw(ctx, "/genesis") }
 

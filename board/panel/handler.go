@@ -168,6 +168,7 @@ func (s *Server) Handler(control bool) http.Handler {
 	if control {
 		// Findings may name what a household asks for: not for every browser.
 		handle("GET /guard", func(r *http.Request) (any, error) { return b.Guard(r.Context()) })
+		raw("/ledger/claim", s.claim)
 		handle("POST /tx", func(r *http.Request) (any, error) {
 			var t envelope
 			if err := body(r, &t); err != nil {
@@ -396,6 +397,28 @@ func (s *Server) genesis(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Write(b)
+	return nil
+}
+
+func (s *Server) claim(w http.ResponseWriter, r *http.Request) error {
+	var id chain.ID
+	var a chain.Account
+	q := r.URL.Query()
+	if text := q.Get("session"); text != "" {
+		if err := id.UnmarshalText([]byte(text)); err != nil {
+			return Invalid("session: %v", err)
+		}
+	} else if err := a.UnmarshalText([]byte(q.Get("account"))); err != nil {
+		return Invalid("account: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+	defer cancel()
+	b, err := s.cfg.Backend.Claim(ctx, id, a)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Write(b)
 	return nil
 }

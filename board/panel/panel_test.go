@@ -160,6 +160,10 @@ func (f *fake) LedgerStatus(context.Context) (LedgerStatus, error) {
 	return l, nil
 }
 
+func (f *fake) Claim(_ context.Context, id chain.ID, a chain.Account) ([]byte, error) {
+	return fmt.Appendf(nil, "claim %s %s", id, a), nil
+}
+
 func (f *fake) Checkpoint(_ context.Context, height int64) (chain.Checkpoint, error) {
 	if height > f.height {
 		return chain.Checkpoint{}, NotFound("no block %d yet", height)
@@ -531,6 +535,8 @@ func TestAdministrationIsLocal(t *testing.T) {
 	ctx := t.Context()
 	tx := chain.SignTx("sunny-street", 1, chain.TxMint, chain.Mint{To: chain.AccountOf(pub(driver)), Amount: 1, BankRef: "x"}, key("operator"))
 	calls := map[string]func(b Backend) (any, error){
+		"claim":   func(b Backend) (any, error) { return b.Claim(ctx, closedID, chain.Account{}) },
+		"balance": func(b Backend) (any, error) { return b.Claim(ctx, chain.ID{}, chain.AccountGrid) },
 		"submit":  func(b Backend) (any, error) { return b.Submit(ctx, tx) },
 		"invite":  func(b Backend) (any, error) { return b.Invite(ctx, InviteRequest{Node: "feeder1", Valid: time.Hour}) },
 		"verify":  func(b Backend) (any, error) { return b.LedgerVerify(ctx, nil) },

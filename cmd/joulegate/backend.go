@@ -111,6 +111,18 @@ func (b backend) LedgerVerify(ctx context.Context, progress func(panel.VerifyPro
 	return panel.VerifyReport{FromHeight: r.FromHeight, Height: r.Height, StateHash: r.StateHash, Violations: r.Violations}, err
 }
 
+func (b backend) Claim(_ context.Context, session chain.ID, account chain.Account) ([]byte, error) {
+	key := ledger.AccountKey(account)
+	if session != (chain.ID{}) {
+		key = ledger.SessionKey(session)
+	}
+	c, err := b.ledger.Claim(key)
+	if err != nil {
+		return nil, err
+	}
+	return chain.Marshal(c), nil
+}
+
 func (b backend) Checkpoint(_ context.Context, height int64) (chain.Checkpoint, error) {
 	if s := b.ledger.Status(); height > s.Height {
 		return chain.Checkpoint{}, panel.NotFound("no block %d yet: the ledger is at %d", height, s.Height)

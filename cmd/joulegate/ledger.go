@@ -18,7 +18,7 @@ func newLedgerCmd() *cobra.Command {
 		Use:   "ledger",
 		Short: "The microgrid's shared record",
 	}
-	c.AddCommand(newLedgerStatusCmd(), newLedgerVerifyCmd(), newLedgerCheckpointCmd())
+	c.AddCommand(newLedgerStatusCmd(), newLedgerVerifyCmd(), newLedgerCheckpointCmd(), newLedgerClaimCmd(), newVerifyRemoteCmd())
 	return c
 }
 

@@ -135,10 +135,10 @@ func (b backend) slip(ctx context.Context, id chain.ID) ([]byte, error) {
 	if s.NotBillable != "" {
 		p.Notes = append(p.Notes, "Not for billing: "+s.NotBillable)
 	}
-	if status.Simulated {
-		p.Notes = append(p.Notes, "Simulated money, not for billing.")
-	}
 	for _, row := range receiptRows(s, b.genesis.Currency) {
+		if row[0] == "from" || row[0] == "to" || row[0] == "energy" {
+			continue // stands above, as it was signed
+		}
 		p.Rows = append(p.Rows, [2]string(row))
 	}
 	return p.HTML(text)
