@@ -9,8 +9,22 @@ import "github.com/joulegate/joulegate/chain"
 // tree.
 func CommonPrefixes() [][]byte {
 	return [][]byte{
-		{tabMeter}, {tabHead}, {tabFeature}, {tabMember}, {tabNode}, {tabTariff}, {tabCounters}, {tabValidator}, {tabZoneNext}, {tabZonePast},
-		{tabEnergy}, {tabGrid}, {tabClock}, {tabMoney}, {tabRules}, {tabPending},
+		{tabMeter},
+		{tabHead},
+		{tabFeature},
+		{tabMember},
+		{tabNode},
+		{tabTariff},
+		{tabCounters},
+		{tabValidator},
+		{tabZoneNext},
+		{tabZonePast},
+		{tabEnergy},
+		{tabGrid},
+		{tabClock},
+		{tabMoney},
+		{tabRules},
+		{tabPending},
 	}
 }
 

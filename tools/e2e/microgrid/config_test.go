@@ -62,12 +62,11 @@ func TestChangesThatNobodyConfirmsEnd(t *testing.T) {
 			t.Fatalf("publish: %v", tok.Error())
 		}
 	}
-	meter := "house"
 	c, err := config.Parse([]byte(first.Text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	meter = c.Meters[0].ID
+	meter := c.Meters[0].ID
 	send("config/desired", fmt.Sprintf(`{"txn":"slower","base_rev":%d,"mode":"merge","confirm_s":120,"config":{"meters":{%q:{"interval":"2s"}}}}`, first.Rev, meter))
 	v := stands("the change to wait for a word", waits)
 	if v.Rev != first.Rev+1 || v.Pending.Txn != "slower" {
