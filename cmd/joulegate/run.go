@@ -44,6 +44,9 @@ the first reading and after the last. Logs go to stderr.`,
 			if err != nil {
 				return err
 			}
+			if err := set.settle(); err != nil {
+				return err
+			}
 			log.Info("gateway runs", "device", g.self.Short(), "chain", g.genesis.ChainID, "panel", g.panel.Addr(), "broker", g.mqtt.Addr(), "p2p", g.net.Addrs(), "member", g.isMember())
 			err = g.run(cmd.Context())
 			log.Info("gateway stopped")

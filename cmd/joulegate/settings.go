@@ -72,16 +72,14 @@ func openSettings(file string, st state, log *slog.Logger) (_ *settings, err err
 		_, err = loadConfig(file) // says it better
 		return nil, err
 	}
-	dir := st.settings()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	s := &settings{file: file, path: filepath.Join(dir, "revisions.json"), log: log, wake: make(chan struct{}, 1)}
-	if s.lock, err = journal.LockDir(dir); err != nil {
-		return nil, err
+	s := &settings{file: file, path: filepath.Join(st.settings(), "revisions.json"), log: log, wake: make(chan struct{}, 1)}
+	if _, err := os.Stat(st.settings()); err == nil {
+		if s.lock, err = journal.LockDir(st.settings()); err != nil {
+			return nil, err
+		}
 	}
 	defer func() {
-		if err != nil {
+		if err != nil && s.lock != nil {
 			_ = s.lock.Unlock()
 		}
 	}()
@@ -104,19 +102,39 @@ func openSettings(file string, st state, log *slog.Logger) (_ *settings, err err
 			}
 		}
 	}
+	waited := s.doc.Commit.Pending != nil
 	if next, err = config.Step(next, config.Start{}, now); err != nil {
 		return nil, err
 	}
-	return s, s.take(next)
+	if err := s.take(next); err != nil {
+		return nil, err
+	}
+	if waited { // what becomes of a change is on the disk before it has an effect
+		return s, s.settle()
+	}
+	return s, nil
 }
 
-// take stores the next state and makes it this process's own.
+// settle stores what is in force, once the gateway has been built with it: a
+// start that fails changes nothing.
+func (s *settings) settle() error {
+	if s.lock == nil {
+		dir := filepath.Dir(s.path)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		var err error
+		if s.lock, err = journal.LockDir(dir); err != nil {
+			return err
+		}
+	}
+	return s.save(s.doc)
+}
+
+// take makes the next state this process's own.
 func (s *settings) take(next config.Commit) error {
 	doc := s.doc
 	doc.Commit = next
-	if err := s.save(doc); err != nil {
-		return err
-	}
 	c, err := config.Parse([]byte(next.InForce().Text))
 	if err != nil {
 		return fmt.Errorf("revision %d: %w", next.InForce().Rev, err)
@@ -241,7 +259,10 @@ func (s *settings) failed(why error) error {
 		return err
 	}
 	s.log.Warn("the change is rolled back", "err", why)
-	return s.take(next)
+	if err := s.take(next); err != nil {
+		return err
+	}
+	return s.settle()
 }
 
 // again executes this program anew, with the same arguments and process id.

@@ -107,7 +107,11 @@ func TestReflexDies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		children = append(children, strings.Fields(string(b))...)
+		for _, pid := range strings.Fields(string(b)) {
+			if b, err := os.ReadFile("/proc/" + pid + "/cmdline"); err != nil || bytes.HasPrefix(b, []byte("joulegate\x00reflex\x00")) {
+				children = append(children, pid)
+			}
+		}
 	}
 	for _, c := range children {
 		if pid, err := strconv.Atoi(c); err != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
