@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -211,9 +212,24 @@ func TestRestoreRefuses(t *testing.T) {
 			t.Fatalf("%s: %v is there", what, tree(t, string(to)))
 		}
 	}
+	inflated := func(b []byte) []byte {
+		z, err := gzip.NewReader(bytes.NewReader(b))
+		if err != nil {
+			return nil
+		}
+		out, err := io.ReadAll(z)
+		if err != nil {
+			return nil
+		}
+		return out
+	}
+	plain := inflated(good)
 	for i := 10; i < len(good); i += 97 { // the first ten bytes are gzip's own header
 		bad := bytes.Clone(good)
 		bad[i] ^= 0x10
+		if bytes.Equal(inflated(bad), plain) {
+			continue // deflate has bits that mean nothing: what is restored is the same
+		}
 		refused("a changed byte", bad, "")
 	}
 	for _, n := range []int{0, 1, 20, len(good) / 2, len(good) - 1} {
