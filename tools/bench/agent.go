@@ -28,7 +28,8 @@ type agent struct {
 type scene string
 
 const (
-	idle    scene = "idle"    // one gateway, a ledger of one, no devices
+	idle    scene = "idle"    // one gateway, a ledger of one, no devices, no guard
+	guarded scene = "guarded" // the same with its guard
 	metered scene = "metered" // one gateway that reads a simulated SDM630 each second, short slots
 	demo    scene = "demo"    // joulegate demo: four gateways, 10 s slots
 )
@@ -43,7 +44,7 @@ type metric func(s sample) float64
 
 // sample is what was seen of a scene, per gateway.
 type sample struct {
-	rss     float64 // bytes, at the end
+	rss     float64 // bytes, at the end; of children only what they share with nobody
 	cpu     float64 // seconds of processor
 	written float64 // bytes handed to the block layer
 	over    float64 // seconds
@@ -117,6 +118,9 @@ func (m *measurer) play(ctx context.Context, what scene) (s sample, err error) {
 		}
 	default:
 		devices := "lines: []\nmeters: []\n"
+		if what == idle {
+			devices += "guard:\n  mode: off\n"
+		}
 		if what == metered {
 			line := filepath.Join(dir, "line")
 			sim, err := m.start(ctx, dir, "sim", "meter", "--profile", "eastron-sdm630", "--pty", line, "--paced")
@@ -268,14 +272,55 @@ func demoPIDs(ctx context.Context, path string) ([]int, error) {
 
 func readAll(pids []int) (sample, error) {
 	var sum sample
-	for _, pid := range pids {
-		s, err := readProc(pid)
+	add := func(pid int, memory string) error {
+		s, err := readProc(pid, memory)
 		if err != nil {
-			return sum, fmt.Errorf("a gateway ended during the measurement: %w", err)
+			return fmt.Errorf("a gateway ended during the measurement: %w", err)
 		}
 		sum.rss, sum.cpu, sum.written = sum.rss+s.rss, sum.cpu+s.cpu, sum.written+s.written
+		return nil
+	}
+	for _, pid := range pids {
+		if err := add(pid, "VmRSS:"); err != nil {
+			return sum, err
+		}
+		// The reflex and the guard's sensors are the same program again, and
+		// its text is in memory once.
+		kids, err := children(pid)
+		if err != nil {
+			return sum, err
+		}
+		for _, kid := range kids {
+			if err := add(kid, "RssAnon:"); err != nil {
+				return sum, err
+			}
+		}
 	}
 	return sum, nil
+}
+
+// children returns the processes that a process has started.
+func children(pid int) (kids []int, err error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range threads {
+		b, err := os.ReadFile(t)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // the thread has ended
+		} else if err != nil {
+			return nil, err
+		}
+		for _, f := range strings.Fields(string(b)) {
+			kid, err := strconv.Atoi(f)
+			if err != nil {
+				return nil, err
+			}
+			kids = append(kids, kid)
+		}
+	}
+	return kids, nil
 }
 
 // tmpfs is the magic number of a file system in memory (linux/magic.h): what
@@ -285,8 +330,9 @@ const tmpfs = 0x01021994
 // ticksPerSecond is USER_HZ, which is 100 on every Linux that Go runs on.
 const ticksPerSecond = 100
 
-// readProc reads what a process has used (man 5 proc).
-func readProc(pid int) (sample, error) {
+// readProc reads what a process has used (man 5 proc); memory is the line of
+// its status that counts.
+func readProc(pid int, memory string) (sample, error) {
 	var s sample
 	read := func(name string) (string, error) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
@@ -304,7 +350,7 @@ func readProc(pid int) (sample, error) {
 	if err != nil {
 		return s, err
 	}
-	s.rss = 1024 * field(status, "VmRSS:")
+	s.rss = 1024 * field(status, memory)
 	s.written = field(io, "write_bytes:")
 	// After the command's name, which may hold anything but ends with the
 	// last parenthesis, utime and stime are fields 14 and 15.

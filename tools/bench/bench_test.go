@@ -72,13 +72,13 @@ func TestReadProc(t *testing.T) {
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	err := until(t.Context(), 30*time.Second, func() bool {
-		s, err := readProc(cmd.Process.Pid)
+		s, err := readProc(cmd.Process.Pid, "VmRSS:")
 		return err == nil && s.rss > 1e5 && s.cpu >= 0.1
 	})
 	if err != nil {
 		t.Errorf("a busy shell shows no use: %v", err)
 	}
-	if _, err := readProc(1 << 30); err == nil {
+	if _, err := readProc(1<<30, "VmRSS:"); err == nil {
 		t.Error("a process that does not exist has a use")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
