@@ -90,7 +90,11 @@ func TestChangesThatNobodyConfirmsEnd(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		g.run("config", "apply", file, "--confirm", within)
+		// The gateway may be starting anew at this moment.
+		g.wait(patience, "a change that is taken", func(context.Context) (bool, any) {
+			_, errOut, code := g.try("config", "apply", file, "--confirm", within)
+			return code == 0, errOut
+		})
 	}
 	apply(`broker: ""`, "broker: tcp://127.0.0.1:1", "15s")
 	back := stands("the end of the dead broker", func(v panel.ConfigView) bool {
