@@ -164,11 +164,15 @@ func (p *Page) store(word int, v uint64) { atomic.StoreUint64(&p.words[word], v)
 // since is how long ago the time in a word was; a time in the future is
 // nothing that anybody has written.
 func (p *Page) since(word int) time.Duration {
-	at, now := p.load(word), now()
-	if at == 0 || at > now {
+	asked := now() // before the look: whoever is put aside in between must not find it old
+	at := p.load(word)
+	switch {
+	case at == 0 || at > asked && at > now():
 		return 1<<63 - 1
+	case at > asked:
+		return 0
 	}
-	return time.Duration(now - at) //nolint:gosec // less than the machine's uptime
+	return time.Duration(asked - at) //nolint:gosec // less than the machine's uptime
 }
 
 // now is CLOCK_MONOTONIC in ns: all processes have the same, and steps of the
