@@ -320,6 +320,9 @@ func (g *gateway) read(ctx context.Context, origin time.Time) {
 // it took; 0 if the car was not charged.
 func (c *charger) press(ctx context.Context) (time.Duration, error) {
 	q, err := c.st.Quote(ctx, c.id, keys.Public(driver), 50_000, 300_000, false)
+	if r := (*station.Refusal)(nil); errors.As(err, &r) && r.Code == station.Stopped {
+		return 0, wait(ctx, 5*time.Millisecond) // it was not seen yet that the button was released
+	}
 	if err != nil {
 		return 0, err
 	}
