@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"strconv"
 	"time"
@@ -39,11 +38,7 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 		}
 	}
 	return warden.New(warden.Config{
-		Start: func() *exec.Cmd {
-			cmd := exec.Command("/proc/self/exe", "guard", "sensors") //nolint:gosec // this very program, also while it is being replaced
-			cmd.Args[0], cmd.Stderr = "joulegate", os.Stderr
-			return cmd
-		},
+		Start: func() *exec.Cmd { return itself("guard", "sensors") },
 		Setup: setup, Charging: g.charging, Memory: setup.Memory, Heartbeat: c.Heartbeat.D(), Store: guardStore{g.journal},
 		Append: func(ctx context.Context, records []chain.Record) error { return g.outbox.Append(ctx, records, nil) },
 		Tell:   g.tellFinding,

@@ -56,6 +56,14 @@ func newReflexCmd() *cobra.Command {
 	return c
 }
 
+// itself is this very program, also while its file is being replaced, to be
+// started with other arguments.
+func itself(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Args[0], cmd.Stderr = "joulegate", os.Stderr
+	return cmd
+}
+
 // noPins is an opener that says why there are none, to whoever asks.
 type noPins struct{ err error }
 
@@ -83,10 +91,8 @@ func (r *reflexes) Open(d board.Pin) (periph.PinIO, error) {
 		if s := r.cfg.Pins.Socket; s != "" {
 			args = append(args, "--pins-socket", s)
 		}
-		cmd := exec.Command("/proc/self/exe", args...) //nolint:gosec // this very program, also while it is being replaced
-		cmd.Args[0], cmd.Stderr = "joulegate", os.Stderr
 		var err error
-		if p, err = reflex.Start(cmd); err != nil {
+		if p, err = reflex.Start(itself(args...)); err != nil {
 			return nil, err
 		}
 		r.process.Store(p)
