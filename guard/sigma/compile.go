@@ -1,0 +1,271 @@
+package sigma
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/guard"
+)
+
+// Set is rules made ready to match. It does not change and is safe for
+// concurrent use; each goroutine needs a Matcher of its own.
+type Set struct {
+	Rules   []Rule
+	Hash    chain.Hash // of the files' names and contents
+	Files   int
+	Skipped int // rules for other sources than Linux' processes
+
+	atoms   []*probe
+	when    []int32 // root of each rule, in logic
+	logic   []gate
+	kids    []int32
+	search  [numFields]automaton
+	touched [][]int32 // by atom, the rules that ask it
+	eager   []int32   // rules that may hold although nothing was found
+}
+
+// gate is an expression, in a flat list.
+type gate struct {
+	op   operator
+	atom int32 // of ask
+	from int32 // in kids
+	n    int32
+}
+
+// probe is an atom made ready.
+type probe struct {
+	atom
+	direct bool   // what the automaton finds is the answer
+	lit    string // folded; without it the atom cannot hold; empty: unknown
+}
+
+// Load reads and compiles all .yml and .yaml files of a folder and those
+// below. One broken rule refuses them all; the error names each with file and
+// line.
+func Load(fsys fs.FS) (*Set, error) {
+	var (
+		all   []parsed
+		errs  []error
+		files int
+		skip  int
+		sum   []string
+		seen  = map[string]string{}
+	)
+	err := fs.WalkDir(fsys, ".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ext := path.Ext(file); d.IsDir() || ext != ".yml" && ext != ".yaml" {
+			return nil
+		}
+		text, err := fs.ReadFile(fsys, file)
+		if err != nil {
+			return err
+		}
+		files++
+		sum = append(sum, file, chain.Sum(text).String())
+		rules, skipped, err := parse(file, text)
+		skip += skipped
+		if err != nil {
+			if f := (*fault)(nil); errors.As(err, &f) && f.line == 0 {
+				errs = append(errs, fmt.Errorf("%s: %w", file, err))
+			} else {
+				errs = append(errs, fmt.Errorf("%s:%w", file, err))
+			}
+			return nil
+		}
+		for _, r := range rules {
+			if other, ok := seen[r.Name]; ok {
+				errs = append(errs, fmt.Errorf("%s: another rule is called %s, of %s", file, r.Name, other))
+			} else if slices.ContainsFunc(guard.Rules, func(g guard.Rule) bool { return g.ID == r.Name }) {
+				errs = append(errs, fmt.Errorf("%s: %s is the name of a rule of the guard itself; rename the file", file, r.Name))
+			}
+			seen[r.Name] = file
+			all = append(all, r)
+		}
+		if len(all) > MaxRules {
+			return fmt.Errorf("%s: more than %d rules", file, MaxRules)
+		}
+		return nil
+	})
+	if err == nil {
+		err = errors.Join(errs...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("there is no rule for process_creation on Linux in %d files ending in .yml or .yaml", files)
+	}
+	slices.SortStableFunc(all, func(a, b parsed) int { return cmp.Compare(a.Name, b.Name) })
+	s, err := compile(all)
+	if err != nil {
+		return nil, err
+	}
+	s.Files, s.Skipped, s.Hash = files, skip, chain.Sum([]byte(strings.Join(sum, "\n")))
+	return s, nil
+}
+
+// compile turns expressions into gates over shared atoms.
+func compile(all []parsed) (*Set, error) {
+	s := &Set{}
+	index := map[string]int32{}
+	for n, r := range all {
+		s.Rules = append(s.Rules, r.Rule)
+		s.when = append(s.when, s.add(r.when, index, int32(n)))
+	}
+	var words [numFields][]word
+	for i, p := range s.atoms {
+		if p.field != missing && p.lit != "" {
+			words[p.field] = append(words[p.field], word{p.lit, int32(i), p.where()})
+		}
+	}
+	for f := range words {
+		var err error
+		if s.search[f], err = newAutomaton(words[f]); err != nil {
+			return nil, fmt.Errorf("field %d: %w", f, err)
+		}
+	}
+	for n := range s.when {
+		if s.mayHold(s.when[n]) != holdsNot {
+			s.eager = append(s.eager, int32(n))
+		}
+	}
+	return s, nil
+}
+
+// add flattens an expression and returns its gate.
+func (s *Set) add(e *expr, index map[string]int32, rule int32) int32 {
+	if e.op == ask {
+		k := e.atom.key()
+		i, ok := index[k]
+		if !ok {
+			i = int32(len(s.atoms))
+			index[k] = i
+			s.atoms = append(s.atoms, newProbe(e.atom))
+			s.touched = append(s.touched, nil)
+		}
+		if !slices.Contains(s.touched[i], rule) {
+			s.touched[i] = append(s.touched[i], rule)
+		}
+		s.logic = append(s.logic, gate{op: ask, atom: i})
+		return int32(len(s.logic) - 1)
+	}
+	kids := make([]int32, len(e.kids))
+	for i, k := range e.kids {
+		kids[i] = s.add(k, index, rule)
+	}
+	// The cheap first: they often decide.
+	slices.SortStableFunc(kids, func(a, b int32) int { return cmp.Compare(s.cost(a), s.cost(b)) })
+	from := int32(len(s.kids))
+	s.kids = append(s.kids, kids...)
+	s.logic = append(s.logic, gate{op: e.op, from: from, n: int32(len(kids))})
+	return int32(len(s.logic) - 1)
+}
+
+func (s *Set) cost(g int32) int {
+	l := s.logic[g]
+	if l.op == ask {
+		switch p := s.atoms[l.atom]; {
+		case p.direct:
+			return 1
+		case p.lit != "":
+			return 4
+		}
+		return 100
+	}
+	sum := 0
+	for _, k := range s.kids[l.from : l.from+l.n] {
+		sum += s.cost(k)
+	}
+	return sum
+}
+
+// mayHold tells what a gate is while nothing was found.
+func (s *Set) mayHold(g int32) answer {
+	l := s.logic[g]
+	switch l.op {
+	case ask:
+		switch p := s.atoms[l.atom]; {
+		case p.field == missing:
+			return p.ofNothing()
+		case p.lit != "":
+			return holdsNot
+		}
+		return open
+	case not:
+		switch s.mayHold(s.kids[l.from]) {
+		case holdsNot:
+			return holds
+		case holds:
+			return holdsNot
+		}
+		return open
+	}
+	decides, out := holds, holdsNot // of or
+	if l.op == and {
+		decides, out = holdsNot, holds
+	}
+	for _, k := range s.kids[l.from : l.from+l.n] {
+		switch t := s.mayHold(k); t {
+		case decides:
+			return t
+		case open:
+			out = open
+		}
+	}
+	return out
+}
+
+// ofNothing answers about a field that is always absent.
+func (p *probe) ofNothing() answer {
+	if p.is == absent {
+		return holds
+	}
+	return holdsNot
+}
+
+func newProbe(a atom) *probe {
+	p := &probe{atom: a}
+	switch a.is {
+	case absent, present:
+		p.direct = true
+	case matches:
+		p.lit = required(a.re.String())
+	case like:
+		lits := a.glob.literals()
+		best := slices.MaxFunc(append(lits, ""), func(x, y string) int { return cmp.Compare(len(x), len(y)) })
+		if a.cased {
+			best = string(appendFold(nil, best))
+		}
+		p.lit = best
+		// One literal with nothing but a star before or after it needs no
+		// second look.
+		g := a.glob
+		if len(lits) == 1 && !a.cased && !slices.Contains(g, any1) {
+			p.direct = true
+		}
+	}
+	return p
+}
+
+// where tells where the literal must lie for a direct probe.
+func (p *probe) where() place {
+	if !p.direct {
+		return inside | unsure
+	}
+	var at place
+	if p.glob[0] != star {
+		at |= atStart
+	}
+	if p.glob[len(p.glob)-1] != star {
+		at |= atEnd
+	}
+	return at
+}
