@@ -51,7 +51,7 @@ func layerOf(rel string) layer {
 		return root
 	case "meter", "chain", "drivers", "guard", "board":
 		return words
-	case "chain/market", "chain/ledger", "chain/invoice", "chain/proof", "board/config", "board/boards", "guard/policy", "guard/pipe":
+	case "chain/market", "chain/ledger", "chain/invoice", "chain/proof", "board/config", "board/boards", "guard/policy", "guard/pipe", "guard/sigma":
 		return core
 	}
 	switch top, _, _ := strings.Cut(rel, "/"); top {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"slices"
@@ -64,11 +65,13 @@ func Load(fsys fs.FS) (*Set, error) {
 		if ext := path.Ext(file); d.IsDir() || ext != ".yml" && ext != ".yaml" {
 			return nil
 		}
-		text, err := fs.ReadFile(fsys, file)
+		if files++; files > MaxFiles {
+			return fmt.Errorf("more than %d files", MaxFiles)
+		}
+		text, err := read(fsys, file)
 		if err != nil {
 			return err
 		}
-		files++
 		sum = append(sum, file, chain.Sum(text).String())
 		rules, skipped, err := parse(file, text)
 		skip += skipped
@@ -112,6 +115,16 @@ func Load(fsys fs.FS) (*Set, error) {
 	return s, nil
 }
 
+// read reads a file, one byte more than it may have at most.
+func read(fsys fs.FS, file string) ([]byte, error) {
+	f, err := fsys.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, MaxFile+1))
+}
+
 // compile turns expressions into gates over shared atoms.
 func compile(all []parsed) (*Set, error) {
 	s := &Set{}
@@ -119,6 +132,9 @@ func compile(all []parsed) (*Set, error) {
 	for n, r := range all {
 		s.Rules = append(s.Rules, r.Rule)
 		s.when = append(s.when, s.add(r.when, index, int32(n)))
+		if len(s.atoms) > maxAtoms {
+			return nil, fmt.Errorf("more than %d questions in all rules; %s is one too many", maxAtoms, r.Name)
+		}
 	}
 	var words [numFields][]word
 	for i, p := range s.atoms {
@@ -151,7 +167,7 @@ func (s *Set) add(e *expr, index map[string]int32, rule int32) int32 {
 			s.atoms = append(s.atoms, newProbe(e.atom))
 			s.touched = append(s.touched, nil)
 		}
-		if !slices.Contains(s.touched[i], rule) {
+		if t := s.touched[i]; len(t) == 0 || t[len(t)-1] != rule {
 			s.touched[i] = append(s.touched[i], rule)
 		}
 		s.logic = append(s.logic, gate{op: ask, atom: i})

@@ -1,15 +1,18 @@
 package sigma
 
 import (
+	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 )
 
-// maxDepth of parentheses and nots in a condition.
-const maxDepth = 32
+// Limits of a condition.
+const (
+	maxDepth = 32  // of parentheses and nots
+	maxWords = 512 // parentheses count too
+)
 
 // parseCondition reads a condition over search identifiers. "not" binds
 // closest, then "and", then "or".
@@ -17,15 +20,23 @@ const maxDepth = 32
 //	(selection and not 1 of filter_*) or all of them
 func parseCondition(text string, searches map[string]*expr) (*expr, error) {
 	p := &conditions{words: words(text), searches: searches}
+	if len(p.words) > maxWords {
+		return nil, fmt.Errorf("%d words, at most %d", len(p.words), maxWords)
+	}
 	x, err := p.or(0)
 	if err != nil {
 		return nil, err
 	}
-	if len(p.words) > 0 {
-		return nil, fmt.Errorf("%q is not expected there", p.words[0])
+	switch {
+	case len(p.words) == 0:
+		return x, nil
+	case strings.Contains(p.words[0], "|"):
+		return nil, errAggregates
 	}
-	return x, nil
+	return nil, fmt.Errorf("%q is not expected there", p.words[0])
 }
+
+var errAggregates = errors.New("counting over several events is not supported: a rule judges one event by itself")
 
 // words splits at spaces and parentheses.
 func words(text string) []string {
@@ -92,8 +103,8 @@ func (p *conditions) not(depth int) (*expr, error) {
 	switch {
 	case ok:
 		return x, nil
-	case w == "|":
-		return nil, fmt.Errorf("counting over several events is not supported: a rule judges one event by itself")
+	case strings.Contains(w, "|"):
+		return nil, errAggregates
 	case strings.ContainsAny(w, "*"):
 		return nil, fmt.Errorf("%q needs \"1 of\" or \"all of\" before it", w)
 	}
@@ -117,14 +128,7 @@ func (p *conditions) of(quantity string) (*expr, error) {
 	p.words = p.words[1:]
 	var kids []*expr
 	for _, name := range slices.Sorted(maps.Keys(p.searches)) {
-		ok := pattern == "them" && !strings.HasPrefix(name, "_")
-		if pattern != "them" {
-			var err error
-			if ok, err = path.Match(pattern, name); err != nil {
-				return nil, fmt.Errorf("%q: %w", pattern, err)
-			}
-		}
-		if ok {
+		if pattern == "them" && !strings.HasPrefix(name, "_") || pattern != "them" && globOf(pattern).match(name, true) {
 			kids = append(kids, p.searches[name])
 		}
 	}

@@ -87,7 +87,7 @@ func fieldOf(name string, line int) (Field, error) {
 
 // Rule is what is known of one, beside what it looks for.
 type Rule struct {
-	Name        string // "process." and the file's name without its ending; with "#2" for the second of a file
+	Name        string // "process." and the file's name without its ending; with ".2" for the second of a file
 	ID          string // as the file says, usually a UUID
 	Title       string
 	Level       guard.Severity // medium where the file does not say
@@ -97,8 +97,11 @@ type Rule struct {
 
 // Limits of a set.
 const (
-	MaxRules = 1024 // of a set
-	maxLogic = 4096 // questions, ands and ors of one rule
+	MaxFiles = 4096
+	MaxRules = 1024
+	maxAtoms = 1 << 16 // questions of all rules together; those of several count once
+	maxLogic = 4096    // questions, ands and ors of one rule
+	maxName  = 112     // bytes of a rule's name; the guard's records take 128
 )
 
 // operator joins expressions.
@@ -150,6 +153,9 @@ func parse(file string, text []byte) (rules []parsed, skipped int, err error) {
 		return nil, 0, &fault{text: "there is no rule in it"}
 	}
 	name := "process." + strings.TrimSuffix(path.Base(file), path.Ext(file))
+	if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "" || len(name) > maxName {
+		return nil, 0, &fault{text: fmt.Sprintf("the file gives its rule the name %.140q: at most %d of a-z, 0-9, dot, hyphen and underscore", name, maxName)}
+	}
 	for i := range docs {
 		d := &docs[i]
 		if d.kind != mapping {
@@ -173,7 +179,7 @@ func parse(file string, text []byte) (rules []parsed, skipped int, err error) {
 			return nil, 0, err
 		}
 		if r.Name = name; i > 0 {
-			r.Name = fmt.Sprintf("%s#%d", name, i+1)
+			r.Name = fmt.Sprintf("%s.%d", name, i+1)
 		}
 		if r.Title == "" {
 			r.Title = strings.TrimPrefix(r.Name, "process.")
@@ -237,7 +243,7 @@ func parseRule(d *node) (parsed, error) {
 	if !ok {
 		return r, faultf(det.line, "detection has no condition")
 	}
-	searches := map[string]*expr{}
+	searches, left := map[string]*expr{}, budget(maxLogic)
 	for i := range det.keys {
 		e := &det.keys[i]
 		if e.key == "condition" {
@@ -246,7 +252,7 @@ func parseRule(d *node) (parsed, error) {
 		if e.key == "timeframe" {
 			return r, faultf(e.line, "timeframe: a rule judges one event by itself")
 		}
-		s, err := parseSearch(e.value)
+		s, err := left.search(e.value)
 		if err != nil {
 			return r, err
 		}
@@ -277,14 +283,18 @@ func parseRule(d *node) (parsed, error) {
 	return r, nil
 }
 
-// parseSearch reads what stands under a search identifier: a mapping of which
-// all must hold, a list of which any must, keywords.
-func parseSearch(v node) (*expr, error) {
+// budget is how many questions a rule may still ask. What windash and base64
+// multiply is stopped before it fills the memory.
+type budget int
+
+// search reads what stands under a search identifier: a mapping of which all
+// must hold, a list of which any must, keywords.
+func (b *budget) search(v node) (*expr, error) {
 	switch v.kind {
 	case mapping:
 		var all []*expr
 		for _, e := range v.keys {
-			x, err := parseField(e)
+			x, err := b.field(e)
 			if err != nil {
 				return nil, err
 			}
@@ -296,7 +306,7 @@ func parseSearch(v node) (*expr, error) {
 	case sequence:
 		var any []*expr
 		for _, item := range v.list {
-			x, err := parseSearch(item)
+			x, err := b.search(item)
 			if err != nil {
 				return nil, err
 			}
@@ -307,15 +317,15 @@ func parseSearch(v node) (*expr, error) {
 		}
 	case scalar:
 		if !v.null {
-			return parseField(entry{line: v.line, value: v})
+			return b.field(entry{line: v.line, value: v})
 		}
 	}
 	return nil, faultf(v.line, "there is nothing to look for")
 }
 
-// parseField reads a field with its modifiers and values. Without a name, the
+// field reads a field with its modifiers and values. Without a name, the
 // values are keywords.
-func parseField(e entry) (*expr, error) {
+func (b *budget) field(e entry) (*expr, error) {
 	parts := strings.Split(e.key, "|")
 	field, err := anyField, error(nil)
 	if parts[0] != "" {
@@ -341,6 +351,12 @@ func parseField(e entry) (*expr, error) {
 		}
 		if field == anyField && (atoms[0].is != like && atoms[0].is != matches) {
 			return nil, faultf(v.line, "a keyword is a text")
+		}
+		if *b -= budget(len(atoms)); field == anyField {
+			*b -= budget(len(atoms)) * budget(numFields)
+		}
+		if *b < 0 {
+			return nil, faultf(v.line, "more than %d questions in one rule", maxLogic)
 		}
 		var any []*expr
 		for _, a := range atoms {

@@ -141,16 +141,11 @@ func (g glob) fold() glob {
 	return out
 }
 
-// appendFold appends s without its case. Bytes that are no UTF-8 stay.
+// appendFold appends s without its case. A byte that is no UTF-8 becomes
+// U+FFFD, as which wildcards and regular expressions read it too.
 func appendFold(b []byte, s string) []byte {
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && n == 1 {
-			b = append(b, s[i])
-		} else {
-			b = utf8.AppendRune(b, foldRune(r))
-		}
-		i += n
+	for _, r := range s {
+		b = utf8.AppendRune(b, foldRune(r))
 	}
 	return b
 }

@@ -91,7 +91,7 @@ func documents(text []byte) (docs []node, err error) {
 		}
 	}()
 	if len(text) > MaxFile {
-		return nil, &fault{text: fmt.Sprintf("%d bytes, at most %d", len(text), MaxFile)}
+		return nil, &fault{text: fmt.Sprintf("more than %d bytes", MaxFile)}
 	}
 	if err := screen(text); err != nil {
 		return nil, err
