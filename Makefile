@@ -35,7 +35,7 @@ setup: ## install what the tests need (as root), or name it
 .PHONY: test
 test: setup ## all tests; in CI a skip that README does not list fails
 	$(GO) build -o bin/skips ./tools/skips
-	$(GO) test -json -timeout 15m ./... | bin/skips -readme README.md
+	{ $(GO) test -json -timeout 15m ./... || failed=1; cd tools/image; $(GO) test -json -timeout 15m ./... || failed=1; exit $${failed:-0}; } | bin/skips -readme README.md
 
 .PHONY: race
 race: setup ## all tests under the race detector
@@ -58,6 +58,7 @@ soak: ## a month of 1,000 homes and 200 cars in which everything goes wrong; ARG
 lint: ## the pinned linter with the list in .golangci.yml
 	$(GO) vet ./...
 	$(GO) run $(LINT) run ./...
+	cd tools/image && $(GO) run $(LINT) run ./...
 
 .PHONY: fmt
 fmt: ## format as the linter wants it
@@ -80,6 +81,11 @@ build: ## dist/ for amd64, arm64, armv7 and armv6, without cgo
 	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=$$v $(GO) build -trimpath -ldflags '-s -w' -o $${out/joulegate-linux/joulegate-verify-linux} ./cmd/joulegate-verify; \
 	done
 	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -o dist/joulegate-verify.wasm ./cmd/joulegate-verify
+
+.PHONY: packages
+packages: build build-here ## dist/*.deb, with checksums, parts lists and provenance; the same bytes on every machine
+	cd tools/image && $(GO) build -o ../../bin/image .
+	bin/image
 
 .PHONY: hil
 hil: ## the arm64 binary on emulated hardware (as root: installs QEMU); RUN=TestEStop V=1 shows one scenario
