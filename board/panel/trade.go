@@ -160,6 +160,8 @@ type Flow struct {
 	Words       []string   `json:"words"`
 	Contractual []FlowLine `json:"contractual"` // trades: who sold to whom
 	Physical    []FlowLine `json:"physical"`    // which way the energy went
+
+	Late []ledger.LateView `json:"late"` // of both: what came after its slot was settled
 }
 
 // FlowLine is energy that went from one party to another, over all slots.
@@ -213,8 +215,60 @@ func NewFlow(slots []ledger.Flow, session chain.ID, viewer *chain.Account, sessi
 	}
 	f.Contractual = sum(func(s ledger.Flow) []ledger.FlowPart { return s.Contractual })
 	f.Physical = sum(func(s ledger.Flow) []ledger.FlowPart { return s.Physical })
-	f.Words = flowWords(f.Contractual)
+	f.Late = lateSums(slots, session, viewer)
+	f.Words = append(flowWords(f.Contractual), lateWords(f.Late)...)
 	return f
+}
+
+// lateSums adds up what came late, by house; a session's is in its lines.
+func lateSums(slots []ledger.Flow, session chain.ID, viewer *chain.Account) []ledger.LateView {
+	out := []ledger.LateView{}
+	for _, s := range slots {
+		for _, l := range s.Late {
+			if session != (chain.ID{}) || viewer != nil && l.Owner != *viewer {
+				continue
+			}
+			i := slices.IndexFunc(out, func(o ledger.LateView) bool { return o.Member == l.Member })
+			if i < 0 {
+				out = append(out, l)
+				continue
+			}
+			out[i].Add(l)
+		}
+	}
+	slices.SortFunc(out, func(a, b ledger.LateView) int { return cmp.Compare(a.Member, b.Member) })
+	return out
+}
+
+// lateWords tells what came after its slot was settled, and what became of it.
+func lateWords(late []ledger.LateView) []string {
+	var words []string
+	for _, l := range late {
+		var parts []string
+		tell := func(format string, wh meter.WattHour) {
+			if wh != 0 {
+				parts = append(parts, fmt.Sprintf(format, wattHours(wh)))
+			}
+		}
+		tell("it took %s from the supplier at the supplier's price", l.Import)
+		tell("it gave %s to the supplier at the supplier's price", l.Export)
+		tell("it passed %s on to cars", l.Cars)
+		tell("cars gave it %s", l.CarsGave)
+		tell("its roof produced %s", l.Produced)
+		tell("its battery took %s", l.Charged)
+		tell("its battery gave %s", l.Discharged)
+		if len(parts) > 0 {
+			w := fmt.Sprintf("Of %s came after the slot was settled: %s; trades with neighbours stay as they were.", l.Member, join(parts))
+			if l.Issued > 0 {
+				w += fmt.Sprintf(" Certificates of origin for %s were issued then: %s withdrawn with what left the house, %s cancelled by the house.", wattHours(l.Issued), wattHours(l.Withdrawn), wattHours(l.Own))
+			}
+			words = append(words, w)
+		}
+		if l.FixImport != 0 || l.FixExport != 0 {
+			words = append(words, fmt.Sprintf("Readings of %s were corrected against the supplier: import by %s, export by %s.", l.Member, wattHours(l.FixImport), wattHours(l.FixExport)))
+		}
+	}
+	return words
 }
 
 func ofSession(party string, id chain.ID) bool { return strings.HasSuffix(party, "/"+id.String()) }
@@ -261,6 +315,10 @@ func flowWords(lines []FlowLine) []string {
 				how = ", as promised"
 			case ledger.FlowBill:
 				how = ", on the supplier's own bill"
+			case ledger.FlowLate:
+				how = ", told late"
+			case ledger.FlowFix:
+				how = ", by correction"
 			}
 			parts = append(parts, fmt.Sprintf("%s from %s%s", wattHours(l.Wh), l.FromName, how))
 		}

@@ -152,6 +152,22 @@ func TestFlowInWords(t *testing.T) {
 	if !slices.Contains(f.Words, "House2 got 300 Wh: 300 Wh from house1. Certificates of origin for 300 Wh were cancelled.") {
 		t.Errorf("%q", f.Words)
 	}
+	late := ledger.LateView{Member: "house1", Owner: account("one"), Import: 500, Produced: 300, Issued: 300, Withdrawn: 100, Own: 200}
+	for who, want := range map[string]int{"one": 1, "two": 0} {
+		viewer := account(who)
+		f = NewFlow([]ledger.Flow{{Slot: 1, Late: []ledger.LateView{late}}, {Slot: 2, Late: []ledger.LateView{late, {Member: "house2", Owner: account("three"), Export: 7}}}}, chain.ID{}, &viewer, nil)
+		if len(f.Late) != want || len(f.Words) != want {
+			t.Errorf("%s hears %q", who, f.Words)
+		}
+	}
+	f = NewFlow([]ledger.Flow{{Slot: 1, Late: []ledger.LateView{late}}, {Slot: 2, Late: []ledger.LateView{late, {Member: "house1", Owner: account("one"), FixExport: -7}}}}, chain.ID{}, nil, nil)
+	want = []string{
+		"Of house1 came after the slot was settled: it took 1000 Wh from the supplier at the supplier's price and its roof produced 600 Wh; trades with neighbours stay as they were. Certificates of origin for 600 Wh were issued then: 200 Wh withdrawn with what left the house, 400 Wh cancelled by the house.",
+		"Readings of house1 were corrected against the supplier: import by 0 Wh, export by -7 Wh.",
+	}
+	if !slices.Equal(f.Words, want) {
+		t.Errorf("%q", f.Words)
+	}
 	if got := wattHours(meter.WattHour(12_345)); got != "12.34 kWh" {
 		t.Error(got)
 	}

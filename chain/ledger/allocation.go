@@ -123,8 +123,8 @@ func AllocationOf(st State, from, to chain.Slot) Allocation {
 	}
 	each(st, key(tabLateEnergy), func(k []byte, l lateEnergy) bool {
 		s := slotOf(k)
-		if s >= from && s <= to {
-			m, _ := MemberOf(st, chain.Key(k[8:]))
+		if s >= from && s <= to && l.Import|l.Export != 0 {
+			m, _ := MemberOf(st, chain.Key(k[8:40]))
 			r := row(s, m.Name)
 			r.LateImport += l.Import
 			r.LateExport += l.Export

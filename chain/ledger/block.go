@@ -351,6 +351,7 @@ func (r *run) book(st State, m *member, rec *chain.MeterRecord, priced chain.Slo
 	b, _ := get[bucket](st, k)
 	c := countersOf(st, device)
 	open, late := rec.Slot >= r.clock.Next, false
+	var rest lateEnergy // of meters other than the site's, which has its price
 	switch rec.Role {
 	case chain.RoleSite:
 		late = !open || !whole
@@ -362,19 +363,18 @@ func (r *run) book(st State, m *member, rec *chain.MeterRecord, priced chain.Slo
 		c.Site, c.LastSlot = true, max(c.LastSlot, rec.Slot)
 	case chain.RoleProduction:
 		c.Production = c.Production || !fresh // a base tells nothing of the slot before it
-		if open {
+		if open && whole {
 			b.Produced += exp
-			break
-		}
-		c.Produced += exp
-		if err := total(st, Energy{Produced: exp, Consumed: exp}); err != nil {
-			return err
+		} else {
+			rest.Produced = exp
 		}
 	case chain.RoleStorage:
 		c.Storage = true
 		if open && whole {
 			b.Charged += imp
 			b.Discharged += exp
+		} else {
+			rest.Charged, rest.Discharged = imp, exp
 		}
 	case chain.RoleConnection:
 		if st.Get(key(tabGrid)) == nil {
@@ -384,8 +384,8 @@ func (r *run) book(st State, m *member, rec *chain.MeterRecord, priced chain.Slo
 			b.Connection = true
 			b.GridImport += imp
 			b.GridExport += exp
-		} else if err := total(st, Energy{GridImport: imp, GridExport: exp, Loss: imp - exp}); err != nil {
-			return err
+		} else {
+			rest.GridImport, rest.GridExport = imp, exp
 		}
 	default:
 		return nil
@@ -394,88 +394,16 @@ func (r *run) book(st State, m *member, rec *chain.MeterRecord, priced chain.Slo
 	if open {
 		put(st, k, b)
 	}
-	if late && !fresh {
+	switch {
+	case fresh:
+		return nil
+	case late:
 		return r.bookLate(st, m, priced, imp, exp, whole)
+	case rest != lateEnergy{}:
+		r.event("meter.late", m.Member.Name, "slot %d: %s meter: %d Wh imported, %d Wh exported", priced, rec.Role, imp, exp)
+		return r.late(st, m, priced, rest)
 	}
 	return nil
-}
-
-// bookLate books site energy that cannot trade any more, at the grid's price:
-// hiding a reading gains nothing. What the owner's or the supplier's balance
-// does not cover is left to the supplier's own bill. whole tells that it is
-// the energy of slot s alone.
-func (r *run) bookLate(st State, m *member, s chain.Slot, imp, exp meter.WattHour, whole bool) error {
-	if imp == 0 && exp == 0 {
-		return nil
-	}
-	because(st, "late energy of slot", s)
-	retail, feedIn := r.prices(st, s)
-	c := countersOf(st, m.Member.Device)
-	if pay(st, m.owner(), chain.AccountGrid, retail, imp) {
-		r.accrue(st, m, s, Accrual{GridWh: imp, Grid: chain.Nano(retail) * chain.Nano(imp)})
-	} else {
-		c.SupplierImport += imp
-	}
-	if pay(st, chain.AccountGrid, m.owner(), feedIn, exp) {
-		r.accrue(st, m, s, Accrual{FedWh: exp, Fed: chain.Nano(feedIn) * chain.Nano(exp)})
-	} else {
-		c.SupplierExport += exp
-	}
-	e := Energy{Consumed: imp - exp}
-	if !c.Production {
-		e.Produced, e.Consumed = exp, imp
-	}
-	if g, ok := get[connection](st, key(tabGrid)); ok && s >= g.From {
-		e.Loss = exp - imp // the connection has measured it already
-	} else {
-		e.GridImport, e.GridExport = max(imp-exp, 0), max(exp-imp, 0)
-	}
-	c.Import += imp
-	c.Export += exp
-	c.Produced += e.Produced
-	put(st, key(tabCounters, m.Member.Device[:]), c)
-	k := key(tabLateEnergy, slotBytes(s), m.Member.Device[:])
-	sum, _ := get[lateEnergy](st, k)
-	put(st, k, lateEnergy{sum.Import + imp, sum.Export + exp})
-	if whole {
-		r.netLate(st, m, s, imp, 0)
-	}
-	r.event("meter.late", m.Member.Name, "slot %d: %d Wh imported, %d Wh exported at the grid's price", s, imp, exp)
-	return total(st, e)
-}
-
-// lateEnergy is what a site's meter told of a slot too late to trade it, for
-// the allocation. It leaves the state with the slot.
-type lateEnergy struct {
-	Import meter.WattHour `cbor:"1,keyasint"`
-	Export meter.WattHour `cbor:"2,keyasint"`
-}
-
-// netLate sets a house's late import off against its cars' late energy of the
-// same slot. The owner was charged retail for the one and got feed-in for the
-// other; for what passed straight through to a car, the supplier makes up the
-// difference. Energy is matched within one slot only: over a longer gap it
-// would pay to hide readings and net the day's sun against the night.
-func (r *run) netLate(st State, m *member, s chain.Slot, imp, cars meter.WattHour) {
-	k := key(tabLate, m.Member.Device[:])
-	l, _ := get[lateSlot](st, k)
-	if s < l.Slot {
-		return
-	}
-	if s > l.Slot {
-		l = lateSlot{Slot: s}
-	}
-	before := min(l.Import, l.Cars)
-	l.Import += imp
-	l.Cars += cars
-	put(st, k, l)
-	because(st, "late energy of slot", s)
-	retail, feedIn := r.prices(st, s)
-	if wh := min(l.Import, l.Cars) - before; pay(st, chain.AccountGrid, m.owner(), retail-feedIn, wh) {
-		r.accrue(st, m, s, Accrual{Sold: chain.Nano(retail-feedIn) * chain.Nano(wh)})
-	} else {
-		r.event("supplier.owes", m.Member.Name, "slot %d: %d Wh at %d nano/Wh", s, wh, retail-feedIn)
-	}
 }
 
 // pay moves the price of energy if the payer's balance covers it and tells

@@ -51,9 +51,10 @@
 // Every block proves, for every slot that it has cleared, that no better
 // clearing exists, from what it has written: [CertifySlot] does it again at any
 // time, on the fee tree of that slot. [FlowOf] tells who supplied whom, with
-// exact margins. Certificates of origin are issued for what production meters
-// count in time, go with the energy, and are cancelled where it is used;
-// batteries get them back on discharge for what they charged, less losses.
+// exact margins, what came late among it. Certificates of origin are issued for
+// every Wh produced, go with the energy, and are cancelled where it is used;
+// batteries get them back on discharge for what they charged, less losses;
+// those that are issued late go to nobody else.
 // A reading that was wrong is corrected within 30 days against the supplier;
 // other people's trades are final.
 //

@@ -60,7 +60,7 @@ const (
 	tabApproval   = 'T' // device, connector -> MeterApprovalView
 	tabProfile    = 'U' // account -> chain.Profile
 	tabPending    = 'V' // height, number -> chain.RulesChange
-	tabLateEnergy = '7' // slot, device -> lateEnergy: a site's, at the grid's price
+	tabLateEnergy = '7' // slot, device, session or zero -> lateEnergy: told after the slot was settled
 	tabBilling    = '5' // -> billing: how far invoices have been issued by rule
 	tabBilled     = '6' // account -> []billed: documents that a correction can refer to
 )

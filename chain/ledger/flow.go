@@ -3,7 +3,6 @@ package ledger
 import (
 	"cmp"
 	"fmt"
-	"math/bits"
 	"slices"
 
 	"github.com/joulegate/joulegate/chain"
@@ -19,7 +18,8 @@ import (
 // Both are computed from what the slot has left in the state, by
 // [market.Trace] on the fee tree, so that near comes before far, every row
 // and column adds up to the Wh, and everybody gets the same answer at any
-// time. Nothing of them is stored but the certificates of every fill.
+// time. Nothing of them is stored but the certificates of every fill. What
+// comes after the slot was settled is in both: see late.go.
 
 // Kinds of a FlowPart.
 const (
@@ -27,7 +27,9 @@ const (
 	FlowFirm  = "firm"  // traded under a firm contract
 	FlowGrid  = "grid"  // the supplier's, settled here
 	FlowBill  = "bill"  // the supplier's, on its own bill
-	FlowWire  = "wire"  // physical
+	FlowLate  = "late"  // told too late to trade: the supplier's, or of a car the house's at which it stood
+	FlowFix   = "correction"
+	FlowWire  = "wire" // physical
 )
 
 // FlowGridParty is the supplier in a flow, FlowLoss what got lost.
@@ -53,7 +55,8 @@ type Flow struct {
 	Slot        chain.Slot               `json:"slot"`
 	Contractual []FlowPart               `json:"contractual"`
 	Physical    []FlowPart               `json:"physical"`
-	Parties     map[string]chain.Account `json:"-"` // whose a party is
+	Late        []LateView               `json:"late,omitempty"` // of what is in both matrices
+	Parties     map[string]chain.Account `json:"-"`              // whose a party is
 }
 
 // treeNow is the fee tree without the houses that are gone, ascending by id.
@@ -190,19 +193,30 @@ func contractual(nodes []market.Node, fills []FillView, contracts []FirmDelivery
 	return parts, nil
 }
 
-// FlowOf returns who supplied whom in a cleared slot.
+// FlowOf returns who supplied whom in a slot that is settled.
 func FlowOf(st State, s chain.Slot) (Flow, error) {
-	v, ok := SlotOf(st, s)
-	if !ok {
-		return Flow{}, fmt.Errorf("slot %d has not been cleared with energy in it", s)
+	f, ok, err := flowOf(st, s)
+	if err == nil && !ok {
+		err = fmt.Errorf("slot %d has not been cleared with energy in it", s)
+		if _, gone := ArchivedSlot(st, s); gone {
+			err = fmt.Errorf("slot %d is older than what the ledger's state keeps", s)
+		}
 	}
+	return f, err
+}
+
+func flowOf(st State, s chain.Slot) (f Flow, ok bool, err error) {
+	v, ok := SlotOf(st, s)
+	v.Slot = s
 	nodes, err := treeOf(st, &v)
 	if err != nil {
-		return Flow{}, err
+		return f, false, err
 	}
-	f := Flow{Slot: s, Parties: map[string]chain.Account{}}
-	if f.Contractual, err = contractual(nodes, v.Fills, FirmDeliveries(st, s)); err != nil {
-		return f, err
+	f = Flow{Slot: s, Parties: map[string]chain.Account{}}
+	if ok {
+		if f.Contractual, err = contractual(nodes, v.Fills, FirmDeliveries(st, s)); err != nil {
+			return f, false, err
+		}
 	}
 	for _, x := range v.Fills {
 		f.Parties[x.ID] = x.Account
@@ -216,14 +230,22 @@ func FlowOf(st State, s chain.Slot) (Flow, error) {
 			}
 		}
 	}
+	nodes, late, cars, err := lateFlow(st, &v, nodes, &f)
+	if err != nil {
+		return f, false, fmt.Errorf("late energy of slot %d: %w", s, err)
+	}
+	if !ok && len(f.Late) == 0 {
+		return f, false, nil
+	}
 	order := func(a, b FlowPart) int {
 		return cmp.Or(cmp.Compare(a.To, b.To), cmp.Compare(a.From, b.From), cmp.Compare(a.Kind, b.Kind), cmp.Compare(b.Wh, a.Wh))
 	}
 	slices.SortStableFunc(f.Contractual, order)
 
-	traced, err := market.Trace(nodes, sources(&v, nodes))
+	g, measured := get[connection](st, key(tabGrid))
+	traced, err := market.Trace(nodes, sources(&v, nodes, late, cars, measured && s >= g.From))
 	if err != nil {
-		return f, fmt.Errorf("physical flow of slot %d: %w", s, err)
+		return f, false, fmt.Errorf("physical flow of slot %d: %w", s, err)
 	}
 	for _, t := range traced {
 		f.Physical = append(f.Physical, FlowPart{From: t.From, To: t.To, Kind: FlowWire, Wh: t.Wh})
@@ -233,51 +255,80 @@ func FlowOf(st State, s chain.Slot) (Flow, error) {
 		owners[m.Member.Name] = m.owner()
 		return true
 	})
-	for _, p := range v.Prices {
-		if owner, ok := owners[p.Node]; ok {
+	for _, n := range nodes {
+		if owner, ok := owners[n.ID]; ok {
 			for _, kind := range []string{"roof/", "battery/", "use/", "unmetered/"} {
-				f.Parties[kind+p.Node] = owner
+				f.Parties[kind+n.ID] = owner
 			}
 		}
 	}
-	return f, nil
+	return f, true, nil
 }
 
-// sources are the lots of the physical matrix. They add up to zero because
-// produced + imported = consumed + exported + lost.
-func sources(v *SlotView, nodes []market.Node) (lots []market.Lot) {
-	cars := map[string][]FillView{}
+// sources are the lots of the physical matrix: what was told in time, and
+// late. They add up to zero because produced + imported = consumed + exported
+// + lost. What the meter at the grid connection has not measured in either
+// direction, the houses' sum says.
+func sources(v *SlotView, nodes []market.Node, late map[string]lateEnergy, cars []lateCar, measured bool) (lots []market.Lot) {
+	prices := map[string]PriceView{}
+	for _, p := range v.Prices {
+		prices[p.Node] = p
+	}
+	type car struct{ party, node string }
+	moved := map[car]meter.WattHour{} // into (negative) and out of cars
+	var order []car
+	move := func(c car, wh meter.WattHour) {
+		if _, ok := moved[c]; !ok {
+			order = append(order, c)
+		}
+		moved[c] += wh
+	}
 	for _, f := range v.Fills {
-		if f.Session != (chain.ID{}) {
-			cars[f.Node] = append(cars[f.Node], f)
+		switch {
+		case f.Session == chain.ID{}:
+		case f.Side == chain.Buy:
+			move(car{f.ID, f.Node}, -f.Wh)
+		default:
+			move(car{f.ID, f.Node}, f.Wh)
 		}
 	}
-	for _, p := range v.Prices {
+	for _, c := range cars {
+		move(car{"car/" + c.session.String(), c.node}, -c.taken)
+		move(car{"v2v/" + c.session.String(), c.node}, c.give)
+	}
+	e := v.Energy
+	for _, n := range nodes {
+		p, l := prices[n.ID], late[n.ID]
+		imp, exp := p.Import+l.Import+l.FixImport, p.Export+l.Export+l.FixExport
+		e.GridImport += l.GridImport
+		e.GridExport += l.GridExport
+		e.Loss += l.Export + l.FixExport + l.GridImport - l.Import - l.FixImport - l.GridExport
 		add := func(id string, wh meter.WattHour) meter.WattHour {
 			if wh != 0 {
-				lots = append(lots, market.Lot{ID: id, Node: p.Node, Wh: wh})
+				lots = append(lots, market.Lot{ID: id, Node: n.ID, Wh: wh})
 			}
 			return wh
 		}
-		inside := add("roof/"+p.Node, p.Produced) + add("battery/"+p.Node, p.Discharged) + add("battery/"+p.Node, -p.Charged)
-		for _, c := range cars[p.Node] {
-			if c.Side == chain.Buy {
-				inside += add(c.ID, -c.Wh)
-			} else {
-				inside += add(c.ID, c.Wh)
+		inside := add("roof/"+n.ID, p.Produced+l.Produced) + add("battery/"+n.ID, p.Discharged+l.Discharged) + add("battery/"+n.ID, -p.Charged-l.Charged)
+		for _, c := range order {
+			if c.node == n.ID {
+				inside += add(c.party, moved[c])
 			}
 		}
 		// What is left is what the house used. Meters that are read a moment
-		// apart can make that negative.
-		if use := inside + p.Import - p.Export; use > 0 {
-			add("use/"+p.Node, -use)
+		// apart, or late, can make that negative.
+		if use := inside + imp - exp; use > 0 {
+			add("use/"+n.ID, -use)
 		} else {
-			add("unmetered/"+p.Node, -use)
+			add("unmetered/"+n.ID, -use)
 		}
+	}
+	if both := min(e.GridImport, e.GridExport); !measured {
+		e.GridImport, e.GridExport = e.GridImport-both, e.GridExport-both
 	}
 	for _, n := range nodes {
 		if n.Parent == "" {
-			for _, l := range []market.Lot{{ID: FlowGridParty, Wh: v.Energy.GridImport}, {ID: FlowGridParty, Wh: -v.Energy.GridExport}, {ID: FlowLoss, Wh: -v.Energy.Loss}} {
+			for _, l := range []market.Lot{{ID: FlowGridParty, Wh: e.GridImport}, {ID: FlowGridParty, Wh: -e.GridExport}, {ID: FlowLoss, Wh: -e.Loss}} {
 				if l.Node = n.ID; l.Wh != 0 {
 					lots = append(lots, l)
 				}
@@ -288,9 +339,10 @@ func sources(v *SlotView, nodes []market.Node) (lots []market.Lot) {
 }
 
 // CertificateTotals sum up a member's certificates of origin in Wh: one for
-// every Wh that its production meter counted in time. A certificate is never
-// stored alone: it is issued, goes with the Wh to who bought that, and is
-// cancelled there, all in the slot that made it.
+// every Wh that it has produced, so that Issued = produced + Owed. A
+// certificate is never stored alone: it is issued, goes with the Wh to who
+// bought that, and is cancelled there, all in the slot that made it; what is
+// told late goes to nobody else (late.go).
 type CertificateTotals struct {
 	Issued   meter.WattHour `cbor:"1,keyasint,omitempty" json:"issued_wh"`        // on production
 	Stored   meter.WattHour `cbor:"2,keyasint,omitempty" json:"issued_stored_wh"` // on discharge of certified energy
@@ -335,7 +387,7 @@ func rate(st State, before int64) {
 }
 
 // certificates issues and cancels the certificates of a slot.
-func certificates(st State, nodes []market.Node, sites []*site, fills []FillView, contracts []FirmDelivery, storagePPM int64) error {
+func certificates(st State, view *SlotView, nodes []market.Node, sites []*site, fills []FillView, contracts []FirmDelivery, storagePPM int64) error {
 	index := map[string]*FillView{}
 	for i := range fills {
 		index[fills[i].ID] = &fills[i]
@@ -360,9 +412,9 @@ func certificates(st State, nodes []market.Node, sites []*site, fills []FillView
 			f.Stored = max(0, f.Certified-roof)
 			left -= f.Certified
 			t.Sold += f.Certified
-			out := min(left, f.Grid+f.Supplier+f.FirmGrid+f.FirmOwn)
-			left -= out
-			t.Exported += out
+			f.Withdrawn = min(left, f.Grid+f.Supplier+f.FirmGrid+f.FirmOwn)
+			left -= f.Withdrawn
+			t.Exported += f.Withdrawn
 		}
 		t.Own += left
 		accounts[at.device] = &account{c, left}
@@ -385,12 +437,12 @@ func certificates(st State, nodes []market.Node, sites []*site, fills []FillView
 	}
 	for _, at := range sites {
 		a := accounts[at.device]
-		if b := at.bucket; b.Charged > 0 {
-			// The battery has had its part of what the house used.
-			used := max(b.Produced+b.Discharged+at.sold+b.Import-b.Export-at.cars, b.Charged)
-			hi, lo := bits.Mul64(uint64(b.Charged), uint64(min(a.own, used)))
-			q, _ := bits.Div64(hi, lo, uint64(used))
-			a.counters.Certificates.Charged += meter.WattHour(q)
+		b := at.bucket
+		a.counters.Certificates.Charged += chargedWith(b.Charged, a.own, b.Produced+b.Discharged+at.sold+b.Import-b.Export-at.cars)
+		for i := range view.Prices {
+			if p := &view.Prices[i]; p.Node == at.member.Member.Name {
+				p.Own = a.own
+			}
 		}
 		put(st, key(tabCounters, at.device[:]), a.counters)
 	}

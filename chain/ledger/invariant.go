@@ -378,7 +378,7 @@ func (f *faults) totals(st State) {
 // certificates checks 5 for one member.
 func (f *faults) certificates(device []byte, c *counters, storagePPM int64) {
 	t := c.Certificates
-	if t.Sold+t.Exported+t.Own != t.Issued+t.Stored || t.Issued > c.Produced+t.Owed || t.Stored > t.storable(storagePPM) || min(t.Sold, t.Exported, t.Own, t.Issued, t.Stored, t.Bought, t.Charged, t.Owed) < 0 {
+	if t.Sold+t.Exported+t.Own != t.Issued+t.Stored || t.Issued != c.Produced+t.Owed || t.Stored > t.storable(storagePPM) || min(t.Sold, t.Exported, t.Own, t.Issued, t.Stored, t.Bought, t.Charged, t.Owed) < 0 {
 		f.add("member %x produced %d Wh and has certificates %+v", device, c.Produced, t)
 	}
 }

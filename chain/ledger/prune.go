@@ -71,6 +71,13 @@ func (g *Rules) retainMs() int64 {
 	return max(g.RetainDays, g.DisputeDays+1) * dayMs
 }
 
+// KeptFrom returns the first slot that pruning has not come to, or not yet.
+func KeptFrom(st State) chain.Slot {
+	rules := RulesOf(st)
+	c, _ := get[clock](st, key(tabClock))
+	return chain.SlotAt(max(0, c.TimeMs-rules.retainMs()), rules.SlotSeconds)
+}
+
 func closedKey(ms int64, id chain.ID) []byte { return key(tabClosed, be64(uint64(ms)), id[:]) }
 
 // archive moves entries out of the state under an archive's key.
@@ -99,7 +106,7 @@ func (r *run) prune(st State) {
 	})
 	for _, s := range slots {
 		keys := [][]byte{SlotKey(s)}
-		for _, table := range []byte{tabFill, tabDelivery} {
+		for _, table := range []byte{tabFill, tabDelivery, tabLateEnergy} {
 			st.Iterate(key(table, slotBytes(s)), func(k, _ []byte) bool {
 				keys = append(keys, k)
 				return true

@@ -279,12 +279,11 @@ func (r *run) bookReleased(st State, m *member, role chain.Role, q *QuarantineVi
 		_, err := r.adjust(st, m, q.Slot, retail, feedIn, imp, exp, "meter "+q.Meter+" has jumped and was released")
 		return err
 	case chain.RoleProduction:
-		c := countersOf(st, m.Member.Device)
-		c.Produced += exp
-		put(st, key(tabCounters, m.Member.Device[:]), c)
-		return total(st, Energy{Produced: exp, Consumed: exp})
+		return r.late(st, m, q.Slot, lateEnergy{Produced: exp})
+	case chain.RoleStorage:
+		return r.late(st, m, q.Slot, lateEnergy{Charged: imp, Discharged: exp})
 	case chain.RoleConnection:
-		return total(st, Energy{GridImport: imp, GridExport: exp, Loss: imp - exp})
+		return r.late(st, m, q.Slot, lateEnergy{GridImport: imp, GridExport: exp})
 	}
 	return nil
 }

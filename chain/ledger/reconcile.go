@@ -246,6 +246,7 @@ func (r *run) adjust(st State, m *member, s chain.Slot, retail, feedIn chain.Nan
 	if bill = amount > balance(st, from); bill {
 		c.SupplierImport = max(0, c.SupplierImport+imp)
 		c.SupplierExport = max(0, c.SupplierExport+exp)
+		put(st, key(tabCounters, m.Member.Device[:]), c)
 	} else {
 		if err := move(st, from, to, amount); err != nil {
 			return false, err
@@ -255,29 +256,7 @@ func (r *run) adjust(st State, m *member, s chain.Slot, retail, feedIn chain.Nan
 			return false, err
 		}
 	}
-	d := Energy{Consumed: imp - exp}
-	if !c.Production {
-		made := max(exp, -c.Produced)
-		d.Produced, d.Consumed = made, made+imp-exp
-	}
-	if g, ok := get[connection](st, key(tabGrid)); ok && s >= g.From {
-		d.Loss = exp - imp // the connection has measured right
-	} else {
-		// The sites' sum stands for the connection: one of its two sides moves.
-		d.GridImport = imp - exp
-		if e := EnergyOf(st); e.GridImport+d.GridImport < 0 {
-			d.GridImport = -e.GridImport
-			d.GridExport = -(imp - exp - d.GridImport)
-		}
-	}
-	c.Import += imp
-	c.Export += exp
-	c.Produced += d.Produced
-	if over := c.Certificates.Issued - c.Certificates.Owed - c.Produced; over > 0 {
-		c.Certificates.Owed += over
-	}
-	put(st, key(tabCounters, m.Member.Device[:]), c)
-	return bill, total(st, d)
+	return bill, r.late(st, m, s, lateEnergy{FixImport: imp, FixExport: exp})
 }
 
 // CorrectionsOf returns the corrections of one gateway, or of all (zero key),

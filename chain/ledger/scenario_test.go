@@ -200,8 +200,10 @@ type expect struct {
 	Sessions map[string]sessionExp `yaml:"sessions"`
 	Slots    map[int64]slotExp     `yaml:"slots"`
 	Energy   *energyExp            `yaml:"energy"`
-	Jumped   *[]string             `yaml:"quarantined"` // all meters, as house/meter or house/connector
-	Attested *[]string             `yaml:"attested"`    // scopes that third parties attest, newest first
+	Jumped   *[]string             `yaml:"quarantined"`  // all meters, as house/meter or house/connector
+	Flows    map[int64][]string    `yaml:"flows"`        // by slot: the whole contractual matrix, as "from > to: wh kind"
+	Certs    map[string]certsExp   `yaml:"certificates"` // by house
+	Attested *[]string             `yaml:"attested"`     // scopes that third parties attest, newest first
 }
 
 type sessionExp struct {
@@ -241,6 +243,14 @@ type energyExp struct {
 	Consumed *meter.WattHour `yaml:"consumed"`
 	Produced *meter.WattHour `yaml:"produced"`
 	Traded   *meter.WattHour `yaml:"traded"`
+}
+
+type certsExp struct {
+	Issued    *meter.WattHour `yaml:"issued"`
+	Sold      *meter.WattHour `yaml:"sold"`
+	Withdrawn *meter.WattHour `yaml:"withdrawn"`
+	Own       *meter.WattHour `yaml:"own"`
+	Bought    *meter.WattHour `yaml:"bought"`
 }
 
 // amount is money in units of the currency: "0.18" is 180,000,000 nano.
@@ -345,6 +355,7 @@ var catalogue = []string{
 	"v2v seller below floor or gone",
 	"dishonest meter",
 	"refund, correction",
+	"reading that comes after its slot was settled",
 	"attestation forged, expired or replayed",
 }
 
@@ -760,6 +771,28 @@ func (te *teller) check(e *expect) {
 			is(te, what+" "+id+": grid price", want.GridAt, price(f.GridAt))
 		}
 	}
+	for n, want := range e.Flows {
+		f, err := FlowOf(te.st, slotAfter(n))
+		if err != nil {
+			te.t.Fatalf("%s: %v", te.step, err)
+		}
+		var got []string
+		for _, p := range f.Contractual {
+			got = append(got, fmt.Sprintf("%s > %s: %d %s", te.named(p.From), te.named(p.To), p.Wh, p.Kind))
+		}
+		if slices.Sort(got); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+			te.t.Fatalf("%s: the flow of slot %d is %q, want %q", te.step, n, got, want)
+		}
+	}
+	for name, want := range e.Certs {
+		m, _ := MemberOf(te.st, te.house(name).key)
+		c := m.Certificates
+		is(te, name+": certificates issued", want.Issued, c.Issued+c.Stored)
+		is(te, name+": certificates sold", want.Sold, c.Sold)
+		is(te, name+": certificates withdrawn", want.Withdrawn, c.Exported)
+		is(te, name+": certificates cancelled by the house", want.Own, c.Own)
+		is(te, name+": certificates bought", want.Bought, c.Bought)
+	}
 	if e.Jumped != nil {
 		var got []string
 		for _, q := range Quarantines(te.st) {
@@ -788,6 +821,17 @@ func (te *teller) check(e *expect) {
 		is(te, "produced", x.Produced, v.Produced)
 		is(te, "traded", x.Traded, v.Traded)
 	}
+}
+
+// named puts a session's name for its id in a party.
+func (te *teller) named(party string) string {
+	kind, rest, _ := strings.Cut(party, "/")
+	for name := range te.where {
+		if sessionID(name).String() == rest {
+			return kind + "/" + name
+		}
+	}
+	return party
 }
 
 func (te *teller) same(what string, got, want chain.Nano) {

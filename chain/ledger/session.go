@@ -261,8 +261,8 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 			sale, _ := get[meter.WattHour](st, k)
 			put(st, k, sale+sold)
 			s.PendingSold += sold
-		} else {
-			r.buyBySite(st, m, s, n.slot, sold)
+		} else if err := r.buyBySite(st, m, s, n.slot, sold); err != nil {
+			return err
 		}
 	}
 	if over := s.Export - s.ExportBegin - s.Sold; given > 0 && over > 0 {
@@ -275,18 +275,22 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 // buyBySite settles what a car gave outside the local market: the site's own
 // meter has paid the owner for it, or charged him less, so he owes the driver
 // the feed-in price as far as his balance goes.
-func (r *run) buyBySite(st State, m *member, s *SessionView, slot chain.Slot, wh meter.WattHour) {
+func (r *run) buyBySite(st State, m *member, s *SessionView, slot chain.Slot, wh meter.WattHour) error {
 	because(st, "energy given by session", s.ID)
 	_, feedIn := r.prices(st, slot)
+	if err := r.lateCar(st, m, slot, s.ID, 0, wh); err != nil {
+		return err
+	}
 	if !pay(st, m.owner(), s.Driver, feedIn, wh) {
 		r.event("session.sold_unpaid", s.ID.String(), "slot %d: %s owes for %d Wh at %d nano/Wh", slot, m.Member.Name, wh, feedIn)
-		return
+		return nil
 	}
 	amount := chain.Nano(feedIn) * chain.Nano(wh) // pay has checked the product
 	s.Earned += amount
 	r.accrue(st, m, slot, Accrual{BoughtWh: wh, Bought: amount})
 	r.accrueTo(st, s.Driver, s.Gateway, slot, Accrual{SoldWh: wh, Sold: amount})
 	r.event("session.late", s.ID.String(), "slot %d: %d Wh given, at %d nano/Wh", slot, wh, feedIn)
+	return nil
 }
 
 // sellBySite bills a session's energy outside the local market: the driver
@@ -308,7 +312,7 @@ func (r *run) sellBySite(st State, m *member, s *SessionView, slot chain.Slot, w
 		return err
 	}
 	r.netLate(st, m, slot, 0, wh)
-	return nil
+	return r.lateCar(st, m, slot, s.ID, wh, 0)
 }
 
 // capture moves held money to an account. The caller stores s.

@@ -333,5 +333,5 @@ func TestStateOfAKnownHistory(t *testing.T) {
 	w := newWorld(t)
 	w.charge(1, w.c, firstSl, 600, true, map[*house][2]meter.WattHour{w.a: {0, 1000}, w.c: {600, 0}})
 	w.charge(2, w.a, firstSl+1, 500, true, map[*house][2]meter.WattHour{w.b: {70, 0}})
-	equal(t, "state", StateHash(w.st).String(), "34c85b9eed5726df4258241f8fed7e70047e796eda55c2245cf3a0ee28e607d8")
+	equal(t, "state", StateHash(w.st).String(), "36dd82ae3d300f163df3d236ef18cb984ae242fdea7ecaae6cd7ecd4596c86fd")
 }

@@ -188,7 +188,7 @@ func (r *run) clear(st State, s chain.Slot) error {
 		return err
 	}
 	r.balance(st, &view, sites)
-	if err := certificates(st, nodes, sites, fills, contracts, r.rules.storage()); err != nil {
+	if err := certificates(st, &view, nodes, sites, fills, contracts, r.rules.storage()); err != nil {
 		return err
 	}
 	if err := r.loss(st, &view, sites); err != nil {
@@ -204,6 +204,9 @@ func (r *run) clear(st State, s chain.Slot) error {
 		}
 	}
 	put(st, SlotKey(s), view)
+	if err := r.settleLate(st, s); err != nil {
+		return err
+	}
 	r.event("slot.cleared", fmt.Sprint(s), "%d sites, %d missing, %d Wh traded, fees %d nano", view.Reported, view.Missing, view.Energy.Traded, view.Fees)
 	return nil
 }
@@ -242,7 +245,9 @@ func (r *run) cars(st State, view *SlotView, sites map[chain.Key]*site) ([]FillV
 			})
 		} else {
 			m, _ := get[member](st, MemberKey(c.Gateway))
-			r.buyBySite(st, &m, &c, view.Slot, l.wh)
+			if err := r.buyBySite(st, &m, &c, view.Slot, l.wh); err != nil {
+				return nil, err
+			}
 		}
 		putSession(st, &c)
 	}

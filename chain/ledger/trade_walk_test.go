@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"strings"
+
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
 )
@@ -110,56 +112,88 @@ func (w *walker) flows(since chain.Slot) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		checkFlow(w.t, &v, &f)
+		checkFlow(w.t, w.st, &v, &f)
 		at = v.Previous
 		w.flown++
 	}
 }
 
-// checkFlow adds up the margins of a slot's matrices.
-func checkFlow(t interface{ Fatalf(string, ...any) }, v *SlotView, f *Flow) {
+// checkFlow adds up the margins of a slot's matrices: trades as they were
+// made, and every house's and the microgrid's energy with what came late.
+func checkFlow(t interface{ Fatalf(string, ...any) }, st State, v *SlotView, f *Flow) {
 	left := map[string]meter.WattHour{}
+	net := map[string]meter.WattHour{}
 	certified := map[string]meter.WattHour{}
 	for _, p := range f.Contractual {
 		if p.Wh <= 0 || p.Certified < 0 || p.Certified > p.Wh {
 			t.Fatalf("slot %d: %+v", f.Slot, p)
 		}
-		left[p.From] += p.Wh
-		left[p.To] += p.Wh
+		net[p.From] -= p.Wh
+		net[p.To] += p.Wh
 		certified[p.From] += p.Certified
 		certified[p.To] += p.Certified
+		if p.Kind != FlowLate && p.Kind != FlowFix {
+			left[p.From] += p.Wh
+			left[p.To] += p.Wh
+		}
 	}
+	at := map[string]meter.WattHour{} // what houses and cars took less what they gave, by node
 	for _, x := range v.Fills {
 		if left[x.ID] != x.Wh || certified[x.ID] != x.Certified {
 			t.Fatalf("slot %d: %s has %d Wh, %d certified, in its flows %d and %d", f.Slot, x.ID, x.Wh, x.Certified, left[x.ID], certified[x.ID])
 		}
+		if x.Session != (chain.ID{}) {
+			at[x.Node] += net[x.ID]
+			delete(net, x.ID)
+		}
+	}
+	metered := map[string]meter.WattHour{}
+	for _, p := range v.Prices {
+		metered[p.Node] += p.Import - p.Export
+	}
+	e := v.Energy
+	lateOf(st, f.Slot, func(device chain.Key, session chain.ID, l lateEnergy) {
+		m, _ := MemberOf(st, device)
+		for _, party := range []string{"car/", "v2v/"} {
+			if session != (chain.ID{}) {
+				at[m.Name] += net[party+session.String()]
+				delete(net, party+session.String())
+			}
+		}
+		metered[m.Name] += l.Import + l.FixImport - l.Export - l.FixExport
+		e.Produced += l.Produced
+		e.GridImport += l.GridImport
+		e.GridExport += l.GridExport
+		e.Loss += l.Export + l.FixExport + l.GridImport - l.Import - l.FixImport - l.GridExport
+		if have := l.Issued + l.Stored; l.Withdrawn < 0 || l.Withdrawn > have || l.Backed < 0 || l.Backed > l.Charged || l.Stored > l.Discharged {
+			t.Fatalf("slot %d: %s has %+v", f.Slot, m.Name, l)
+		}
+	})
+	for name, wh := range metered {
+		if got := net["buy/"+name] + net["sell/"+name] + at[name]; got != wh {
+			t.Fatalf("slot %d: %s metered %d Wh net, its flows %d", f.Slot, name, wh, got)
+		}
 	}
 	// Physical: produced + imported = consumed + exported + lost, and what
 	// came out of cars and batteries besides.
-	var roofs, imported, exported, lost meter.WattHour
+	var roofs, imported, lost meter.WattHour
 	for _, p := range f.Physical {
 		if p.Wh <= 0 {
 			t.Fatalf("slot %d: %+v", f.Slot, p)
 		}
-		if len(p.From) > 5 && p.From[:5] == "roof/" {
-			roofs += p.Wh
-		}
-		if p.From == FlowGridParty {
-			imported += p.Wh
-		}
-		if p.To == FlowGridParty {
-			exported += p.Wh
-		}
-		if p.To == FlowLoss {
-			lost += p.Wh
-		}
-		if p.From == FlowLoss {
-			lost -= p.Wh
+		for sign, party := range map[meter.WattHour]string{1: p.From, -1: p.To} {
+			switch kind, _, _ := strings.Cut(party, "/"); kind {
+			case "roof":
+				roofs += sign * p.Wh
+			case FlowGridParty:
+				imported += sign * p.Wh
+			case FlowLoss:
+				lost -= sign * p.Wh
+			}
 		}
 	}
-	e := v.Energy
-	if roofs != e.Produced || imported != e.GridImport || exported != e.GridExport || lost != e.Loss {
-		t.Fatalf("slot %d: flows of %d produced, %d imported, %d exported, %d lost; the slot has %+v", f.Slot, roofs, imported, exported, lost, e)
+	if roofs != e.Produced || imported != e.GridImport-e.GridExport || lost != e.Loss {
+		t.Fatalf("slot %d: flows of %d produced, %d imported net, %d lost; the slot has %+v", f.Slot, roofs, imported, lost, e)
 	}
 }
 

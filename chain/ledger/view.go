@@ -246,6 +246,7 @@ type FillView struct {
 	FirmOwn   meter.WattHour `cbor:"22,keyasint,omitempty" json:"firm_own_wh,omitempty"`  // as FirmGrid, on the supplier's own bill
 	Certified meter.WattHour `cbor:"23,keyasint,omitempty" json:"certified_wh,omitempty"` // of Local and Firm: issued to the seller, cancelled by the buyer
 	Stored    meter.WattHour `cbor:"24,keyasint,omitempty" json:"stored_wh,omitempty"`    // of a seller's Certified, from a battery
+	Withdrawn meter.WattHour `cbor:"25,keyasint,omitempty" json:"withdrawn_wh,omitempty"` // certificates withdrawn with what the supplier took of a seller
 }
 
 // PriceView is the local price at a node and the local energy over the edge
@@ -261,6 +262,8 @@ type PriceView struct {
 	Produced   meter.WattHour `cbor:"22,keyasint,omitempty" json:"produced_wh,omitempty"`
 	Charged    meter.WattHour `cbor:"23,keyasint,omitempty" json:"charged_wh,omitempty"`    // into its battery
 	Discharged meter.WattHour `cbor:"24,keyasint,omitempty" json:"discharged_wh,omitempty"` // from its battery
+
+	Own meter.WattHour `cbor:"25,keyasint,omitempty" json:"own_certificates_wh,omitempty"` // certificates that the house cancelled, its own and bought ones
 }
 
 // SlotView is a cleared slot.
@@ -273,7 +276,7 @@ type SlotView struct {
 	FeedIn   chain.NanoPerWh `cbor:"6,keyasint" json:"feed_in"`
 	Reported int             `cbor:"7,keyasint" json:"reported"`       // sites in the market
 	Missing  int             `cbor:"8,keyasint" json:"missing"`        // active sites that were not
-	Energy   Energy          `cbor:"9,keyasint" json:"energy"`         // of this slot; late energy is only in the totals
+	Energy   Energy          `cbor:"9,keyasint" json:"energy"`         // of this slot; late energy stands beside it
 	Paid     chain.Nano      `cbor:"10,keyasint" json:"paid_nano"`     // local trades only
 	Received chain.Nano      `cbor:"11,keyasint" json:"received_nano"` //
 	Fees     chain.Nano      `cbor:"12,keyasint" json:"fees_nano"`     // = paid - received

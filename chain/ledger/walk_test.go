@@ -108,6 +108,19 @@ func walk(t *testing.T, seed int64) {
 		}
 	}
 	w.tradedEnough()
+	settled, err := FlowsBetween(w.st, firstSl, StatusOf(w.st).Slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := 0
+	for _, f := range settled { // again, with what came after they were cleared
+		v, _ := SlotOf(w.st, f.Slot)
+		checkFlow(t, w.st, &v, &f)
+		late += len(f.Late)
+	}
+	if late == 0 {
+		t.Fatal("nothing came late")
+	}
 	for _, s := range Sessions(w.st) {
 		if s.State == SessionClosed {
 			closed++

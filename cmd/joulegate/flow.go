@@ -205,8 +205,11 @@ comparison), --json prints both.`,
 		if err != nil {
 			return ledger.Allocation{}, err
 		}
-		a := ledger.AllocationOf(l, from, to)
-		return a, writeAllocation(c, a)
+		a, err := allocationOf(l, from, to)
+		if err == nil {
+			err = writeAllocation(c, a)
+		}
+		return a, err
 	}, func(w io.Writer, a ledger.Allocation) error {
 		var points, connection meter.WattHour
 		missing := 0

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/joulegate/joulegate/board/panel"
@@ -96,17 +97,22 @@ func flowOf(st ledger.State, req panel.FlowRequest) (panel.Flow, error) {
 		a := chain.AccountOf(req.Key)
 		viewer = &a
 	}
-	var flows []ledger.Flow
+	if err := kept(st, req.From, req.To); err != nil {
+		return panel.Flow{}, err
+	}
+	flows, err := ledger.FlowsBetween(st, req.From, req.To)
+	if err != nil {
+		return panel.Flow{}, err
+	}
 	sessions := map[chain.ID]string{}
-	for _, v := range ledger.SlotsBetween(st, req.From, req.To) {
-		f, err := ledger.FlowOf(st, v.Slot)
-		if err != nil {
-			return panel.Flow{}, err
-		}
-		flows = append(flows, f)
-		for _, x := range v.Fills {
-			if x.Session != (chain.ID{}) {
-				sessions[x.Session] = names[x.Device]
+	for _, x := range flows {
+		for party := range x.Parties {
+			kind, rest, _ := strings.Cut(party, "/")
+			var id chain.ID
+			if (kind == "car" || kind == "v2v") && id.UnmarshalText([]byte(rest)) == nil {
+				if s, ok := ledger.SessionOf(st, id); ok {
+					sessions[id] = names[s.Gateway]
+				}
 			}
 		}
 	}
@@ -116,7 +122,24 @@ func flowOf(st ledger.State, req panel.FlowRequest) (panel.Flow, error) {
 }
 
 func allocationOf(st ledger.State, from, to chain.Slot) (ledger.Allocation, error) {
+	if err := kept(st, from, to); err != nil {
+		return ledger.Allocation{}, err
+	}
 	return ledger.AllocationOf(st, from, to), nil
+}
+
+// kept refuses a period of which a part has left the ledger's state: an answer
+// without it would look complete.
+func kept(st ledger.State, from, to chain.Slot) error {
+	rules := ledger.RulesOf(st)
+	first := ledger.KeptFrom(st)
+	for s := from; s <= to && s < first; s++ {
+		if _, gone := ledger.ArchivedSlot(st, s); gone {
+			return panel.NotFound("slots before %d (%s) are older than the %d days that the ledger keeps at hand: ask from a later one; allocations exported at the time and audit bundles still tell of them",
+				first, time.UnixMilli(first.Start(rules.SlotSeconds)).UTC().Format(time.DateTime+" UTC"), rules.RetainDays)
+		}
+	}
+	return nil
 }
 
 // proofOf reconstructs a slot's clearing and checks it.
