@@ -213,6 +213,7 @@ type Status struct {
 	HeldBack  uint64            `json:"held_back"`
 	Silent    []string          `json:"silent"` // neighbours whose guard is not heard
 	Heartbeat time.Time         `json:"heartbeat"`
+	Names     *Names            `json:"names,omitempty"` // the name server; none: it is off, or not heard yet
 }
 
 // Child is the process that holds the sensors.

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -11,6 +12,11 @@ import (
 const (
 	MaxWriters  = 64
 	MaxBaseline = 256
+
+	MaxDNSListen    = 8
+	MaxDNSClients   = 64
+	MaxDNSLists     = 64
+	MaxDNSUpstreams = 8
 )
 
 // Guard says what watches this gateway. It observes: it blocks and kills
@@ -22,7 +28,27 @@ type Guard struct {
 	Baseline  []string `yaml:"baseline,omitempty" doc:"ordinary destinations: address, prefix or name, with or without port; left out: destinations are not judged"`
 	Heartbeat Duration `yaml:"heartbeat" doc:"the guard puts on record that it lives; neighbours notice when it stops"`
 	MemoryMB  int      `yaml:"memory_mb" doc:"most memory of its own that the guard's process may have, 48..512; then it is started anew"`
+	DNS       DNS      `yaml:"dns,omitempty" doc:"name server and filter; off until listen is set"`
 }
+
+// DNS is the name server of this gateway and, where the household has
+// agreed, of its network.
+type DNS struct {
+	Listen    []string `yaml:"listen,omitempty" doc:"where questions for names are answered, address:port, over UDP and TCP; left out: nowhere"`
+	LAN       string   `yaml:"lan,omitempty" doc:"consent: the household agrees that its questions are answered and filtered here; whose and when may follow the word. Needed to listen elsewhere than on loopback"`
+	Clients   []string `yaml:"clients,omitempty" doc:"addresses and prefixes that may ask, beside this gateway; needs lan"`
+	Block     []string `yaml:"block,omitempty" doc:"files of names to block: hosts, names, *.names, ||names^, response policy zones"`
+	Allow     []string `yaml:"allow,omitempty" doc:"files of names that are allowed whatever block says"`
+	Only      bool     `yaml:"only,omitempty" doc:"block every name that is not allowed"`
+	Upstreams []string `yaml:"upstreams,omitempty" doc:"who is asked, in order: udp://ADDRESS, tls://HOST or https://HOST/PATH"`
+	Bootstrap []string `yaml:"bootstrap,omitempty" doc:"addresses, with or without port, that know the names of upstreams"`
+	Local     []string `yaml:"local,omitempty" doc:"names whose answers may be private addresses, with all below them"`
+	Answer    string   `yaml:"answer,omitempty" doc:"what is said of blocked names: nxdomain, or null for 0.0.0.0 and ::"`
+	Bypass    string   `yaml:"bypass,omitempty" doc:"observe: count what this gateway sends past its name server; it is dropped only when the rule domain.bypass enforces; off: do not look"`
+}
+
+// On tells whether names are answered at all.
+func (d DNS) On() bool { return len(d.Listen) > 0 }
 
 func (c *Config) guard(k *checker) {
 	g := c.Guard
@@ -47,4 +73,104 @@ func (c *Config) guard(k *checker) {
 	if g.MemoryMB < 48 || g.MemoryMB > 512 {
 		k.add("guard.memory_mb", "%d is outside 48..512", g.MemoryMB)
 	}
+	g.DNS.check(k, "guard.dns")
+}
+
+// check refuses what would let strangers ask, or nobody.
+func (d DNS) check(k *checker, path string) {
+	for _, l := range []struct {
+		name string
+		list []string
+		most int
+	}{
+		{"listen", d.Listen, MaxDNSListen},
+		{"clients", d.Clients, MaxDNSClients},
+		{"block", d.Block, MaxDNSLists},
+		{"allow", d.Allow, MaxDNSLists},
+		{"upstreams", d.Upstreams, MaxDNSUpstreams},
+		{"bootstrap", d.Bootstrap, MaxDNSUpstreams},
+		{"local", d.Local, MaxDNSLists},
+	} {
+		if len(l.list) > l.most {
+			k.add(path+"."+l.name, "%d, at most %d", len(l.list), l.most)
+			return
+		}
+	}
+	consent := d.LAN == "consent" || strings.HasPrefix(d.LAN, "consent ")
+	if d.LAN != "" && !consent {
+		k.add(path+".lan", "%q does not say consent, as in: consent of the household, 1 March 2026", d.LAN)
+	}
+	for i, s := range d.Listen {
+		a, err := netip.ParseAddrPort(s)
+		switch at := fmt.Sprintf("%s.listen[%d]", path, i); {
+		case err != nil:
+			k.add(at, "%q is no address with a port, such as 127.0.0.1:53", s)
+		case !a.Addr().IsLoopback() && !consent:
+			k.add(at, "%s is not loopback: others could be filtered; set %s.lan once the household has agreed", s, path)
+		}
+	}
+	for i, s := range d.Clients {
+		_, err := ParsePrefix(s)
+		switch at := fmt.Sprintf("%s.clients[%d]", path, i); {
+		case err != nil:
+			k.add(at, "%q is no address and no prefix", s)
+		case !consent:
+			k.add(at, "others would be filtered; set %s.lan once the household has agreed", path)
+		}
+	}
+	for i, s := range d.Bootstrap {
+		if _, err := ParseResolver(s); err != nil {
+			k.add(fmt.Sprintf("%s.bootstrap[%d]", path, i), "%q is no address, with or without port", s)
+		}
+	}
+	for i, s := range d.Upstreams {
+		text := s
+		if !strings.Contains(text, "://") {
+			text = "udp://" + text
+		}
+		u, err := url.Parse(text)
+		at := fmt.Sprintf("%s.upstreams[%d]", path, i)
+		if err != nil || u.Hostname() == "" || u.Scheme != "udp" && u.Scheme != "tls" && u.Scheme != "https" {
+			k.add(at, "%q is not udp://ADDRESS, tls://HOST or https://HOST/PATH", s)
+			continue
+		}
+		if _, err := netip.ParseAddr(u.Hostname()); err != nil && (u.Scheme == "udp" || len(d.Bootstrap) == 0) {
+			k.add(at, "%q is a name: give its address, or for tls and https bootstrap servers that know it", u.Hostname())
+		}
+	}
+	if d.Answer != "" && d.Answer != "nxdomain" && d.Answer != "null" {
+		k.add(path+".answer", "%q is not nxdomain or null", d.Answer)
+	}
+	if d.Bypass != "" && d.Bypass != "off" && d.Bypass != "observe" {
+		k.add(path+".bypass", "%q is not off or observe", d.Bypass)
+	}
+	switch {
+	case !d.On() && (len(d.Upstreams) > 0 || len(d.Block) > 0 || d.Only):
+		k.add(path+".listen", "missing: without it nobody can ask")
+	case d.On() && len(d.Upstreams) == 0:
+		k.add(path+".upstreams", "missing: whom to ask for names")
+	case d.Only && len(d.Allow) == 0:
+		k.add(path+".allow", "missing: with only, every name would be blocked")
+	case d.Bypass == "observe" && !d.On():
+		k.add(path+".bypass", "needs %s.listen: what is let through follows from what was answered", path)
+	}
+}
+
+// ParsePrefix reads a prefix, or an address as the prefix of one.
+func ParsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		a = a.Unmap().WithZone("")
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	return p.Masked(), err
+}
+
+// ParseResolver reads the address of a name server, port 53 unless it says
+// another.
+func ParseResolver(s string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a, 53), nil
+	}
+	return netip.ParseAddrPort(s)
 }

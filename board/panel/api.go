@@ -79,6 +79,9 @@ type Backend interface {
 
 	// Guard says what the guard sees and has found.
 	Guard(ctx context.Context) (guard.Status, error)
+	// ReloadNames has the name server read its lists anew, and returns the
+	// number under which Guard tells how that goes.
+	ReloadNames(ctx context.Context) (uint64, error)
 
 	Market(ctx context.Context) (Market, error)
 	Energy(ctx context.Context) (ledger.Energy, error)

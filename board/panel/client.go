@@ -124,6 +124,11 @@ func (c *Client) Guard(ctx context.Context) (guard.Status, error) {
 	return get[guard.Status](ctx, c, "/guard")
 }
 
+// ReloadNames implements Backend. Only the control socket offers it.
+func (c *Client) ReloadNames(ctx context.Context) (uint64, error) {
+	return call[uint64](ctx, c, http.MethodPost, "/guard/names/reload", nil)
+}
+
 // LedgerStatus implements Backend.
 func (c *Client) LedgerStatus(ctx context.Context) (LedgerStatus, error) {
 	return get[LedgerStatus](ctx, c, "/ledger/status")

@@ -168,6 +168,7 @@ func (s *Server) Handler(control bool) http.Handler {
 	if control {
 		// Findings may name what a household asks for: not for every browser.
 		handle("GET /guard", func(r *http.Request) (any, error) { return b.Guard(r.Context()) })
+		handle("POST /guard/names/reload", func(r *http.Request) (any, error) { return b.ReloadNames(r.Context()) })
 		raw("/ledger/claim", s.claim)
 		handle("POST /tx", func(r *http.Request) (any, error) {
 			var t envelope

@@ -328,6 +328,8 @@ func (f *fake) slots() []ledger.SlotView {
 	return out
 }
 
+func (f *fake) ReloadNames(context.Context) (uint64, error) { return 1, nil }
+
 func (f *fake) Guard(context.Context) (guard.Status, error) {
 	return guard.Status{Mode: "observe"}, nil
 }

@@ -44,6 +44,7 @@ Allowing rules win. A list with a malformed name is refused, with its line.`,
 	cmd.Flags().StringArrayVar(&o.Allow, "allow", nil, "a `FILE` of names to allow, whatever the lists say")
 	cmd.Flags().BoolVar(&o.Only, "only", false, "block every name that is not allowed")
 	cmd.MarkFlagsOneRequired("list", "allow")
+	cmd.AddCommand(newGuardDomainReloadCmd())
 	return cmd
 }
 

@@ -30,14 +30,14 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 	if c.Mode == "off" {
 		return nil, nil
 	}
-	setup := sensorsSetup{State: string(g.state), Interface: c.Interface, Memory: uint64(c.MemoryMB) << 20}
+	setup := sensorsSetup{State: string(g.state), Interface: c.Interface, Memory: uint64(c.MemoryMB) << 20, DNS: c.DNS}
 	setup.Network.Writers = append(writersOf(c.Writers), ownAddresses()...)
 	for _, s := range c.Baseline {
 		if d, err := packet.ParseDestination(s); err == nil { // the configuration was checked
 			setup.Network.Baseline = append(setup.Network.Baseline, d)
 		}
 	}
-	return warden.New(warden.Config{
+	w, err := warden.New(warden.Config{
 		Start: func() *exec.Cmd { return itself("guard", "sensors") },
 		Setup: setup, Charging: g.charging, Memory: setup.Memory, Heartbeat: c.Heartbeat.D(), Store: guardStore{g.journal},
 		Append: func(ctx context.Context, records []chain.Record) error { return g.outbox.Append(ctx, records, nil) },
@@ -50,6 +50,10 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 		},
 		Log: g.log.With("part", "guard"),
 	})
+	if err == nil && c.DNS.On() {
+		g.metrics.MustRegister(nameMetrics{w.Status})
+	}
+	return w, err
 }
 
 // charging tells whether any charger gives current.
@@ -91,6 +95,9 @@ func (g *gateway) tellFinding(f guard.Finding) {
 	if subject.Kind == guard.Name || subject.Kind == guard.Program || subject.Kind == guard.PID {
 		subject.Value = ""
 	}
+	if f.Rule == guard.DomainBlocked {
+		return // without its name it says nothing; guard/state counts
+	}
 	if err := g.mqtt.PublishEvent("guard.finding", severity, time.Now(), map[string]any{"rule": f.Rule, "severity": f.Severity, "subject": subject, "count": f.Count}); err != nil {
 		g.log.Debug("not published", "err", err)
 	}
@@ -116,6 +123,11 @@ func (g *gateway) runGuard(ctx context.Context) error {
 		}
 		s := g.warden.Status()
 		s.Findings = nil // a summary; they may name what is the household's
+		if s.Names != nil && s.Names.Reload.Error != "" {
+			n := *s.Names
+			n.Reload.Error = "refused: see 'joulegate guard status'" // it may quote a list of the household's
+			s.Names = &n
+		}
 		key := fmt.Sprint(s.Child.PID, s.Told, s.Silent)
 		for _, c := range s.Coverage {
 			key += c.Level + c.Reason
@@ -169,6 +181,12 @@ func printGuard(w io.Writer, s guard.Status) error {
 	}
 	if err := table(w, rows); err != nil {
 		return err
+	}
+	if s.Names != nil {
+		fmt.Fprintln(w)
+		if err := printNames(w, *s.Names); err != nil {
+			return err
+		}
 	}
 	for _, n := range s.Silent {
 		fmt.Fprintf(w, "\nthe guard of %s is silent\n", n)

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/joulegate/joulegate/board/config"
 	"github.com/joulegate/joulegate/guard"
 	"github.com/joulegate/joulegate/guard/load"
 	"github.com/joulegate/joulegate/guard/packet"
@@ -29,6 +30,7 @@ type sensorsSetup struct {
 	Interface string         `json:"interface"`
 	Network   packet.Network `json:"network"`
 	Memory    uint64         `json:"memory"` // bytes; the gateway ends the process beyond it
+	DNS       config.DNS     `json:"dns"`
 }
 
 // newGuardSensorsCmd is the process that holds a running gateway's sensors.
@@ -107,19 +109,32 @@ func runSensors(ctx context.Context, c sensorsSetup, in io.Reader, out *os.File,
 	}
 	l, err := load.New(load.Config{State: c.State, Report: report, Now: now, Log: log})
 	start(guard.Load, l, err)
-	p, err := packet.New(packet.Config{Interface: c.Interface, Network: c.Network, Charger: &charger, Report: report, Now: now, Log: log})
+	look := packet.Config{Interface: c.Interface, Network: c.Network, Charger: &charger, Report: report, Now: now, Log: log}
+	var names *nameServer
+	if c.DNS.On() {
+		names = newNameServer(c.DNS, report, now, log)
+		look.Answers = names.answers
+		start(guard.Domain, names, nil)
+	} else {
+		start(guard.Domain, nil, errors.New("the name server is off: guard.dns.listen in the configuration"))
+	}
+	p, err := packet.New(look)
 	start(guard.Packet, p, err)
-	start(guard.Domain, nil, errors.New("the gateway does not run its name server yet; try lists with 'joulegate guard domain'"))
 	start(guard.Process, nil, errors.New("the gateway does not watch programs yet"))
 
 	go func() {
 		defer stop() // the gateway has hung up or died
-		for {
-			var o pipe.Order
+		var o pipe.Order
+		for first := true; ; first = false {
+			was := o.Reload
 			if pipe.Read(in, &o) != nil {
 				return
 			}
 			charger.Store(o.Charging)
+			// What was asked for before this process began, it has read.
+			if names != nil && (first || o.Reload != was) {
+				names.order(o.Reload, first)
+			}
 		}
 	}()
 	t := time.NewTicker(time.Second)
@@ -139,6 +154,10 @@ func runSensors(ctx context.Context, c sensorsSetup, in io.Reader, out *os.File,
 				cov := s.Coverage()
 				cov.Lost += dropped.Load()
 				m.Beat.Coverage = append(m.Beat.Coverage, cov)
+			}
+			if names != nil {
+				m.Beat.Names = names.names()
+				pipe.FitNames(m.Beat.Names)
 			}
 		}
 		if err := pipe.Write(out, m); err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/joulegate/joulegate/guard"
 )
 
 // Filter tells whether a name may be looked up. It is immutable and safe for
@@ -12,17 +14,13 @@ import (
 type Filter struct {
 	block *Set
 	allow map[string]Scope // exact: a collision must not let anything through
-	lists []Source
+	lists []guard.NameList
 	only  bool
 }
 
-// Source is a list that a filter was built from.
-type Source struct {
-	File    string `json:"file"`
-	Allow   bool   `json:"allow"` // every rule of it allows
-	Rules   int    `json:"rules"`
-	Skipped int    `json:"skipped"` // not about names
-}
+// Empty returns a filter without lists: with only it blocks everything, else
+// nothing.
+func Empty(only bool) *Filter { return &Filter{only: only} }
 
 // Options of a filter.
 type Options struct {
@@ -52,7 +50,7 @@ func Load(ctx context.Context, o Options) (*Filter, error) {
 		allow bool
 	}{{o.Block, false}, {o.Allow, true}} {
 		for _, name := range files.names {
-			s := Source{File: name, Allow: files.allow}
+			s := guard.NameList{File: name, Allow: files.allow}
 			var full error
 			err := read(name, func(in io.Reader) (err error) {
 				s.Skipped, err = Rules(name, reader{ctx, in}, func(r Rule) {
@@ -124,7 +122,7 @@ type Verdict struct {
 }
 
 // Lists returns what the filter was built from.
-func (f *Filter) Lists() []Source { return f.lists }
+func (f *Filter) Lists() []guard.NameList { return f.lists }
 
 // Blocked returns the number of blocking rules and the bytes they take.
 func (f *Filter) Blocked() (rules, bytes int) { return f.block.Len(), f.block.Bytes() }

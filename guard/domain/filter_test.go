@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/joulegate/joulegate/guard"
 )
 
 func listFile(t testing.TB, text string) string {
@@ -207,6 +211,82 @@ func TestAMillionNames(t *testing.T) {
 	}
 	if wrong > 2 {
 		t.Errorf("%d innocent names of a million are blocked", wrong)
+	}
+}
+
+// A name that goes on is reported once an hour with its count, and whoever
+// asks for ever new ones gets few of them reported.
+func TestFindingsAreCountedTogether(t *testing.T) {
+	var now time.Duration
+	var out []guard.Finding
+	ta := newTally(func(f guard.Finding) { out = append(out, f) }, func() time.Duration { return now })
+	evidence := func() map[string]string { return map[string]string{"rule": "x"} }
+	for i := range 3600 {
+		now = time.Duration(i) * time.Second
+		ta.find("a", guard.Info, "ads.example", evidence)
+	}
+	now = time.Hour
+	ta.find("a", guard.Info, "ads.example", evidence)
+	if len(out) != 2 || out[0].Count != 1 || out[1].Count != 3600 || out[1].Evidence["rule"] != "x" {
+		t.Fatalf("%+v", out)
+	}
+	out = nil
+	for i := range 10_000 {
+		ta.find("a", guard.Info, fmt.Sprintf("%d.example", i), evidence)
+	}
+	ta.find("b", guard.High, "rebind.example", evidence)
+	if len(out) != maxNamed+1 || out[maxNamed-1].Subject.Value != "others" || out[maxNamed].Rule != "b" {
+		t.Errorf("%d findings, %+v", len(out), out[len(out)-2:])
+	}
+	now, out = 3*time.Hour, nil
+	ta.find("a", guard.Info, "new.example", evidence)
+	if len(out) != 1 || out[0].Subject.Value != "new.example" {
+		t.Errorf("names of long ago keep the place: %+v", out)
+	}
+}
+
+func TestAnswersAreForgotten(t *testing.T) {
+	var now time.Duration
+	a := NewAnswers(func() time.Duration { return now }, []netip.Addr{netip.MustParseAddr("192.168.1.2")})
+	addr, client, own := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("192.168.1.50"), netip.MustParseAddr("192.168.1.2")
+	if a.Asks(client) || a.Asks(own) {
+		t.Error("nobody has asked")
+	}
+	a.asked(client)
+	a.Uses(true)
+	if !a.Asks(client) || !a.Asks(own) || a.Asks(addr) {
+		t.Error("who asks is not known")
+	}
+	a.answered("www.example.org", []netip.Addr{addr})
+	for _, age := range []time.Duration{0, 13 * time.Hour} {
+		now += age
+		a.answered("other.example.org", []netip.Addr{addr})
+		if !a.Answered("www.example.org", netip.MustParseAddr("::ffff:203.0.113.7")) {
+			t.Errorf("forgotten after %s", now)
+		}
+	}
+	now += 13 * time.Hour
+	a.answered("other.example.org", []netip.Addr{addr})
+	if a.Answered("www.example.org", addr) || !a.Answered("other.example.org", addr) {
+		t.Error("remembered for ever")
+	}
+	for i := range 5 * maxAnswers {
+		a.answered(fmt.Sprint(i), []netip.Addr{addr})
+	}
+	if n := len(a.given.young) + len(a.given.old); n > 2*maxAnswers {
+		t.Errorf("%d pairs are kept", n)
+	}
+}
+
+func TestElsewhere(t *testing.T) {
+	here := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53"), netip.MustParseAddrPort("[::]:53"), netip.MustParseAddrPort("192.168.1.2:5353")}
+	for text, want := range map[string]string{
+		"# none\n": "", "nameserver 127.0.0.1\nsearch lan\n": "", "nameserver ::1\n": "",
+		"nameserver 192.168.1.1\nnameserver 127.0.0.1\n": "192.168.1.1", "nameserver 192.168.1.2\n": "192.168.1.2", "nameserver fe80::1%eth0": "fe80::1%eth0",
+	} {
+		if got := strings.Join(Elsewhere(text, here), " "); got != want {
+			t.Errorf("%q: %q", text, got)
+		}
 	}
 }
 

@@ -40,26 +40,18 @@ type Config struct {
 	Cache     int      // answers; 0: 4096
 	Filter    *Filter  // nil: nothing is blocked
 	Report    func(guard.Finding)
+	// Answers remembers what was answered. nil: nobody wants to know.
+	Answers *Answers
 	// Answered is told the addresses of an allowed name before the answer
 	// leaves, so that a firewall can let through what was asked for. It must
 	// not block for long. nil: nobody.
-	Answered func(name string, addrs []netip.Addr, ttl time.Duration)
-	Now      func() time.Duration // monotonic
-	TLS      *tls.Config          // root certificates of upstreams; nil: the system's
-	Log      *slog.Logger
-}
-
-// Stats counts since the start.
-type Stats struct {
-	Questions uint64 `json:"questions"`
-	Blocked   uint64 `json:"blocked"`
-	Cached    uint64 `json:"cached"`
-	Stale     uint64 `json:"stale"`
-	Failed    uint64 `json:"failed"`
-	Rebound   uint64 `json:"rebound"`
-	Refused   uint64 `json:"refused"` // strangers
-	Dropped   uint64 `json:"dropped"` // too many at a time, or malformed
-	Entries   int    `json:"cache_entries"`
+	Answered func(addrs []netip.Addr, ttl time.Duration)
+	// Mark of the packets to upstreams (SO_MARK), by which a firewall knows
+	// them. It needs CAP_NET_ADMIN; 0: none.
+	Mark uint32
+	Now  func() time.Duration // monotonic
+	TLS  *tls.Config          // root certificates of upstreams; nil: the system's
+	Log  *slog.Logger
 }
 
 // Server answers questions. It is safe for concurrent use.
@@ -73,8 +65,12 @@ type Server struct {
 	udp       []*net.UDPConn
 	tcp       []net.Listener
 	since     time.Time
+	tally     *tally
 
-	questions, blocked, cached, stale, failed, rebound, refused, dropped atomic.Uint64
+	mu     sync.Mutex
+	reload guard.NameReload
+
+	questions, blocked, hidden, cached, stale, failed, rebound, refused, dropped atomic.Uint64
 }
 
 // New opens the server's sockets. They are closed by Run, or by Close if Run
@@ -96,13 +92,13 @@ func New(c Config) (*Server, error) {
 	if len(c.Upstreams) > MaxServers {
 		return nil, fmt.Errorf("%d upstreams, at most %d", len(c.Upstreams), MaxServers)
 	}
-	s := &Server{c: c, cache: newCache(c.Cache), waiting: make(chan struct{}, MaxWaiting), since: time.Now()}
+	s := &Server{c: c, cache: newCache(c.Cache), waiting: make(chan struct{}, MaxWaiting), since: time.Now(), tally: newTally(c.Report, c.Now)}
 	if c.Filter == nil {
 		c.Filter = &Filter{}
 	}
 	s.filter.Store(c.Filter)
 	for _, u := range c.Upstreams {
-		up, err := newUpstream(u, c.Bootstrap, c.TLS)
+		up, err := newUpstream(u, c.Bootstrap, c.TLS, c.Mark)
 		if err != nil {
 			return nil, err
 		}
@@ -154,19 +150,58 @@ func (s *Server) Close() {
 func (s *Server) Filter() *Filter { return s.filter.Load() }
 
 // Reload builds a filter from files and puts it in force. Until then, and
-// whenever that fails, the old one answers.
-func (s *Server) Reload(ctx context.Context, o Options) error {
-	f, err := Load(ctx, o)
-	if err != nil {
-		return fmt.Errorf("the filter in force stays: %w", err)
+// whenever that fails, the old one answers. Order is what Names says of it
+// from then on. Only one runs at a time.
+func (s *Server) Reload(ctx context.Context, order uint64, o Options) error {
+	s.note(func(r *guard.NameReload) { *r = guard.NameReload{Order: order, Running: true} })
+	told := o.Progress
+	o.Progress = func(file string, rules int) {
+		s.note(func(r *guard.NameReload) { r.File, r.Read = file, rules })
+		if told != nil {
+			told(file, rules)
+		}
 	}
-	s.filter.Store(f)
-	return nil
+	f, err := Load(ctx, o)
+	if err == nil {
+		s.filter.Store(f)
+	} else {
+		err = fmt.Errorf("the filter in force stays: %w", err)
+	}
+	s.note(func(r *guard.NameReload) {
+		r.Running, r.At = false, time.Now()
+		if err != nil {
+			r.Error = err.Error()
+		}
+	})
+	return err
 }
 
-// Stats returns the counts.
-func (s *Server) Stats() Stats {
-	return Stats{s.questions.Load(), s.blocked.Load(), s.cached.Load(), s.stale.Load(), s.failed.Load(), s.rebound.Load(), s.refused.Load(), s.dropped.Load(), s.cache.len()}
+func (s *Server) note(change func(*guard.NameReload)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.reload)
+}
+
+// Counts returns what was counted since the start.
+func (s *Server) Counts() guard.NameCounts {
+	return guard.NameCounts{
+		Questions: s.questions.Load(), Blocked: s.blocked.Load(), Cloaked: s.hidden.Load(), Cached: s.cached.Load(), Stale: s.stale.Load(), Failed: s.failed.Load(),
+		Rebound: s.rebound.Load(), Refused: s.refused.Load(), Dropped: s.dropped.Load(), Entries: s.cache.len(),
+	}
+}
+
+// Names says how the server is doing.
+func (s *Server) Names() guard.Names {
+	f := s.filter.Load()
+	n := guard.Names{Listen: []string{}, Only: f.only, Lists: append([]guard.NameList{}, f.lists...), NameCounts: s.Counts()}
+	for _, a := range s.Addrs() {
+		n.Listen = append(n.Listen, a.String())
+	}
+	n.Rules, _ = f.Blocked()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.Reload = s.reload
+	return n
 }
 
 // Coverage says how much the sensor sees: what asks elsewhere it does not.
@@ -233,6 +268,9 @@ func (s *Server) serveUDP(ctx context.Context, u *net.UDPConn, wg *sync.WaitGrou
 			s.refused.Add(1)
 			continue
 		}
+		if s.c.Answers != nil {
+			s.c.Answers.asked(from.Addr())
+		}
 		if q, ok := ask(b[:n], &name); ok {
 			if v := s.filter.Load().judge(q.name); v.Block {
 				s.block(v)
@@ -277,12 +315,7 @@ func (s *Server) admits(a netip.Addr) bool {
 
 func (s *Server) block(v Verdict) {
 	s.blocked.Add(1)
-	s.report(guard.DomainBlocked, guard.Info, v.Name, map[string]string{"rule": v.Suffix})
-}
-
-func (s *Server) report(rule string, severity guard.Severity, name string, evidence map[string]string) {
-	now := time.Now()
-	s.c.Report(guard.Finding{Rule: rule, Severity: severity, Subject: guard.Subject{Kind: guard.Name, Value: name}, Count: 1, First: now, Last: now, Evidence: evidence})
+	s.tally.find(guard.DomainBlocked, guard.Info, v.Name, func() map[string]string { return map[string]string{"rule": v.Suffix} })
 }
 
 // handler is the server over TCP.
@@ -298,6 +331,9 @@ func (h handler) ServeDNS(w dns.ResponseWriter, m *dns.Msg) {
 		h.refused.Add(1)
 		w.Close()
 		return
+	}
+	if h.c.Answers != nil {
+		h.c.Answers.asked(from.Addr())
 	}
 	select {
 	case h.waiting <- struct{}{}:
@@ -350,22 +386,29 @@ func (s *Server) answer(ctx context.Context, m *dns.Msg) (r *dns.Msg) {
 	}
 	if v, ok := s.cloaked(r); ok {
 		s.block(v)
-		s.report(guard.DomainCloaked, guard.Low, name, map[string]string{"leads_to": v.Name, "rule": v.Suffix})
+		s.hidden.Add(1)
+		s.tally.find(guard.DomainCloaked, guard.Low, name, func() map[string]string { return map[string]string{"leads_to": v.Name, "rule": v.Suffix} })
 		return s.blockedAnswer(m)
 	}
 	addrs := addresses(r)
 	if bad := slices.IndexFunc(addrs, private); bad >= 0 && !s.mayBePrivate(name) {
 		s.rebound.Add(1)
-		s.report(guard.DNSRebind, guard.High, name, map[string]string{"address": addrs[bad].String()})
+		s.tally.find(guard.DNSRebind, guard.High, name, func() map[string]string { return map[string]string{"address": addrs[bad].String()} })
 		return s.blockedAnswer(m)
 	}
-	if s.c.Answered != nil && len(addrs) > 0 {
+	if len(addrs) > 0 && s.c.Answers != nil {
+		s.c.Answers.answered(name, addrs)
+	}
+	if len(addrs) > 0 && s.c.Answered != nil {
 		ttl, _ := lifetime(r)
-		s.c.Answered(name, addrs, ttl)
+		s.c.Answered(addrs, ttl)
 	}
 	r.Id, r.Question = m.Id, m.Question
 	r.RecursionDesired, r.CheckingDisabled, r.RecursionAvailable, r.Response = m.RecursionDesired, m.CheckingDisabled, true, true
-	if m.IsEdns0() == nil {
+	// RFC 6840, section 5.7: only who asks is told that signatures were checked.
+	opt := m.IsEdns0()
+	r.AuthenticatedData = r.AuthenticatedData && (m.AuthenticatedData || opt != nil && opt.Do())
+	if opt == nil {
 		r.Extra = slices.DeleteFunc(r.Extra, func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeOPT })
 	}
 	return r
@@ -398,11 +441,18 @@ func (s *Server) cloaked(r *dns.Msg) (Verdict, bool) {
 		return Verdict{}, false // the question was allowed by name
 	}
 	for _, rr := range r.Answer {
-		if c, ok := rr.(*dns.CNAME); ok {
-			if name, err := Canonical(c.Target); err == nil {
-				if v := f.judge(name); v.Block {
-					return v, true
-				}
+		target := ""
+		switch rr := rr.(type) {
+		case *dns.CNAME:
+			target = rr.Target
+		case *dns.HTTPS: // RFC 9460: an alias in its own right
+			target = rr.Target
+		case *dns.SVCB:
+			target = rr.Target
+		}
+		if name, err := Canonical(target); err == nil {
+			if v := f.judge(name); v.Block {
+				return v, true
 			}
 		}
 	}
@@ -484,6 +534,8 @@ func (s *Server) forward(ctx context.Context, q dns.Question, do, cd bool) (*dns
 		}
 		u.heard(e == nil, s.c.Now())
 		if e == nil {
+			// Whoever sits on an open path can set the bit.
+			r.AuthenticatedData = r.AuthenticatedData && u.sealed
 			return r, nil
 		}
 		err = fmt.Errorf("%s: %w", u.name, e)

@@ -199,13 +199,14 @@ func TestServerFilters(t *testing.T) {
 		for _, network := range []string{"udp", "tcp"} {
 			var f found
 			var mu sync.Mutex
-			told := map[string][]netip.Addr{}
+			var told []netip.Addr
+			answers := NewAnswers(func() time.Duration { return 0 }, nil)
 			s, addr := start(t, Config{
-				Upstreams: []string{u.serve(t)}, Filter: filter, Null: null, Local: []string{"home.example"}, Report: f.report,
-				Answered: func(name string, a []netip.Addr, ttl time.Duration) {
+				Upstreams: []string{u.serve(t)}, Filter: filter, Null: null, Local: []string{"home.example"}, Report: f.report, Answers: answers,
+				Answered: func(a []netip.Addr, ttl time.Duration) {
 					mu.Lock()
 					defer mu.Unlock()
-					told[name] = a
+					told = append(told, a...)
 				},
 			})
 			r := query(t, network, addr, "WWW.example.com", dns.TypeA)
@@ -213,8 +214,11 @@ func TestServerFilters(t *testing.T) {
 				t.Fatalf("%s: %v", network, r)
 			}
 			mu.Lock()
-			if a := told["www.example.com"]; len(a) != 1 || a[0].String() != "203.0.113.7" {
+			if len(told) != 1 || told[0].String() != "203.0.113.7" {
 				t.Errorf("the firewall is told %v", told)
+			}
+			if !answers.Answered("www.example.com", told[0]) || answers.Answered("other.example.com", told[0]) || answers.Asks(told[0]) {
+				t.Error("what was answered is not remembered, or what was not is")
 			}
 			mu.Unlock()
 			for _, name := range []string{"x.EVIL.example", "evil.example", "cloak.example.com", "rebind.example.com"} {
@@ -246,7 +250,7 @@ func TestServerFilters(t *testing.T) {
 					t.Errorf("not found: %s in %v", want, got)
 				}
 			}
-			if st := s.Stats(); st.Blocked != 5 || st.Rebound != 1 || st.Questions != 9 || st.Failed+st.Dropped+st.Refused > 0 {
+			if st := s.Counts(); st.Blocked != 5 || st.Rebound != 1 || st.Questions != 9 || st.Failed+st.Dropped+st.Refused > 0 {
 				t.Errorf("%+v", st)
 			}
 			plain := new(dns.Msg).SetQuestion("evil.example.", dns.TypeA) // no EDNS
@@ -264,20 +268,20 @@ func TestServerCachesAndServesStale(t *testing.T) {
 	first := query(t, "udp", addr, "short.example.com", dns.TypeA)
 	clock.Store(int64(time.Second))
 	again := query(t, "udp", addr, "short.example.com", dns.TypeA)
-	if u.asked.Load() != 1 || s.Stats().Cached != 1 || again.Answer[0].Header().Ttl != 1 || first.Answer[0].Header().Ttl != 2 {
-		t.Errorf("asked %d times, %+v, ttl %d", u.asked.Load(), s.Stats(), again.Answer[0].Header().Ttl)
+	if u.asked.Load() != 1 || s.Counts().Cached != 1 || again.Answer[0].Header().Ttl != 1 || first.Answer[0].Header().Ttl != 2 {
+		t.Errorf("asked %d times, %+v, ttl %d", u.asked.Load(), s.Counts(), again.Answer[0].Header().Ttl)
 	}
 	clock.Store(int64(10 * time.Second))
 	u.set(true, 0)
-	if r := query(t, "udp", addr, "short.example.com", dns.TypeA); len(r.Answer) != 1 || r.Answer[0].Header().Ttl != 30 || s.Stats().Stale != 1 {
-		t.Errorf("upstream is down: %v %+v", r, s.Stats())
+	if r := query(t, "udp", addr, "short.example.com", dns.TypeA); len(r.Answer) != 1 || r.Answer[0].Header().Ttl != 30 || s.Counts().Stale != 1 {
+		t.Errorf("upstream is down: %v %+v", r, s.Counts())
 	}
 	if r := query(t, "udp", addr, "www.example.com", dns.TypeA); r.Rcode != dns.RcodeServerFailure {
 		t.Errorf("an unknown name while upstream is down: %v", r)
 	}
 	u.set(false, 4*time.Second)
-	if r := query(t, "udp", addr, "short.example.com", dns.TypeA); len(r.Answer) != 1 || s.Stats().Stale != 2 {
-		t.Errorf("upstream is slow: %v %+v", r, s.Stats())
+	if r := query(t, "udp", addr, "short.example.com", dns.TypeA); len(r.Answer) != 1 || s.Counts().Stale != 2 {
+		t.Errorf("upstream is slow: %v %+v", r, s.Counts())
 	}
 	u.set(false, 0)
 	clock.Store(int64(30 * time.Hour))
@@ -442,7 +446,7 @@ func TestReloadWhileAnswering(t *testing.T) {
 	u := newZone(t)
 	old := load(t, Options{Block: []string{listFile(t, "evil.example\n")}})
 	s, addr := start(t, Config{Upstreams: []string{u.serve(t)}, Filter: old})
-	if err := s.Reload(t.Context(), Options{Block: []string{listFile(t, "a.example\nb..example\n")}}); err == nil || !strings.Contains(err.Error(), ":2:") {
+	if err := s.Reload(t.Context(), 1, Options{Block: []string{listFile(t, "a.example\nb..example\n")}}); err == nil || !strings.Contains(err.Error(), ":2:") {
 		t.Error(err)
 	}
 	if s.Filter() != old {
@@ -456,7 +460,7 @@ func TestReloadWhileAnswering(t *testing.T) {
 	reading := make(chan struct{})
 	done := make(chan error, 1)
 	go func() {
-		done <- s.Reload(context.Background(), Options{Block: []string{file}, Progress: func(string, int) {
+		done <- s.Reload(context.Background(), 2, Options{Block: []string{file}, Progress: func(string, int) {
 			if progress++; progress == 1 {
 				close(reading)
 			}
@@ -488,7 +492,7 @@ func TestServerSurvivesNoise(t *testing.T) {
 	if r := query(t, "udp", addr, "www.example.com", dns.TypeA); len(r.Answer) != 1 {
 		t.Errorf("%v", r)
 	}
-	if s.Stats().Dropped == 0 {
+	if s.Counts().Dropped == 0 {
 		t.Error("noise is not counted")
 	}
 }
@@ -537,7 +541,8 @@ func BenchmarkBlockedAnswer(b *testing.B) {
 		b.Fatal(err)
 	}
 	filter := load(b, Options{Block: []string{file}})
-	s := &Server{c: Config{Report: func(guard.Finding) {}}}
+	began := time.Now()
+	s := &Server{tally: newTally(func(guard.Finding) {}, func() time.Duration { return time.Since(began) })}
 	s.filter.Store(filter)
 	m := new(dns.Msg).SetQuestion(names(1, 1)[0]+".", dns.TypeA)
 	m.SetEdns0(1232, false)

@@ -13,9 +13,11 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // Times and limits of upstreams.
@@ -30,8 +32,9 @@ const (
 
 // upstream is one resolver that is asked.
 type upstream struct {
-	name string
-	ask  func(ctx context.Context, m *dns.Msg) (*dns.Msg, error)
+	name   string
+	sealed bool // encrypted and authenticated, or on this machine
+	ask    func(ctx context.Context, m *dns.Msg) (*dns.Msg, error)
 
 	mu    sync.Mutex
 	fails int
@@ -41,7 +44,9 @@ type upstream struct {
 // newUpstream reads udp://ADDR[:53], tls://HOST[:853] or https://HOST/PATH.
 // The name of a host is resolved at the bootstrap servers only, so that this
 // server never has to ask itself.
-func newUpstream(text string, bootstrap []netip.AddrPort, roots *tls.Config) (*upstream, error) {
+//
+// Packets to it carry mark, unless that is 0.
+func newUpstream(text string, bootstrap []netip.AddrPort, roots *tls.Config, mark uint32) (*upstream, error) {
 	if !strings.Contains(text, "://") {
 		text = "udp://" + text
 	}
@@ -59,7 +64,7 @@ func newUpstream(text string, bootstrap []netip.AddrPort, roots *tls.Config) (*u
 	case u.Port() != "":
 		port = u.Port()
 	}
-	_, numeric := netip.ParseAddr(host)
+	addr, numeric := netip.ParseAddr(host)
 	if numeric != nil && (u.Scheme == "udp" || len(bootstrap) == 0) {
 		return nil, fmt.Errorf("upstream %q: the host is a name: give its address, or for tls and https bootstrap servers that know it", text)
 	}
@@ -67,11 +72,11 @@ func newUpstream(text string, bootstrap []netip.AddrPort, roots *tls.Config) (*u
 	if roots != nil {
 		config.RootCAs = roots.RootCAs
 	}
-	d := &dialer{host: host, port: port, bootstrap: bootstrap}
-	up := &upstream{name: text}
+	d := &dialer{host: host, port: port, bootstrap: bootstrap, mark: mark}
+	up := &upstream{name: text, sealed: u.Scheme != "udp" || addr.IsLoopback()}
 	switch u.Scheme {
 	case "udp":
-		up.ask = plain(net.JoinHostPort(host, port))
+		up.ask = plain(net.JoinHostPort(host, port), mark)
 	case "tls":
 		up.ask = (&links{dial: func(ctx context.Context) (net.Conn, error) {
 			raw, err := d.dial(ctx)
@@ -99,6 +104,7 @@ func newUpstream(text string, bootstrap []netip.AddrPort, roots *tls.Config) (*u
 type dialer struct {
 	host, port string
 	bootstrap  []netip.AddrPort
+	mark       uint32
 
 	mu    sync.Mutex
 	addrs []netip.Addr
@@ -110,7 +116,7 @@ func (d *dialer) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	var n net.Dialer
+	n := marked(d.mark)
 	for _, a := range addrs {
 		var c net.Conn
 		if c, err = n.DialContext(ctx, "tcp", net.JoinHostPort(a.String(), d.port)); err == nil {
@@ -138,7 +144,7 @@ func (d *dialer) resolve(ctx context.Context) ([]netip.Addr, error) {
 		ttl := maxTTL
 		for _, t := range []uint16{dns.TypeA, dns.TypeAAAA} {
 			m := new(dns.Msg).SetQuestion(dns.Fqdn(d.host), t)
-			r, err := plain(server.String())(ctx, m)
+			r, err := plain(server.String(), d.mark)(ctx, m)
 			if err != nil {
 				last = err
 				continue
@@ -167,8 +173,10 @@ func orElse(err, other error) error {
 }
 
 // plain asks over UDP, and over TCP when the answer does not fit.
-func plain(server string) func(context.Context, *dns.Msg) (*dns.Msg, error) {
-	udp, tcp := &dns.Client{Net: "udp", UDPSize: 4096, Timeout: askTimeout}, &dns.Client{Net: "tcp", Timeout: askTimeout}
+func plain(server string, mark uint32) func(context.Context, *dns.Msg) (*dns.Msg, error) {
+	d := marked(mark)
+	d.Timeout = askTimeout
+	udp, tcp := &dns.Client{Net: "udp", UDPSize: 4096, Timeout: askTimeout, Dialer: d}, &dns.Client{Net: "tcp", Timeout: askTimeout, Dialer: d}
 	return func(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
 		r, _, err := udp.ExchangeContext(ctx, m, server)
 		if err == nil && r.Truncated {
@@ -176,6 +184,21 @@ func plain(server string) func(context.Context, *dns.Msg) (*dns.Msg, error) {
 		}
 		return r, err
 	}
+}
+
+// marked is a dialer whose packets carry a mark.
+func marked(mark uint32) *net.Dialer {
+	var d net.Dialer
+	if mark != 0 {
+		d.Control = func(_, _ string, c syscall.RawConn) error {
+			var err error
+			if failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)) }); failed != nil {
+				return failed
+			}
+			return err
+		}
+	}
+	return &d
 }
 
 // links keeps TLS connections for the next question.
@@ -284,16 +307,33 @@ func overHTTP(client *http.Client, address string) func(context.Context, *dns.Ms
 
 // addresses returns the addresses that an answer gives.
 func addresses(m *dns.Msg) (out []netip.Addr) {
+	add := func(all ...net.IP) {
+		for _, ip := range all {
+			if a, ok := netip.AddrFromSlice(ip); ok {
+				out = append(out, a.Unmap())
+			}
+		}
+	}
+	hints := func(values []dns.SVCBKeyValue) { // RFC 9460, section 7.3
+		for _, v := range values {
+			switch v := v.(type) {
+			case *dns.SVCBIPv4Hint:
+				add(v.Hint...)
+			case *dns.SVCBIPv6Hint:
+				add(v.Hint...)
+			}
+		}
+	}
 	for _, rr := range m.Answer {
-		var ip net.IP
 		switch rr := rr.(type) {
 		case *dns.A:
-			ip = rr.A
+			add(rr.A)
 		case *dns.AAAA:
-			ip = rr.AAAA
-		}
-		if a, ok := netip.AddrFromSlice(ip); ok {
-			out = append(out, a.Unmap())
+			add(rr.AAAA)
+		case *dns.HTTPS:
+			hints(rr.Value)
+		case *dns.SVCB:
+			hints(rr.Value)
 		}
 	}
 	return out

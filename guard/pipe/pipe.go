@@ -35,6 +35,9 @@ const (
 	MaxReason   = 1024     // bytes
 	MaxLearned  = 256      // addresses of one message
 	MaxRule     = 128      // bytes of a rule's name
+	MaxListen   = 8        // addresses of the name server
+	MaxLists    = 128      // of names
+	MaxFile     = 200      // bytes of a list's path
 )
 
 // Message is one thing that the sensors' process says: exactly one field is
@@ -49,11 +52,14 @@ type Message struct {
 type Beat struct {
 	Coverage []guard.Coverage `json:"coverage"`
 	Dropped  uint64           `json:"dropped"` // findings that did not fit into the pipe
+	Names    *guard.Names     `json:"names,omitempty"`
 }
 
 // Order is what the gateway tells while the process runs.
 type Order struct {
-	Charging bool `json:"charging"` // the charger is at work: writes to devices are graver
+	Charging bool   `json:"charging"` // the charger is at work: writes to devices are graver
+	Reload   uint64 `json:"reload"`   // how often reading the lists of names anew was asked for
+	Bypass   bool   `json:"bypass"`   // what goes past the name server is dropped
 }
 
 // Write writes one frame.
@@ -179,7 +185,46 @@ func (b *Beat) check() error {
 		}
 		seen[c.Sensor] = true
 	}
+	if b.Names != nil {
+		return checkNames(b.Names)
+	}
 	return nil
+}
+
+func checkNames(n *guard.Names) error {
+	if len(n.Listen) > MaxListen || len(n.Lists) > MaxLists || n.Rules < 0 || n.Entries < 0 || n.Reload.Read < 0 {
+		return fmt.Errorf("a name server with %d addresses and %d lists", len(n.Listen), len(n.Lists))
+	}
+	words := append([]string{n.Reload.File, n.Reload.Error, n.Bypass.State}, n.Listen...)
+	for _, l := range n.Lists {
+		words = append(words, l.File)
+	}
+	for _, w := range words {
+		if len(w) > MaxReason || !printable(w) {
+			return fmt.Errorf("a word of %d bytes about the name server, or not printable", len(w))
+		}
+	}
+	if !n.Reload.At.IsZero() && !plausible(n.Reload.At) {
+		return errors.New("a time that nobody lives in")
+	}
+	return nil
+}
+
+// FitNames is Fit for what is said of the name server: a list may name
+// itself, and its broken line, with anything.
+func FitNames(n *guard.Names) {
+	fit := func(s *string, most int) {
+		if *s = clean(*s); len(*s) > most {
+			*s = clean((*s)[:most-3]) + "..."
+		}
+	}
+	fit(&n.Reload.File, MaxFile)
+	fit(&n.Reload.Error, MaxReason)
+	fit(&n.Bypass.State, MaxReason)
+	n.Lists = n.Lists[:min(len(n.Lists), MaxLists)]
+	for i := range n.Lists {
+		fit(&n.Lists[i].File, MaxFile)
+	}
 }
 
 // Fit makes a finding fit to be sent: what would be refused is cut or

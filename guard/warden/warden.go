@@ -90,7 +90,8 @@ type Warden struct {
 	heard          map[chain.Key]*neighbour
 	rules          []string
 
-	held atomic.Uint64
+	held   atomic.Uint64
+	reload atomic.Uint64 // how often Reload was called
 
 	mu     sync.Mutex
 	status guard.Status
@@ -159,6 +160,7 @@ func (w *Warden) blind(why string) {
 		c.Sensor, c.Level, c.Reason = s, guard.None, why
 		w.cover[s] = c
 	}
+	w.status.Names = nil
 }
 
 // Status says what the guard is at.
@@ -171,6 +173,10 @@ func (w *Warden) Status() guard.Status {
 	s.HeldBack = w.held.Load()
 	return s
 }
+
+// Reload has the sensors' process read the lists of names anew, and returns
+// the number under which Status tells how that goes.
+func (w *Warden) Reload() uint64 { return w.reload.Add(1) }
 
 // Heard takes a neighbour's block. It never blocks: a heartbeat that does not
 // fit is followed by another one.
@@ -266,6 +272,7 @@ func (w *Warden) take(m pipe.Message) {
 		for _, c := range m.Beat.Coverage {
 			w.cover[c.Sensor] = c
 		}
+		w.status.Names = m.Beat.Names
 		w.mu.Unlock()
 	}
 }
@@ -292,14 +299,14 @@ func (w *Warden) record(f guard.Finding) {
 		}
 	}
 	w.mu.Lock()
-	if s := &w.status; len(s.Findings) < MaxRecent {
-		s.Findings = slices.Insert(s.Findings, 0, f)
-	} else {
-		s.Findings = slices.Insert(s.Findings[:MaxRecent-1], 0, f)
-	}
+	w.status.Findings = slices.Insert(forgetOne(w.status.Findings), 0, f)
 	level, lost := w.cover[rule.Sensor].Level, w.cover[rule.Sensor].Lost
 	w.mu.Unlock()
-	w.c.Log.Warn("guard", "rule", f.Rule, "severity", f.Severity, "subject", f.Subject, "count", f.Count)
+	subject := f.Subject
+	if subject.Kind == guard.Name {
+		subject.Value = "" // logs go elsewhere; the finding itself does not
+	}
+	w.c.Log.Warn("guard", "rule", f.Rule, "severity", f.Severity, "subject", subject, "count", f.Count)
 	w.c.Tell(f)
 	if f.Severity == guard.Info {
 		return
@@ -315,6 +322,20 @@ func (w *Warden) record(f guard.Finding) {
 	}
 	w.next++
 	w.put(guard.Record{Rule: f.Rule, Severity: f.Severity, Sensor: rule.Sensor, Count: f.Count, First: f.First.UnixMilli(), Last: f.Last.UnixMilli(), Level: level, Lost: lost, Detail: sealed.Hash()})
+}
+
+// forgetOne makes room for a finding. Blocked names are the first to go, so
+// that they do not hide what matters.
+func forgetOne(all []guard.Finding) []guard.Finding {
+	if len(all) < MaxRecent {
+		return all
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Severity == guard.Info {
+			return slices.Delete(all, i, i+1)
+		}
+	}
+	return all[:MaxRecent-1]
 }
 
 // mayRecord keeps an attacker from filling everybody's disks with evidence.
@@ -468,7 +489,7 @@ func (w *Warden) once(ctx context.Context) (err error) {
 		say := func(v any) bool { return pipe.Write(orders, v) == nil }
 		t := time.NewTicker(time.Second)
 		defer t.Stop()
-		for ok := say(w.c.Setup); ok; ok = say(pipe.Order{Charging: w.c.Charging()}) {
+		for ok := say(w.c.Setup); ok; ok = say(pipe.Order{Charging: w.c.Charging(), Reload: w.reload.Load()}) {
 			select {
 			case <-t.C:
 			case <-stop:
