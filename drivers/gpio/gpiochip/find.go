@@ -128,6 +128,17 @@ func (c *Chips) Lines() ([]Line, error) {
 	return out, nil
 }
 
+// Find returns the line that a board means, and changes nothing.
+func (c *Chips) Find(p board.Pin) (Line, error) {
+	found, err := c.chips()
+	if err != nil {
+		return Line{}, err
+	}
+	defer c.release(found)
+	_, l, err := c.find(found, p)
+	return l, err
+}
+
 // find returns the chip and line that a board means: by the line's name among
 // the chips with the pin's label, and where that kernel has no such name by
 // the offset, if exactly one chip has the label. Anything that could be two
