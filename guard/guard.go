@@ -194,12 +194,32 @@ func (a Action) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
 // Reaction is one thing to do, or to undo, about a subject.
 type Reaction struct {
+	ID      uint64        `json:"id"`
 	Action  Action        `json:"action"`
 	Subject Subject       `json:"subject"`
 	Rule    string        `json:"rule"`
-	For     time.Duration `json:"for,omitempty"`  // then it is undone; 0: it is done once
-	Undo    bool          `json:"undo,omitempty"` // it expired, or a person released it
-	Ask     bool          `json:"ask,omitempty"`  // only ask the operator
+	For     time.Duration `json:"for_ns,omitempty"` // then it is undone; 0: it is done once. Of a question: how long it can be answered
+	Undo    bool          `json:"undo,omitempty"`   // it is over
+	Ask     bool          `json:"ask,omitempty"`    // only ask the operator
+	Why     string        `json:"why,omitempty"`    // found, answered, expired, released, ...
+	Image   string        `json:"image,omitempty"`  // of Kill: the program that the finding named
+	SHA256  string        `json:"sha256,omitempty"` // of its file, if it was known
+}
+
+// Standing is a reaction that is in force, or a question about one.
+type Standing struct {
+	Reaction
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until"`
+}
+
+// RuleState is how far a rule is that may do something.
+type RuleState struct {
+	ID      string `json:"id"`
+	Mode    Mode   `json:"mode"`      // of the configuration
+	InForce Mode   `json:"in_force"`  // what it amounts to now
+	Learned int64  `json:"learned_s"` // seconds that it has observed
+	Left    int64  `json:"left_s"`    // until it may be enforced
 }
 
 // Status is what the guard of a running gateway says of itself.
@@ -213,7 +233,14 @@ type Status struct {
 	HeldBack  uint64            `json:"held_back"`
 	Silent    []string          `json:"silent"` // neighbours whose guard is not heard
 	Heartbeat time.Time         `json:"heartbeat"`
-	Names     *Names            `json:"names,omitempty"` // the name server; none: it is off, or not heard yet
+	Names     *Names            `json:"names,omitempty"`    // the name server; none: it is off, or not heard yet
+	Rules     []RuleState       `json:"rules"`              // that may do something
+	Reactions []Standing        `json:"reactions"`          // in force
+	Questions []Standing        `json:"questions"`          // that wait for an answer
+	Suspended time.Time         `json:"suspended,omitzero"` // until when nothing is done, because a person released everything
+	Spared    map[string]uint64 `json:"spared,omitempty"`   // reactions that were not begun, by reason, since start
+	Reacted   map[string]uint64 `json:"reacted,omitempty"`  // reactions begun since start, by action
+	Unable    map[string]string `json:"unable,omitempty"`   // what cannot be done here, and why
 }
 
 // Child is the process that holds the sensors.

@@ -38,6 +38,8 @@ const (
 	DomainBlocked = "domain.blocked"
 	DomainCloaked = "domain.cname_cloaking"
 
+	PeerInvalid = "peer.invalid_blocks"
+
 	ProcessUnlisted = "process.unlisted"
 	ProcessMemfd    = "process.memfd"
 	ProcessDeleted  = "process.deleted_executable"
@@ -91,6 +93,7 @@ var Rules = []Rule{
 	{NetBeacon, Packet, Low, Block, "a host is called at regular intervals"},
 	{NetExfiltration, Packet, High, Block, "far more leaves than a gateway has to say"},
 	{NetNewDestination, Packet, Info, Nothing, "a destination that was never seen while learning"},
+	{PeerInvalid, Packet, High, Quarantine, "a neighbour hands on blocks that no honest gateway makes"},
 	{ProcessDeleted, Process, High, Kill, "a program runs whose file is gone"},
 	{ProcessMemfd, Process, High, Kill, "a program runs from memory, without a file"},
 	{ProcessUnlisted, Process, Low, Kill, "a program that is not on the list was started"},

@@ -6,7 +6,22 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/joulegate/joulegate/guard"
+	"github.com/joulegate/joulegate/guard/policy"
 )
+
+// Modes are the rules' modes by id. The configuration has been checked.
+func (g Guard) Modes() map[string]guard.Mode {
+	modes := map[string]guard.Mode{}
+	for _, r := range g.Rules {
+		var m guard.Mode
+		if m.UnmarshalText([]byte(r.Mode)) == nil {
+			modes[r.ID] = m
+		}
+	}
+	return modes
+}
 
 // Limits of the guard's lists.
 const (
@@ -17,18 +32,29 @@ const (
 	MaxDNSClients   = 64
 	MaxDNSLists     = 64
 	MaxDNSUpstreams = 8
+
+	MaxGuardRules = 256
+	MaxNever      = 256
 )
 
-// Guard says what watches this gateway. It observes: it blocks and kills
-// nothing.
+// GuardRule says what a rule of the guard may lead to.
+type GuardRule struct {
+	ID   string `yaml:"id" doc:"for example arp.spoof; 'joulegate guard status' lists those that can do something"`
+	Mode string `yaml:"mode" doc:"observe, ask or enforce; enforce has no effect before the rule has observed for seven days"`
+}
+
+// Guard says what watches this gateway. It observes; it acts only where Rules
+// say so.
 type Guard struct {
-	Mode      string   `yaml:"mode" doc:"off or observe: findings are put on record, nothing is blocked"`
-	Interface string   `yaml:"interface,omitempty" doc:"network interface to watch; left out: the one of the default route"`
-	Writers   []string `yaml:"writers,omitempty" doc:"addresses that may write Modbus registers, beside this gateway"`
-	Baseline  []string `yaml:"baseline,omitempty" doc:"ordinary destinations: address, prefix or name, with or without port; left out: destinations are not judged"`
-	Heartbeat Duration `yaml:"heartbeat" doc:"the guard puts on record that it lives; neighbours notice when it stops"`
-	MemoryMB  int      `yaml:"memory_mb" doc:"most memory of its own that the guard's process may have, 48..512; then it is started anew"`
-	DNS       DNS      `yaml:"dns,omitempty" doc:"name server and filter; off until listen is set"`
+	Mode      string      `yaml:"mode" doc:"off or observe: findings are put on record, and only rules do more"`
+	Interface string      `yaml:"interface,omitempty" doc:"network interface to watch; left out: the one of the default route"`
+	Writers   []string    `yaml:"writers,omitempty" doc:"addresses that may write Modbus registers, beside this gateway"`
+	Baseline  []string    `yaml:"baseline,omitempty" doc:"ordinary destinations: address, prefix or name, with or without port; left out: destinations are not judged"`
+	Rules     []GuardRule `yaml:"rules,omitempty" doc:"what may be done about findings; left out: nothing is blocked, killed or stopped"`
+	Never     []string    `yaml:"never,omitempty" doc:"addresses, prefixes and programs that nothing is done about, beside what this gateway needs by its configuration"`
+	Heartbeat Duration    `yaml:"heartbeat" doc:"the guard puts on record that it lives; neighbours notice when it stops"`
+	MemoryMB  int         `yaml:"memory_mb" doc:"most memory of its own that the guard's process may have, 48..512; then it is started anew"`
+	DNS       DNS         `yaml:"dns,omitempty" doc:"name server and filter; off until listen is set"`
 }
 
 // DNS is the name server of this gateway and, where the household has
@@ -68,6 +94,34 @@ func (c *Config) guard(k *checker) {
 	}
 	if len(g.Baseline) > MaxBaseline {
 		k.add("guard.baseline", "%d, at most %d", len(g.Baseline), MaxBaseline)
+	}
+	if len(g.Rules) > MaxGuardRules {
+		k.add("guard.rules", "%d, at most %d", len(g.Rules), MaxGuardRules)
+	}
+	seen := map[string]bool{}
+	for i, r := range g.Rules[:min(len(g.Rules), MaxGuardRules)] {
+		var m guard.Mode
+		err := m.UnmarshalText([]byte(r.Mode))
+		if err == nil {
+			err = policy.CheckMode(r.ID, m)
+		}
+		if err == nil && seen[r.ID] {
+			err = fmt.Errorf("rule %s is listed twice", r.ID)
+		}
+		if err != nil {
+			k.add(fmt.Sprintf("guard.rules[%d]", i), "%v", err)
+		}
+		seen[r.ID] = true
+	}
+	if len(g.Never) > MaxNever {
+		k.add("guard.never", "%d, at most %d", len(g.Never), MaxNever)
+	}
+	for i, n := range g.Never[:min(len(g.Never), MaxNever)] {
+		_, addr := netip.ParseAddr(n)
+		_, prefix := netip.ParsePrefix(n)
+		if addr != nil && prefix != nil && !strings.HasPrefix(n, "/") {
+			k.add(fmt.Sprintf("guard.never[%d]", i), "%q is no IP address, no prefix and no path of a program", n)
+		}
 	}
 	k.between("guard.heartbeat", g.Heartbeat, sec(10), Duration(24*time.Hour))
 	if g.MemoryMB < 48 || g.MemoryMB > 512 {

@@ -7,31 +7,34 @@
 //	            └──────────────┬───────────────────┘
 //	                           ▼
 //	         mode of the rule: observe ─ ask ─ enforce
+//	                           ▼            │
+//	    never list ─ released by a person ─ limits ─ two local sources for a stop
 //	                           ▼
-//	    never list ─ rate limit ─ two local sources for a stop ──► Do{reaction}
-//	                                                         expiry ──► Do{undo}
+//	     Do{question} ──Answer──► Do{reaction} ──expiry, Release──► Do{undo}
 //
 // # Learning
 //
-// Every rule observes first. It can be enforced after it has observed for
-// [Config].Learn, counted while the guard ran, so that a wrong clock cannot
-// shorten it. Enforcing is by commit-confirm: a rule that is switched on goes
-// back to what it was unless it is confirmed in time, so that whoever locks
-// himself out is let in again.
+// Every rule observes first. It is enforced after it has observed for
+// [Config].Learn, counted while its sensor saw something, so that a wrong
+// clock cannot shorten it: until then a rule that the configuration wants
+// enforced observes. Commit-confirm is the configuration's own: whoever locks
+// himself out is let in again because the change was not confirmed.
 //
 // # What cannot be misused
 //
 // Whoever can send packets can make the guard find things. Therefore no
 // finding about packets or names ever stops charging: that takes two findings
 // of different sensors that look at this device itself, within
-// [StopWindow], and happens at most once per [StopPause]. Hosts and programs
-// on the never list are not blocked or killed by anything.
+// [StopWindow], and happens at most once per [StopPause], also across
+// restarts. What is on the never list, what a person has released, and what
+// is no single address of somebody else is not touched by anything.
 package policy
 
 import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -43,13 +46,40 @@ import (
 const (
 	MaxOpen      = 1024 // findings being coalesced; beyond it, further subjects of a rule are counted together
 	MaxReactions = 256  // in force at a time; beyond it findings are only told
-	MaxPerHour   = 60   // reactions begun
-	MaxNever     = 256  // entries of the never list
+	MaxPerMinute = 6    // reactions and questions begun about others, and as many about this device: a flood of packets leaves room for what happens here
+	MaxPerHour   = 60   //
+	MaxQuestions = 32   // waiting, at most half of them about others; beyond it findings are only told
+	MaxReleased  = 256  // subjects that a person has released; then the one that ends first goes
+	MaxNever     = 1024 // entries of the never list
 	MaxRules     = 1024 // rules with a mode of their own or being learned
 
 	StopWindow = 10 * time.Minute // two local sources must agree within
 	StopPause  = time.Hour        // between two stops of charging
 )
+
+// Why a reaction is begun or ended.
+const (
+	Found      = "found"      // begun: a finding of an enforced rule
+	Answered   = "answered"   // begun: a person said yes
+	Restored   = "restored"   // begun again: it was in force when the gateway ended
+	Expired    = "expired"    // ended: its time is over
+	Released   = "released"   // ended: by a person
+	NotWanted  = "mode"       // ended: the rule does not enforce any more
+	Declined   = "declined"   // a question ended: a person said no
+	Unanswered = "unanswered" // a question ended: nobody answered
+)
+
+// Why a reaction was not begun, for [Policy.Spared].
+const (
+	SparedNever     = "never_list"
+	SparedReleased  = "released"
+	SparedRate      = "rate"
+	SparedFull      = "full"
+	SparedSuspended = "suspended"
+)
+
+// maxElapsed bounds what a clock may claim to have passed.
+const maxElapsed = 10 * 365 * 24 * time.Hour
 
 // Others is the value of the subject under which a rule's findings are
 // counted once the table is full.
@@ -58,20 +88,41 @@ const Others = "others"
 // Config is what the policy is made of. The zero value of a field is its
 // default.
 type Config struct {
-	Window  time.Duration   // a finding that goes on is told again at most so often; 1 h
-	Learn   time.Duration   // a rule observes so long before it may be enforced; 7 days
-	Confirm time.Duration   // a change of mode must be confirmed within; 5 min
-	For     time.Duration   // a block lasts so long; 1 h
-	Never   []guard.Subject // never blocked, killed or quarantined: charger, inverter, broker, neighbours, and of programs the agent, init, network, broker, sshd
+	Window time.Duration         // a finding that goes on is told again at most so often; 1 h
+	Learn  time.Duration         // a rule observes so long before it is enforced; 7 days
+	For    time.Duration         // a block lasts so long; 1 h
+	AskFor time.Duration         // a question waits so long; 12 h
+	Pause  time.Duration         // what a person released is left alone so long; 24 h
+	Modes  map[string]guard.Mode // of the configuration, by rule; others observe
 }
 
 func (c *Config) defaults() error {
 	c.Window = or(c.Window, time.Hour)
 	c.Learn = or(c.Learn, 7*24*time.Hour)
-	c.Confirm = or(c.Confirm, 5*time.Minute)
 	c.For = or(c.For, time.Hour)
-	if len(c.Never) > MaxNever {
-		return fmt.Errorf("never list of %d entries, at most %d", len(c.Never), MaxNever)
+	c.AskFor = or(c.AskFor, 12*time.Hour)
+	c.Pause = or(c.Pause, 24*time.Hour)
+	if len(c.Modes) > MaxRules {
+		return fmt.Errorf("%d rules have a mode of their own, at most %d", len(c.Modes), MaxRules)
+	}
+	for rule, m := range c.Modes {
+		if err := CheckMode(rule, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckMode says why a rule cannot have that mode.
+func CheckMode(rule string, m guard.Mode) error {
+	r, ok := guard.RuleOf(rule)
+	switch {
+	case !ok:
+		return fmt.Errorf("unknown rule %q: 'joulegate guard status' lists them", rule)
+	case m < guard.Observe || m > guard.Enforce:
+		return fmt.Errorf("rule %s: unknown mode %d", rule, m)
+	case m != guard.Observe && r.Action == guard.Nothing:
+		return fmt.Errorf("rule %s is only ever observed: there is nothing to do about it", rule)
 	}
 	return nil
 }
@@ -86,30 +137,58 @@ func or(v, def time.Duration) time.Duration {
 // Output is what has to be done with what a step decided.
 type Output struct {
 	Tell []guard.Finding  // to the journal, and as Records to the ledger
-	Do   []guard.Reaction // in order
+	Do   []guard.Reaction // in order; questions, and what ends, among them
 }
 
-// Saved is what survives a restart.
+// Never is what nothing is done about.
+type Never struct {
+	Subjects []guard.Subject // charger, inverter, broker, neighbours; of programs the agent, init, network, broker, sshd
+	Nets     []netip.Prefix  // addresses
+	// Quarantined is how many neighbours may be shut out at a time: less than
+	// a third of those who vote, else the ledger stands still.
+	Quarantined int
+}
+
+// Saved is what survives a restart. Durations count from when it was saved.
 type Saved struct {
-	Learned map[string]time.Duration `json:"learned"` // by rule, while the guard ran
-	Modes   map[string]guard.Mode    `json:"modes"`   // confirmed ones other than observe
+	Learned   map[string]time.Duration `json:"learned"` // by rule, while the guard ran
+	Modes     map[string]guard.Mode    `json:"modes"`   // of the configuration then
+	Next      uint64                   `json:"next,omitempty"`
+	Active    []Lasting                `json:"active,omitempty"`
+	Questions []Lasting                `json:"questions,omitempty"`
+	Released  []Lasting                `json:"released,omitempty"`
+	Begun     []time.Duration          `json:"begun,omitempty"`      // ago; about others
+	BegunHere []time.Duration          `json:"begun_here,omitempty"` // about this device
+	Stopped   time.Duration            `json:"stopped,omitempty"`    // ago, plus one; 0: never
+	Suspended time.Duration            `json:"suspended,omitempty"`  // still
+}
+
+// Lasting is a reaction, and how long it goes on.
+type Lasting struct {
+	Reaction guard.Reaction `json:"reaction"`
+	Left     time.Duration  `json:"left"`
+	Age      time.Duration  `json:"age"`
 }
 
 // Policy is the state. It is not safe for concurrent use.
 type Policy struct {
-	c       Config
-	now     time.Duration
-	started bool
-	open    map[key]*window
-	order   []key // of open, oldest first
-	learned map[string]time.Duration
-	modes   map[string]guard.Mode
-	pending map[string]change
-	active  []active // reactions in force, by expiry
-	begun   []time.Duration
-	local   []source // one per sensor
-	stopped time.Duration
-	stopSet bool
+	c         Config
+	never     Never
+	now       time.Duration
+	started   bool
+	open      map[key]*window
+	order     []key // of open, oldest first
+	learned   map[string]time.Duration
+	next      uint64             // number of the newest reaction
+	active    []active           // reactions in force, by expiry
+	questions []active           // by expiry
+	released  []active           // subjects left alone, by expiry
+	begun     [2][]time.Duration // about others, about this device
+	local     []source           // one per sensor
+	stopped   time.Duration
+	stopSet   bool
+	suspended time.Duration // nothing is begun before
+	spared    map[string]uint64
 }
 
 type key struct {
@@ -122,14 +201,15 @@ type window struct {
 	since   time.Duration // when it was told last
 }
 
-type change struct {
-	was   guard.Mode
-	until time.Duration
-}
-
 type active struct {
 	guard.Reaction
-	until time.Duration
+	since, until time.Duration
+}
+
+// insert keeps the order of expiry.
+func insert(all []active, a active) []active {
+	i, _ := slices.BinarySearchFunc(all, a, func(x, y active) int { return cmp.Compare(x.until, y.until) })
+	return slices.Insert(all, i, a)
 }
 
 // source is the newest grave finding of a local sensor.
@@ -139,121 +219,251 @@ type source struct {
 	rule   string // that asks for a stop; empty: none does
 }
 
-// New returns a policy that goes on from what was saved.
-func New(c Config, saved Saved) (*Policy, error) {
+// New returns a policy that goes on from what was saved, elapsed ago. The
+// output begins again what is still in force, and tells which modes have
+// changed.
+func New(c Config, saved Saved, elapsed time.Duration) (*Policy, Output, error) {
+	var out Output
 	if err := c.defaults(); err != nil {
-		return nil, err
+		return nil, out, err
 	}
-	p := &Policy{c: c, open: map[key]*window{}, learned: map[string]time.Duration{}, modes: map[string]guard.Mode{}, pending: map[string]change{}}
+	elapsed = min(max(0, elapsed), maxElapsed) // the clock was set meanwhile
+	p := &Policy{c: c, open: map[key]*window{}, learned: map[string]time.Duration{}, next: saved.Next, spared: map[string]uint64{}}
 	for rule, d := range saved.Learned {
 		if _, ok := guard.RuleOf(rule); ok && d > 0 && len(p.learned) < MaxRules {
-			p.learned[rule] = d
+			p.learned[rule] = min(d, c.Learn)
 		}
 	}
-	for rule, m := range saved.Modes {
-		if _, ok := guard.RuleOf(rule); ok && (m == guard.Ask || m == guard.Enforce) && len(p.modes) < MaxRules {
-			p.modes[rule] = m
+	for i, all := range [][]time.Duration{saved.Begun, saved.BegunHere} {
+		for _, ago := range all[:min(len(all), MaxPerHour)] {
+			p.begun[i] = append(p.begun[i], -min(max(0, ago), maxElapsed)-elapsed)
 		}
 	}
-	return p, nil
-}
-
-// Save returns what has to survive a restart. A change of mode that is not
-// confirmed does not.
-func (p *Policy) Save() Saved {
-	s := Saved{Learned: maps.Clone(p.learned), Modes: maps.Clone(p.modes)}
-	for rule, c := range p.pending {
-		set(s.Modes, rule, c.was)
+	if saved.Stopped > 0 {
+		p.stopped, p.stopSet = -min(saved.Stopped-1, maxElapsed)-elapsed, true
 	}
-	return s
-}
-
-func set(modes map[string]guard.Mode, rule string, m guard.Mode) {
-	if m == guard.Observe {
-		delete(modes, rule)
-		return
+	p.suspended = min(saved.Suspended, p.c.Pause) - elapsed
+	lasting := func(all []Lasting, limit int) (left []active) {
+		for _, l := range all[:min(len(all), limit)] {
+			left = insert(left, active{l.Reaction, -min(max(0, l.Age), maxElapsed) - elapsed, min(l.Left, maxElapsed) - elapsed})
+			p.next = max(p.next, l.Reaction.ID)
+		}
+		return left
 	}
-	modes[rule] = m
+	p.released = lasting(saved.Released, MaxReleased)
+	p.questions = lasting(saved.Questions, MaxQuestions)
+	for _, a := range lasting(saved.Active, MaxReactions) {
+		switch {
+		case a.until <= 0:
+			out.Do = append(out.Do, ended(a, Expired))
+		case a.Why != Answered && p.Mode(a.Rule) != guard.Enforce:
+			out.Do = append(out.Do, ended(a, NotWanted))
+		default:
+			p.active = append(p.active, a)
+			again := a.Reaction
+			again.Why, again.For = Restored, a.until
+			out.Do = append(out.Do, again)
+		}
+	}
+	for _, rule := range slices.Sorted(maps.Keys(merged(c.Modes, saved.Modes))) {
+		if was, is := modeOf(saved.Modes, rule), modeOf(c.Modes, rule); was != is {
+			out.Tell = append(out.Tell, guard.Finding{
+				Rule: guard.GuardReaction, Severity: guard.Low, Subject: guard.Subject{Kind: guard.Machine}, Count: 1,
+				Evidence: map[string]string{"rule": rule, "mode": is.String(), "was": was.String()},
+			})
+		}
+	}
+	return p, out, nil
 }
 
-// Mode returns a rule's mode.
-func (p *Policy) Mode(rule string) guard.Mode {
-	if m, ok := p.modes[rule]; ok {
+func merged(a, b map[string]guard.Mode) map[string]guard.Mode {
+	m := maps.Clone(a)
+	if m == nil {
+		m = map[string]guard.Mode{}
+	}
+	maps.Copy(m, b)
+	return m
+}
+
+func modeOf(modes map[string]guard.Mode, rule string) guard.Mode {
+	if m, ok := modes[rule]; ok {
 		return m
 	}
 	return guard.Observe
 }
 
+// Save returns what has to survive a restart.
+func (p *Policy) Save() Saved {
+	s := Saved{Learned: maps.Clone(p.learned), Modes: merged(nil, p.c.Modes), Next: p.next, Suspended: max(0, p.suspended-p.now)}
+	lasting := func(all []active) (out []Lasting) {
+		for _, a := range all {
+			out = append(out, Lasting{a.Reaction, a.until - p.now, p.now - a.since})
+		}
+		return out
+	}
+	s.Active, s.Questions, s.Released = lasting(p.active), lasting(p.questions), lasting(p.released)
+	for _, at := range p.begun[0] {
+		s.Begun = append(s.Begun, p.now-at)
+	}
+	for _, at := range p.begun[1] {
+		s.BegunHere = append(s.BegunHere, p.now-at)
+	}
+	if p.stopSet {
+		s.Stopped = p.now - p.stopped + 1
+	}
+	return s
+}
+
+// Mode returns what a rule's mode amounts to now: one that is to be enforced
+// observes until it has learned.
+func (p *Policy) Mode(rule string) guard.Mode {
+	m := modeOf(p.c.Modes, rule)
+	if m == guard.Enforce && p.Left(rule) > 0 {
+		return guard.Observe
+	}
+	return m
+}
+
+// Wanted returns a rule's mode of the configuration.
+func (p *Policy) Wanted(rule string) guard.Mode { return modeOf(p.c.Modes, rule) }
+
 // Learned returns how long a rule has observed.
 func (p *Policy) Learned(rule string) time.Duration { return p.learned[rule] }
 
-// Reactions returns what is in force, soonest to expire first.
-func (p *Policy) Reactions() []guard.Reaction {
-	all := make([]guard.Reaction, len(p.active))
-	for i, a := range p.active {
-		all[i] = a.Reaction
-		all[i].For = a.until - p.now
-	}
-	return all
-}
+// Left returns how long a rule has to observe before it may be enforced.
+func (p *Policy) Left(rule string) time.Duration { return max(0, p.c.Learn-p.learned[rule]) }
 
-// SetMode changes a rule's mode. Enforcing needs learning to be over and
-// takes effect at once, for Config.Confirm; then it is taken back unless
-// Confirm was called. Other modes need no confirmation.
-func (p *Policy) SetMode(rule string, m guard.Mode) error {
-	r, ok := guard.RuleOf(rule)
-	switch {
-	case !ok:
-		return fmt.Errorf("unknown rule %q: 'joulegate guard status' lists them", rule)
-	case m < guard.Observe || m > guard.Enforce:
-		return fmt.Errorf("rule %s: unknown mode %d", rule, m)
-	case len(p.modes) >= MaxRules && p.Mode(rule) == guard.Observe:
-		return fmt.Errorf("rule %s: %d rules have a mode of their own, at most %d", rule, len(p.modes), MaxRules)
+// MayEnforce says why a rule cannot be enforced yet.
+func (p *Policy) MayEnforce(rule string) error {
+	if err := CheckMode(rule, guard.Enforce); err != nil {
+		return err
 	}
-	if m != guard.Enforce {
-		delete(p.pending, rule)
-		set(p.modes, rule, m)
-		return nil
-	}
-	if r.Action == guard.Nothing {
-		return fmt.Errorf("rule %s is only ever observed: there is nothing to enforce", rule)
-	}
-	if left := p.c.Learn - p.learned[rule]; left > 0 {
+	if left := p.Left(rule); left > 0 {
 		return fmt.Errorf("rule %s has observed for %s; it can be enforced in %s", rule, p.learned[rule].Round(time.Minute), left.Round(time.Minute))
 	}
-	if p.Mode(rule) == guard.Enforce {
-		return nil
-	}
-	p.pending[rule] = change{p.Mode(rule), p.now + p.c.Confirm}
-	p.modes[rule] = guard.Enforce
 	return nil
 }
 
-// Confirm keeps a rule's new mode.
-func (p *Policy) Confirm(rule string) error {
-	if _, ok := p.pending[rule]; !ok {
-		return fmt.Errorf("rule %s: no change waits for confirmation", rule)
-	}
-	delete(p.pending, rule)
-	return nil
+// Standing is what is in force or asked, and since when and until when on the
+// clock of Tick.
+type Standing struct {
+	guard.Reaction
+	Since, Until time.Duration
 }
 
-// Release undoes every reaction in force and sets every rule that enforces
-// to observe.
-func (p *Policy) Release() Output {
-	var out Output
-	for _, a := range p.active {
-		out.Do = append(out.Do, undo(a))
+// Reactions returns what is in force, soonest to expire first.
+func (p *Policy) Reactions() []Standing { return standing(p.active) }
+
+// Questions returns what waits for an answer.
+func (p *Policy) Questions() []Standing { return standing(p.questions) }
+
+func standing(all []active) []Standing {
+	out := make([]Standing, len(all))
+	for i, a := range all {
+		out[i] = Standing{a.Reaction, a.since, a.until}
 	}
-	p.active = nil
-	p.pending = map[string]change{}
-	maps.DeleteFunc(p.modes, func(_ string, m guard.Mode) bool { return m == guard.Enforce })
 	return out
 }
 
-func undo(a active) guard.Reaction {
+// Suspended returns for how long nothing is begun.
+func (p *Policy) Suspended() time.Duration { return max(0, p.suspended-p.now) }
+
+// Spared counts reactions that were not begun, by reason.
+func (p *Policy) Spared() map[string]uint64 { return maps.Clone(p.spared) }
+
+// SetNever replaces the never list. What is in force against its entries is
+// undone. Beyond MaxNever entries nothing is begun at all.
+func (p *Policy) SetNever(n Never) Output {
+	p.never = n
+	var out Output
+	p.active = slices.DeleteFunc(p.active, func(a active) bool {
+		if !p.isNever(a.Reaction) {
+			return false
+		}
+		out.Do = append(out.Do, ended(a, Released))
+		return true
+	})
+	p.questions = slices.DeleteFunc(p.questions, func(a active) bool { return p.isNever(a.Reaction) })
+	return out
+}
+
+// Answer is a person's word about a question.
+func (p *Policy) Answer(id uint64, yes bool) (Output, error) {
+	var out Output
+	i := slices.IndexFunc(p.questions, func(a active) bool { return a.ID == id })
+	if i < 0 {
+		return out, fmt.Errorf("no question %d waits for an answer", id)
+	}
+	q := p.questions[i]
+	if !yes {
+		p.questions = slices.Delete(p.questions, i, i+1)
+		p.spare(q.Reaction)
+		out.Do = append(out.Do, ended(q, Declined))
+		return out, nil
+	}
+	r := q.Reaction
+	r.Ask, r.Why, r.For = false, Answered, p.lasts(r.Action)
+	if r.Action == guard.SafeStop {
+		if p.stopSet && p.now-p.stopped < StopPause {
+			return out, fmt.Errorf("charging was stopped %s ago; at most once in %s", (p.now - p.stopped).Round(time.Minute), StopPause)
+		}
+		p.stopped, p.stopSet = p.now, true
+	}
+	if r.For > 0 && len(p.active) >= MaxReactions || r.Action == guard.Quarantine && p.quarantined() >= p.never.Quarantined {
+		return out, fmt.Errorf("no more of it: %d reactions are in force, release one first", len(p.active))
+	}
+	p.questions = slices.Delete(p.questions, i, i+1)
+	p.hold(r)
+	out.Do = append(out.Do, r)
+	return out, nil
+}
+
+// Release undoes one reaction, and leaves its subject alone for Config.Pause.
+func (p *Policy) Release(id uint64) (Output, error) {
+	i := slices.IndexFunc(p.active, func(a active) bool { return a.ID == id })
+	if i < 0 {
+		return Output{}, fmt.Errorf("no reaction %d is in force", id)
+	}
+	a := p.active[i]
+	p.active = slices.Delete(p.active, i, i+1)
+	p.spare(a.Reaction)
+	return Output{Do: []guard.Reaction{ended(a, Released)}}, nil
+}
+
+// ReleaseAll undoes every reaction in force, drops every question, and begins
+// nothing for Config.Pause.
+func (p *Policy) ReleaseAll() Output {
+	var out Output
+	for _, a := range p.active {
+		out.Do = append(out.Do, ended(a, Released))
+	}
+	for _, q := range p.questions {
+		out.Do = append(out.Do, ended(q, Declined))
+	}
+	p.active, p.questions = nil, nil
+	p.suspended = p.now + p.c.Pause
+	return out
+}
+
+// Resume ends the pause that ReleaseAll began, and forgets who was released.
+func (p *Policy) Resume() { p.suspended, p.released = p.now, nil }
+
+// Failed takes back a reaction that could not be done.
+func (p *Policy) Failed(id uint64) {
+	p.active = slices.DeleteFunc(p.active, func(a active) bool { return a.ID == id })
+}
+
+// spare leaves a subject alone for a while.
+func (p *Policy) spare(r guard.Reaction) {
+	if len(p.released) >= MaxReleased {
+		p.released = p.released[1:]
+	}
+	p.released = insert(p.released, active{r, p.now, p.now + p.c.Pause})
+}
+
+func ended(a active, why string) guard.Reaction {
 	r := a.Reaction
-	r.Undo, r.For = true, 0
+	r.Undo, r.For, r.Why = true, 0, why
 	return r
 }
 
@@ -261,15 +471,16 @@ func undo(a active) guard.Reaction {
 func (p *Policy) Tick(now time.Duration, rules []string) Output {
 	var out Output
 	p.advance(now, rules)
-	for rule, c := range p.pending {
-		if now >= c.until {
-			set(p.modes, rule, c.was)
-			delete(p.pending, rule)
-		}
-	}
 	for len(p.active) > 0 && now >= p.active[0].until {
-		out.Do = append(out.Do, undo(p.active[0]))
+		out.Do = append(out.Do, ended(p.active[0], Expired))
 		p.active = p.active[1:]
+	}
+	for len(p.questions) > 0 && now >= p.questions[0].until {
+		out.Do = append(out.Do, ended(p.questions[0], Unanswered))
+		p.questions = p.questions[1:]
+	}
+	for len(p.released) > 0 && now >= p.released[0].until {
+		p.released = p.released[1:]
 	}
 	// Oldest first: a window that has ended tells what it counted, or goes.
 	keep := p.order[:0]
@@ -312,6 +523,9 @@ func (p *Policy) Find(f guard.Finding, now time.Duration) Output {
 	f.Cut()
 	f.Count = max(f.Count, 1)
 	var out Output
+	if r, ok := p.react(f); ok { // also about one of too many subjects
+		out.Do = append(out.Do, r)
+	}
 	k := key{f.Rule, f.Subject}
 	w, ok := p.open[k]
 	if !ok && len(p.open) >= MaxOpen {
@@ -332,71 +546,126 @@ func (p *Policy) Find(f guard.Finding, now time.Duration) Output {
 		w.finding.Last = f.Last
 		w.finding.Severity = max(w.finding.Severity, f.Severity)
 	}
-	if r, ok := p.react(f); ok {
-		out.Do = append(out.Do, r)
-	}
 	if r, ok := p.stop(f); ok {
 		out.Do = append(out.Do, r)
 	}
 	return out
 }
 
+// subjects are what an action can be about.
+var subjects = map[guard.Action]guard.Kind{guard.Block: guard.Host, guard.Kill: guard.PID, guard.Quarantine: guard.Peer, guard.SafeStop: guard.Machine}
+
 // react decides what is done about a finding.
 func (p *Policy) react(f guard.Finding) (guard.Reaction, bool) {
 	rule, ok := guard.RuleOf(f.Rule)
-	r := guard.Reaction{Action: rule.Action, Subject: f.Subject, Rule: f.Rule}
+	r := guard.Reaction{Action: rule.Action, Subject: f.Subject, Rule: f.Rule, Why: Found}
 	mode := p.Mode(f.Rule)
-	if !ok || mode == guard.Observe || r.Action == guard.Nothing || f.Subject.Value == Others || p.never(f) {
+	if !ok || mode == guard.Observe || r.Action == guard.Nothing || r.Action == guard.SafeStop || f.Subject.Kind != subjects[r.Action] {
 		return r, false
 	}
-	switch r.Action {
-	case guard.SafeStop: // see stop
-		return r, false
-	case guard.Kill:
-		if f.Subject.Kind != guard.PID {
-			return r, false
+	if r.Action == guard.Kill {
+		r.Image, r.SHA256 = f.Evidence["image"], f.Evidence["sha256"]
+	}
+	return p.begin(r, mode)
+}
+
+// begin numbers a reaction, or asks about it, if nothing speaks against it.
+func (p *Policy) begin(r guard.Reaction, mode guard.Mode) (guard.Reaction, bool) {
+	same := func(a active) bool { return a.Action == r.Action && a.Subject == r.Subject }
+	ask := mode == guard.Ask
+	begun, most := &p.begun[0], MaxQuestions/2
+	if r.Action == guard.Kill || r.Action == guard.SafeStop {
+		begun, most = &p.begun[1], MaxQuestions
+	}
+	*begun = slices.DeleteFunc(*begun, func(at time.Duration) bool { return p.now-at >= time.Hour })
+	minute := 0
+	for _, at := range *begun {
+		if p.now-at < time.Minute {
+			minute++
 		}
-	default:
-		r.For = p.c.For
 	}
-	if p.inForce(r) || !p.mayBegin(r) {
+	r.For = p.lasts(r.Action)
+	var why string
+	switch {
+	case slices.ContainsFunc(p.active, same), ask && slices.ContainsFunc(p.questions, same):
+		return r, false
+	case p.isNever(r):
+		why = SparedNever
+	case p.suspended > p.now:
+		why = SparedSuspended
+	case slices.ContainsFunc(p.released, same):
+		why = SparedReleased
+	case minute >= MaxPerMinute || len(*begun) >= MaxPerHour:
+		why = SparedRate
+	case ask && len(p.questions) >= most, r.For > 0 && len(p.active) >= MaxReactions, r.Action == guard.Quarantine && p.quarantined() >= p.never.Quarantined:
+		why = SparedFull
+	}
+	if why != "" {
+		p.spared[why]++
 		return r, false
 	}
-	if r.Ask = mode == guard.Ask; !r.Ask && r.For > 0 {
-		a := active{r, p.now + r.For}
-		i, _ := slices.BinarySearchFunc(p.active, a, func(x, y active) int { return cmp.Compare(x.until, y.until) })
-		p.active = slices.Insert(p.active, i, a)
+	p.next++
+	r.ID = p.next
+	*begun = append(*begun, p.now)
+	if ask {
+		r.Ask, r.For = true, p.c.AskFor
+		p.questions = insert(p.questions, active{r, p.now, p.now + r.For})
+		return r, true
 	}
+	p.questions = slices.DeleteFunc(p.questions, same) // it is done now
+	p.hold(r)
 	return r, true
 }
 
-// never tells whether the subject is on the never list. A process is known
-// by the program that its finding names.
-func (p *Policy) never(f guard.Finding) bool {
-	return slices.ContainsFunc(p.c.Never, func(s guard.Subject) bool {
+// hold keeps what has to be undone.
+func (p *Policy) hold(r guard.Reaction) {
+	if r.For > 0 {
+		p.active = insert(p.active, active{r, p.now, p.now + r.For})
+	}
+}
+
+// lasts returns how long an action goes on.
+func (p *Policy) lasts(a guard.Action) time.Duration {
+	if a == guard.Block || a == guard.Quarantine {
+		return p.c.For
+	}
+	return 0
+}
+
+func (p *Policy) quarantined() (n int) {
+	for _, a := range p.active {
+		if a.Action == guard.Quarantine {
+			n++
+		}
+	}
+	return n
+}
+
+// isNever tells whether nothing may be done about a reaction's subject. What
+// is no address of a single other machine is never blocked, listed or not.
+func (p *Policy) isNever(r guard.Reaction) bool {
+	if len(p.never.Subjects)+len(p.never.Nets) > MaxNever {
+		return true
+	}
+	if r.Action == guard.Block {
+		a, err := netip.ParseAddr(r.Subject.Value)
+		a = a.Unmap().WithZone("")
+		if err != nil || a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || a == broadcast || slices.ContainsFunc(p.never.Nets, func(n netip.Prefix) bool { return n.Contains(a) }) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(p.never.Subjects, func(s guard.Subject) bool {
 		switch s.Kind {
-		case f.Subject.Kind:
-			return strings.EqualFold(s.Value, f.Subject.Value)
+		case r.Subject.Kind:
+			return strings.EqualFold(s.Value, r.Subject.Value)
 		case guard.Program:
-			return f.Subject.Kind == guard.PID && s.Value == f.Evidence["image"]
+			return r.Subject.Kind == guard.PID && s.Value == strings.TrimSuffix(r.Image, " (deleted)")
 		}
 		return false
 	})
 }
 
-func (p *Policy) inForce(r guard.Reaction) bool {
-	return slices.ContainsFunc(p.active, func(a active) bool { return a.Action == r.Action && a.Subject == r.Subject })
-}
-
-// mayBegin keeps to the limits of what is begun and of what is in force.
-func (p *Policy) mayBegin(r guard.Reaction) bool {
-	p.begun = slices.DeleteFunc(p.begun, func(at time.Duration) bool { return p.now-at >= time.Hour })
-	if len(p.begun) >= MaxPerHour || r.For > 0 && len(p.active) >= MaxReactions {
-		return false
-	}
-	p.begun = append(p.begun, p.now)
-	return true
-}
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // stop decides whether charging ends: a rule asks for it, and another sensor
 // of this device found something grave too.
@@ -420,7 +689,10 @@ func (p *Policy) stop(f guard.Finding) (guard.Reaction, bool) {
 	if len(p.local) < 2 || i < 0 || p.stopSet && p.now-p.stopped < StopPause {
 		return guard.Reaction{}, false
 	}
-	p.stopped, p.stopSet = p.now, true
 	asks := p.local[i].rule
-	return guard.Reaction{Action: guard.SafeStop, Subject: guard.Subject{Kind: guard.Machine}, Rule: asks, Ask: p.Mode(asks) == guard.Ask}, true
+	r, ok := p.begin(guard.Reaction{Action: guard.SafeStop, Subject: guard.Subject{Kind: guard.Machine}, Rule: asks, Why: Found}, p.Mode(asks))
+	if ok && !r.Ask {
+		p.stopped, p.stopSet = p.now, true
+	}
+	return r, ok
 }

@@ -2,9 +2,14 @@
 // process of their own, which the warden starts, watches and starts again:
 //
 //	sensors' process ──pipe──► Check ──► policy ──► sealed finding: journal
-//	   │ panic, kill -9,                       ├──► Record: own block, ledger
-//	   │ too much memory                       └──► Tell: MQTT, page
+//	   │ panic, kill -9,                  │    ├──► Record: own block, ledger
+//	   │ too much memory                  │    └──► Tell: MQTT, page
+//	   │                                  └──► reaction: Record first, then React
 //	   └──► a finding says so, coverage is none, a new one starts after a pause
+//
+// A reaction is on the disk, as state and as a signed record, before it is
+// done; what cannot be put on record is not done. Undoing waits for nothing.
+// After a restart what was in force is done again for the rest of its time.
 //
 // Nothing that happens in that process reaches the station: it shares no
 // memory with it, the kernel takes it first when memory runs out, and a warden
@@ -22,6 +27,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,11 +50,14 @@ const (
 	MaxSealed = 2048 // findings kept whole in the journal; then the oldest goes
 	MaxPerDay = 1440 // records of findings on the ledger, in bursts of up to 100
 	MaxPeers  = 1024 // neighbours whose heartbeat is waited for
+	MaxActs   = 1024 // reactions waiting to be done: as many as can be in force, begun and undone, twice; then new ones fail
 
 	burst     = 100
 	silence   = 15 * time.Second // without a beat a process is taken for stuck
 	firstWait = time.Second      // before a process is started again; doubles
 	lastWait  = 5 * time.Minute
+	neverEach = 10 * time.Second // between two looks at what must not be touched
+	actsIn    = 30 * time.Second // a reaction is on record and done within
 	restful   = 10 * time.Minute // a process that lived so long starts again at once
 )
 
@@ -70,6 +79,13 @@ type Config struct {
 	Append func(ctx context.Context, records []chain.Record) error
 	Tell   func(guard.Finding)         // a finding that was put on record; must not block
 	Silent func(peer chain.Key) string // names a neighbour whose guard is silent; empty: he is none any more
+	Modes  map[string]guard.Mode       // of the configuration, by rule; others observe
+	// React does or undoes one thing; nil: nothing can be done here. It is
+	// called by one goroutine.
+	React  func(ctx context.Context, r guard.Reaction) error
+	Never  func() policy.Never      // what must not be touched now; must not block; nil: nothing but what the policy spares always
+	Asked  func(guard.Standing)     // a question was put; must not block; nil: nobody listens
+	Unable func() map[string]string // what cannot be done here, by action, and why; nil: everything can
 	Log    *slog.Logger
 }
 
@@ -81,6 +97,11 @@ type Warden struct {
 	ended   chan string // why the process ended
 	outbox  chan []chain.Record
 	peers   chan beat
+	acts    chan act
+	acted   chan result
+	orders  chan func()
+	reports chan guard.Finding
+	began   policy.Output // what Run has to do first
 	started time.Time
 
 	// Of the loop.
@@ -103,6 +124,17 @@ type beat struct {
 	every time.Duration
 }
 
+// act is a reaction and its evidence.
+type act struct {
+	guard.Reaction
+	record *guard.Record // nil: it was put on record when it began
+}
+
+type result struct {
+	guard.Reaction
+	err error
+}
+
 type neighbour struct {
 	at, every time.Duration
 	silent    bool
@@ -116,6 +148,7 @@ const (
 type saved struct {
 	Policy policy.Saved `cbor:"1,keyasint"`
 	Next   uint64       `cbor:"2,keyasint"`
+	At     int64        `cbor:"3,keyasint,omitempty"` // Unix ms when it was saved
 }
 
 // New returns a warden that goes on from what was saved.
@@ -131,19 +164,29 @@ func New(c Config) (*Warden, error) {
 			s = saved{}
 		}
 	}
-	p, err := policy.New(policy.Config{}, s.Policy)
+	elapsed := time.Duration(0)
+	if s.At > 0 {
+		elapsed = time.Since(time.UnixMilli(s.At))
+	}
+	p, out, err := policy.New(policy.Config{Modes: c.Modes}, s.Policy, elapsed)
 	if err != nil {
 		return nil, err
 	}
 	w := &Warden{
-		c: c, policy: p, next: s.Next, started: time.Now(), tokens: burst,
+		c: c, policy: p, began: out, next: s.Next, started: time.Now(), tokens: burst,
 		inbox: make(chan pipe.Message, MaxInbox), ended: make(chan string, 1), outbox: make(chan []chain.Record, MaxOutbox), peers: make(chan beat, MaxInbox),
+		acts: make(chan act, MaxActs), acted: make(chan result, MaxActs), orders: make(chan func()), reports: make(chan guard.Finding, MaxInbox),
 		heard: map[chain.Key]*neighbour{}, cover: map[guard.Sensor]guard.Coverage{},
 	}
 	for _, r := range guard.Rules {
 		w.rules = append(w.rules, r.ID)
 	}
-	w.status = guard.Status{Mode: guard.Observe.String(), RuleSet: chain.Sum(chain.Marshal(w.rules)), Findings: []guard.Finding{}, Told: map[string]uint64{}, Silent: []string{}}
+	w.status = guard.Status{Mode: guard.Observe.String(), RuleSet: chain.Sum(chain.Marshal(w.rules)), Findings: []guard.Finding{}, Told: map[string]uint64{}, Silent: []string{}, Reacted: map[string]uint64{}}
+	for _, id := range slices.Sorted(maps.Keys(c.Modes)) { // of rule files
+		if !slices.Contains(w.rules, id) {
+			w.rules = append(w.rules, id)
+		}
+	}
 	w.blind("not started")
 	return w, nil
 }
@@ -168,7 +211,7 @@ func (w *Warden) Status() guard.Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.status
-	s.Findings, s.Silent, s.Told = slices.Clone(s.Findings), slices.Clone(s.Silent), maps.Clone(s.Told)
+	s.Findings, s.Silent, s.Told, s.Reacted = slices.Clone(s.Findings), slices.Clone(s.Silent), maps.Clone(s.Told), maps.Clone(s.Reacted)
 	s.Coverage = slices.SortedFunc(maps.Values(w.cover), func(a, b guard.Coverage) int { return cmp.Compare(a.Sensor, b.Sensor) })
 	s.HeldBack = w.held.Load()
 	return s
@@ -211,43 +254,77 @@ func (w *Warden) Run(ctx context.Context) error {
 			}
 		}
 	})
+	wg.Go(func() { w.react(ctx) })
+	if w.c.Never != nil {
+		w.do(w.policy.SetNever(w.c.Never()))
+	}
+	w.do(w.began)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for saveAt := time.Duration(0); ; {
-		select {
-		case <-ctx.Done():
-			w.save()
-			wg.Wait()
-			return nil
-		case m := <-w.inbox:
-			w.take(m)
-		case why := <-w.ended:
-			w.blind(why)
-			w.find(guard.Finding{Rule: guard.GuardCoverage, Severity: guard.Medium, Subject: guard.Subject{Kind: guard.Machine}, Count: 1, First: time.Now(), Last: time.Now(), Evidence: map[string]string{"level": guard.None, "reason": why}})
-		case b := <-w.peers:
-			if n := w.heard[b.peer]; n != nil || len(w.heard) < MaxPeers {
-				w.heard[b.peer] = &neighbour{at: w.now(), every: b.every}
-			}
-		case <-tick.C:
-			now := w.now()
-			w.do(w.policy.Tick(now, w.seeing()))
-			w.neighbours(now)
-			if w.c.Heartbeat > 0 && now >= w.due {
-				w.due = now + w.c.Heartbeat
-				w.heartbeat()
-			}
-			if now >= saveAt {
-				saveAt = now + time.Hour
-				w.save()
-			}
-		}
+	var due times
+	for w.turn(ctx, tick.C, &due) {
 	}
+	w.save()
+	wg.Wait()
+	return nil
+}
+
+// times says when what happens now and then is due.
+type times struct{ save, never time.Duration }
+
+// turn waits for one thing and deals with it. A panic in the guard must not
+// end the station, which runs in the same process: it is said, and the guard
+// goes on with the next thing.
+func (w *Warden) turn(ctx context.Context, tick <-chan time.Time, due *times) (more bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.c.Log.Error("guard", "panic", p, "stack", string(debug.Stack()))
+			more = ctx.Err() == nil
+		}
+	}()
+	select {
+	case <-ctx.Done():
+		return false
+	case m := <-w.inbox:
+		w.take(m)
+	case f := <-w.reports:
+		w.find(f)
+	case order := <-w.orders:
+		order()
+	case r := <-w.acted:
+		w.outcome(r)
+	case why := <-w.ended:
+		w.blind(why)
+		w.find(guard.Finding{Rule: guard.GuardCoverage, Severity: guard.Medium, Subject: guard.Subject{Kind: guard.Machine}, Count: 1, First: time.Now(), Last: time.Now(), Evidence: map[string]string{"level": guard.None, "reason": why}})
+	case b := <-w.peers:
+		if n := w.heard[b.peer]; n != nil || len(w.heard) < MaxPeers {
+			w.heard[b.peer] = &neighbour{at: w.now(), every: b.every}
+		}
+	case <-tick:
+		now := w.now()
+		if w.c.Never != nil && now >= due.never {
+			due.never = now + neverEach
+			w.do(w.policy.SetNever(w.c.Never()))
+		}
+		w.do(w.policy.Tick(now, w.seeing()))
+		w.neighbours(now)
+		if w.c.Heartbeat > 0 && now >= w.due {
+			w.due = now + w.c.Heartbeat
+			w.heartbeat()
+		}
+		if now >= due.save {
+			due.save = now + time.Hour
+			w.save()
+		}
+		w.show()
+	}
+	return true
 }
 
 func (w *Warden) now() time.Duration { return time.Since(w.started) }
 
 func (w *Warden) save() {
-	if err := w.c.Store.Save(stateKey, chain.Marshal(saved{w.policy.Save(), w.next})); err != nil {
+	if err := w.c.Store.Save(stateKey, chain.Marshal(saved{w.policy.Save(), w.next, time.Now().UnixMilli()})); err != nil {
 		w.c.Log.Warn("what the guard has learned is not saved", "err", err)
 	}
 }
@@ -279,10 +356,225 @@ func (w *Warden) take(m pipe.Message) {
 
 func (w *Warden) find(f guard.Finding) { w.do(w.policy.Find(f, w.now())) }
 
-// do puts on record what the policy tells. No rule reacts while all observe.
+// do puts on record what the policy tells, and what it does before it is done.
 func (w *Warden) do(o policy.Output) {
 	for _, f := range o.Tell {
+		if f.First.IsZero() {
+			f.First, f.Last = time.Now(), time.Now()
+		}
 		w.record(f)
+	}
+	if len(o.Do) == 0 {
+		return
+	}
+	w.save() // a restart goes on with it
+	for _, r := range o.Do {
+		a := act{Reaction: r}
+		if r.Why != policy.Restored {
+			a.record = w.witness(r, "")
+		}
+		select {
+		case w.acts <- a:
+		default:
+			w.outcome(result{r, fmt.Errorf("%d reactions wait already", MaxActs)})
+		}
+	}
+	w.show()
+	if w.c.Asked == nil {
+		return
+	}
+	for _, q := range w.Status().Questions {
+		if slices.ContainsFunc(o.Do, func(r guard.Reaction) bool { return r.ID == q.ID && r.Ask && !r.Undo }) {
+			w.c.Asked(q)
+		}
+	}
+}
+
+// react puts reactions on record and does them, one after the other.
+func (w *Warden) react(ctx context.Context) {
+	for {
+		var a act
+		select {
+		case <-ctx.Done():
+			return
+		case a = <-w.acts:
+		}
+		r := result{a.Reaction, w.act(ctx, a)}
+		select {
+		case w.acted <- r:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *Warden) act(ctx context.Context, a act) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.c.Log.Error("guard", "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, actsIn)
+	defer cancel()
+	var unrecorded error
+	if a.record != nil {
+		if err := w.c.Append(ctx, []chain.Record{chain.NewRecord(chain.KindGuard, *a.record)}); err != nil {
+			unrecorded = fmt.Errorf("it cannot be put on record: %w", err)
+		}
+	}
+	switch {
+	case a.Ask:
+		return unrecorded
+	case a.Undo:
+		ctx = context.WithoutCancel(ctx)
+	case unrecorded != nil:
+		return unrecorded
+	case w.c.React == nil:
+		return errors.New("this gateway does nothing about findings")
+	}
+	if w.c.React != nil {
+		err = w.c.React(ctx, a.Reaction)
+	}
+	return errors.Join(unrecorded, err)
+}
+
+// outcome takes what became of a reaction.
+func (w *Warden) outcome(r result) {
+	if r.err != nil {
+		w.c.Log.Warn("guard", "reaction", r.ID, "action", r.Action, "subject", r.Subject, "undo", r.Undo, "err", r.err)
+		if !r.Undo && !r.Ask {
+			w.policy.Failed(r.ID)
+			w.save()
+		}
+		if record := w.witness(r.Reaction, r.err.Error()); record != nil {
+			w.put(*record)
+		}
+	} else if !r.Undo && !r.Ask {
+		w.mu.Lock()
+		w.status.Reacted[r.Action.String()]++
+		w.mu.Unlock()
+	}
+	w.show()
+}
+
+// witness seals what is done about a finding, and returns its Record. The
+// policy's limits bound how many there are.
+func (w *Warden) witness(r guard.Reaction, failed string) *guard.Record {
+	f := guard.Finding{Rule: guard.GuardReaction, Severity: guard.Medium, Subject: r.Subject, Count: 1, First: time.Now(), Last: time.Now(), Evidence: map[string]string{
+		"id": strconv.FormatUint(r.ID, 10), "action": r.Action.String(), "rule": r.Rule, "why": r.Why,
+	}}
+	if r.Action == guard.SafeStop {
+		f.Severity = guard.High
+	}
+	for k, v := range map[string]string{"image": r.Image, "sha256": r.SHA256, "failed": failed} {
+		if v != "" {
+			f.Evidence[k] = v
+		}
+	}
+	switch {
+	case r.Ask && !r.Undo:
+		f.Evidence["step"] = "asked"
+	case r.Ask:
+		f.Evidence["step"] = "question ended"
+	case r.Undo:
+		f.Evidence["step"] = "undone"
+	default:
+		f.Evidence["step"] = "begun"
+	}
+	if r.For > 0 {
+		f.Evidence["for"] = r.For.Round(time.Second).String()
+	}
+	f.Cut()
+	return w.seal(f, w.see(f, guard.Load))
+}
+
+// show refreshes what Status says of the policy.
+func (w *Warden) show() {
+	var rules []guard.RuleState
+	for _, id := range w.rules {
+		if r, ok := guard.RuleOf(id); ok && r.Action != guard.Nothing {
+			rules = append(rules, guard.RuleState{ID: id, Mode: w.policy.Wanted(id), InForce: w.policy.Mode(id), Learned: int64(w.policy.Learned(id) / time.Second), Left: int64(w.policy.Left(id) / time.Second)})
+		}
+	}
+	at := func(d time.Duration) time.Time { return w.started.Add(d) }
+	standing := func(all []policy.Standing) []guard.Standing {
+		out := make([]guard.Standing, len(all))
+		for i, s := range all {
+			out[i] = guard.Standing{Reaction: s.Reaction, Since: at(s.Since), Until: at(s.Until)}
+		}
+		return out
+	}
+	reactions, questions, spared := standing(w.policy.Reactions()), standing(w.policy.Questions()), w.policy.Spared()
+	var suspended time.Time
+	if d := w.policy.Suspended(); d > 0 {
+		suspended = time.Now().Add(d).Round(time.Second)
+	}
+	var unable map[string]string
+	if w.c.Unable != nil {
+		unable = w.c.Unable()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status.Rules, w.status.Reactions, w.status.Questions, w.status.Spared, w.status.Suspended, w.status.Unable = rules, reactions, questions, spared, suspended, unable
+}
+
+// order runs f in the loop.
+func (w *Warden) order(ctx context.Context, f func() (policy.Output, error)) error {
+	done := make(chan error, 1)
+	select {
+	case w.orders <- func() {
+		o, err := f()
+		if err == nil {
+			w.do(o)
+			w.save()
+			w.show()
+		}
+		done <- err
+	}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Answer is a person's word about a question.
+func (w *Warden) Answer(ctx context.Context, id uint64, yes bool) error {
+	return w.order(ctx, func() (policy.Output, error) { return w.policy.Answer(id, yes) })
+}
+
+// Release undoes one reaction.
+func (w *Warden) Release(ctx context.Context, id uint64) error {
+	return w.order(ctx, func() (policy.Output, error) { return w.policy.Release(id) })
+}
+
+// ReleaseAll undoes everything, and begins nothing for a day.
+func (w *Warden) ReleaseAll(ctx context.Context) error {
+	return w.order(ctx, func() (policy.Output, error) { return w.policy.ReleaseAll(), nil })
+}
+
+// Resume ends what ReleaseAll began.
+func (w *Warden) Resume(ctx context.Context) error {
+	return w.order(ctx, func() (policy.Output, error) { w.policy.Resume(); return policy.Output{}, nil })
+}
+
+// MayEnforce says why a rule cannot be enforced yet.
+func (w *Warden) MayEnforce(ctx context.Context, rule string) error {
+	return w.order(ctx, func() (policy.Output, error) { return policy.Output{}, w.policy.MayEnforce(rule) })
+}
+
+// Report takes a finding of the gateway itself. It never blocks: one that does
+// not fit is counted with those held back.
+func (w *Warden) Report(f guard.Finding) {
+	select {
+	case w.reports <- f:
+	default:
+		w.held.Add(1)
 	}
 }
 
@@ -298,16 +590,7 @@ func (w *Warden) record(f guard.Finding) {
 			f.Evidence[k] = guard.Redact(v)
 		}
 	}
-	w.mu.Lock()
-	w.status.Findings = slices.Insert(forgetOne(w.status.Findings), 0, f)
-	level, lost := w.cover[rule.Sensor].Level, w.cover[rule.Sensor].Lost
-	w.mu.Unlock()
-	subject := f.Subject
-	if subject.Kind == guard.Name {
-		subject.Value = "" // logs go elsewhere; the finding itself does not
-	}
-	w.c.Log.Warn("guard", "rule", f.Rule, "severity", f.Severity, "subject", subject, "count", f.Count)
-	w.c.Tell(f)
+	cov := w.see(f, rule.Sensor)
 	if f.Severity == guard.Info {
 		return
 	}
@@ -315,13 +598,34 @@ func (w *Warden) record(f guard.Finding) {
 		w.held.Add(1)
 		return
 	}
+	w.put(*w.seal(f, cov))
+}
+
+// see shows a finding, and returns what its sensor sees.
+func (w *Warden) see(f guard.Finding, by guard.Sensor) guard.Coverage {
+	w.mu.Lock()
+	w.status.Findings = slices.Insert(forgetOne(w.status.Findings), 0, f)
+	cov := w.cover[by]
+	w.mu.Unlock()
+	cov.Sensor = by
+	subject := f.Subject
+	if subject.Kind == guard.Name {
+		subject.Value = "" // logs go elsewhere; the finding itself does not
+	}
+	w.c.Log.Warn("guard", "rule", f.Rule, "severity", f.Severity, "subject", subject, "count", f.Count)
+	w.c.Tell(f)
+	return cov
+}
+
+// seal keeps a finding and returns its Record.
+func (w *Warden) seal(f guard.Finding, cov guard.Coverage) *guard.Record {
 	sealed := guard.Sealed{Finding: f}
 	rand.Read(sealed.Salt[:])
 	if err := w.c.Store.Save(sealedKey+strconv.FormatUint(w.next%MaxSealed, 10), chain.Marshal(sealed)); err != nil {
 		w.c.Log.Warn("a finding is not kept", "err", err)
 	}
 	w.next++
-	w.put(guard.Record{Rule: f.Rule, Severity: f.Severity, Sensor: rule.Sensor, Count: f.Count, First: f.First.UnixMilli(), Last: f.Last.UnixMilli(), Level: level, Lost: lost, Detail: sealed.Hash()})
+	return &guard.Record{Rule: f.Rule, Severity: f.Severity, Sensor: cov.Sensor, Count: f.Count, First: f.First.UnixMilli(), Last: f.Last.UnixMilli(), RuleSet: w.status.RuleSet, Level: cov.Level, Lost: cov.Lost, Detail: sealed.Hash()}
 }
 
 // forgetOne makes room for a finding. Blocked names are the first to go, so

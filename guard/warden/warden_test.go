@@ -86,11 +86,17 @@ type kept struct {
 	store   *memory
 	records chan guard.Record
 	told    chan guard.Finding
+	end     func()
 }
 
 func keep(t *testing.T, what string, change func(*Config)) *kept {
 	t.Helper()
-	k := &kept{store: &memory{m: map[string][]byte{}}, records: make(chan guard.Record, 1000), told: make(chan guard.Finding, 1000)}
+	return keepOn(t, &memory{m: map[string][]byte{}}, what, change)
+}
+
+func keepOn(t *testing.T, store *memory, what string, change func(*Config)) *kept {
+	t.Helper()
+	k := &kept{store: store, records: make(chan guard.Record, 1000), told: make(chan guard.Finding, 1000)}
 	c := Config{
 		Start: func() *exec.Cmd {
 			cmd := exec.Command("/proc/self/exe")
@@ -122,12 +128,13 @@ func keep(t *testing.T, what string, change func(*Config)) *kept {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- k.Run(ctx) }()
-	t.Cleanup(func() {
+	k.end = sync.OnceFunc(func() {
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(k.end)
 	return k
 }
 
