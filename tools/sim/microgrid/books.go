@@ -13,34 +13,36 @@ import (
 // the people who signed know, and what the ledger says has moved, must lead to
 // the same balances that the ledger's state has.
 type books struct {
-	accounts       map[chain.Account]chain.Nano
-	credit         map[chain.Account]chain.Nano
-	holds          map[string]chain.Nano // by session
-	minted, burned chain.Nano            // by transactions that were accepted
+	Accounts       map[chain.Account]chain.Nano
+	Credit         map[chain.Account]chain.Nano
+	Holds          map[string]chain.Nano // by session
+	Minted, Burned chain.Nano            // by transactions that were accepted
 
-	edges   map[string]edge // of the fee tree
-	plans   []plan          // of the fee tree, ascending by slot
-	tariffs map[chain.Slot][2]chain.NanoPerWh
-	cleared map[chain.Slot]bool
-	given   map[string]meter.WattHour // certificates issued by house
+	Edges   map[string]edge // of the fee tree
+	Plans   []plan          // of the fee tree, ascending by slot
+	Tariffs map[chain.Slot][2]chain.NanoPerWh
+	Cleared map[chain.Slot]bool
+
+	Seats  map[chain.Key]bool // consensus keys that should vote, by who joined and left
+	Voting map[chain.Key]bool // that do, by what the engine was told
 }
 
 type edge struct {
-	parent string
-	fee    chain.NanoPerWh
+	Parent string
+	Fee    chain.NanoPerWh
 }
 
 // plan is a change of the fee tree that waits for its slot.
 type plan struct {
-	from chain.Slot
-	node string
-	edge
+	From chain.Slot
+	Node string
+	Edge edge
 }
 
 func newBooks() *books {
 	return &books{
-		accounts: map[chain.Account]chain.Nano{}, credit: map[chain.Account]chain.Nano{}, holds: map[string]chain.Nano{},
-		edges: map[string]edge{}, tariffs: map[chain.Slot][2]chain.NanoPerWh{}, cleared: map[chain.Slot]bool{}, given: map[string]meter.WattHour{},
+		Accounts: map[chain.Account]chain.Nano{}, Credit: map[chain.Account]chain.Nano{}, Holds: map[string]chain.Nano{},
+		Edges: map[string]edge{}, Tariffs: map[chain.Slot][2]chain.NanoPerWh{}, Cleared: map[chain.Slot]bool{}, Seats: map[chain.Key]bool{}, Voting: map[chain.Key]bool{},
 	}
 }
 
@@ -56,27 +58,27 @@ func (b *books) post(st ledger.State, moves []ledger.Movement, before chain.Nano
 	touched, sessions := map[chain.Account]bool{}, map[string]bool{}
 	for _, m := range moves {
 		if m.Credit {
-			b.credit[m.Account] += m.Amount
+			b.Credit[m.Account] += m.Amount
 			continue
 		}
-		b.accounts[m.Account] += m.Amount
+		b.Accounts[m.Account] += m.Amount
 		sum += m.Amount
 		touched[m.Account] = true
 		switch m.Cause {
 		case "held for session", "energy of session", "released by session", "frozen of session":
-			b.holds[m.Ref] -= m.Amount
+			b.Holds[m.Ref] -= m.Amount
 			held -= m.Amount
 			sessions[m.Ref] = true
 		}
 	}
 	// 1. Money is neither made nor lost: what moved is what came in or went out.
-	if want := b.minted - b.burned - before; sum+held != want {
+	if want := b.Minted - b.Burned - before; sum+held != want {
 		f.add("movements make %d and holds %d, accepted mints less burns %d", sum, held, want)
 	}
 	for a := range touched {
 		n, ok := balanceOf(st, a)
-		if b.accounts[a] != n {
-			f.add("account %s: the books have %d, the ledger %d (%t)", a, b.accounts[a], n, ok)
+		if b.Accounts[a] != n {
+			f.add("account %s: the books have %d, the ledger %d (%t)", a, b.Accounts[a], n, ok)
 		}
 		// 3. Nobody owes.
 		if n < 0 {
@@ -91,11 +93,11 @@ func (b *books) post(st ledger.State, moves []ledger.Movement, before chain.Nano
 		}
 		s, _ := ledger.SessionOf(st, id)
 		left := s.Hold - s.Captured - s.Released - s.Disputed
-		if b.holds[ref] != left || left < 0 || (!s.State.Open() && left != 0) {
-			f.add("session %s is %s: the books hold %d, the ledger %d of %d", ref, s.State, b.holds[ref], left, s.Hold)
+		if b.Holds[ref] != left || left < 0 || (!s.State.Open() && left != 0) {
+			f.add("session %s is %s: the books hold %d, the ledger %d of %d", ref, s.State, b.Holds[ref], left, s.Hold)
 		}
 		if !s.State.Open() {
-			delete(b.holds, ref)
+			delete(b.Holds, ref)
 		}
 	}
 	return f
@@ -114,25 +116,28 @@ func balanceOf(st ledger.State, a chain.Account) (chain.Nano, bool) {
 func (b *books) reckon(st ledger.State) (f findings) {
 	var sum, lots chain.Nano
 	pledged, _ := balanceOf(st, chain.AccountCollateral) // told as what its owners hold
-	if sum = pledged; pledged != b.accounts[chain.AccountCollateral] {
-		f.add("collateral: the books have %d, the ledger %d", b.accounts[chain.AccountCollateral], pledged)
+	if sum = pledged; pledged != b.Accounts[chain.AccountCollateral] {
+		f.add("collateral: the books have %d, the ledger %d", b.Accounts[chain.AccountCollateral], pledged)
 	}
 	for _, v := range ledger.Accounts(st) {
-		if v.Balance != b.accounts[v.Account] {
-			f.add("account %s: the books have %d, the ledger %d", v.Account, b.accounts[v.Account], v.Balance)
+		if v.Balance != b.Accounts[v.Account] {
+			f.add("account %s: the books have %d, the ledger %d", v.Account, b.Accounts[v.Account], v.Balance)
 		}
-		if v.Credits != b.credit[v.Account] {
-			f.add("account %s: the books have %d of credit, the ledger %d", v.Account, b.credit[v.Account], v.Credits)
+		if v.Credits != b.Credit[v.Account] {
+			f.add("account %s: the books have %d of credit, the ledger %d", v.Account, b.Credit[v.Account], v.Credits)
 		}
 		sum += v.Balance
 		lots += v.Credits
 	}
-	for _, n := range b.holds {
+	for _, n := range b.Holds {
 		sum += n
 	}
+	if n := ledger.StatusOf(st).Validators; n != len(b.Voting) {
+		f.add("the ledger has %d validators, the engine was told of %d", n, len(b.Voting))
+	}
 	// 1 and 2.
-	if sum != b.minted-b.burned {
-		f.add("accounts and holds have %d, minted %d less burned %d", sum, b.minted, b.burned)
+	if sum != b.Minted-b.Burned {
+		f.add("accounts and holds have %d, minted %d less burned %d", sum, b.Minted, b.Burned)
 	}
 	if n, _ := balanceOf(st, chain.AccountReserve); n != lots {
 		f.add("credit of %d is out, its reserve has %d", lots, n)
@@ -144,15 +149,15 @@ func (b *books) reckon(st ledger.State) (f findings) {
 // walk itself has set, and against the energy that it has metered (buys and
 // sells by order, where known).
 func (b *books) slot(v *ledger.SlotView, metered map[string]meter.WattHour, caps map[chain.ID]chain.NanoPerWh) (f findings) {
-	if b.cleared[v.Slot] {
+	if b.Cleared[v.Slot] {
 		f.add("slot %d was cleared twice", v.Slot)
 	}
-	b.cleared[v.Slot] = true
-	for len(b.plans) > 0 && b.plans[0].from <= v.Slot {
-		b.edges[b.plans[0].node] = b.plans[0].edge
-		b.plans = b.plans[1:]
+	b.Cleared[v.Slot] = true
+	for len(b.Plans) > 0 && b.Plans[0].From <= v.Slot {
+		b.Edges[b.Plans[0].Node] = b.Plans[0].Edge
+		b.Plans = b.Plans[1:]
 	}
-	want := b.tariffs[v.Slot]
+	want := b.Tariffs[v.Slot]
 	if want == ([2]chain.NanoPerWh{}) {
 		want = [2]chain.NanoPerWh{retail, feedIn}
 	}
@@ -234,18 +239,18 @@ func (b *books) slot(v *ledger.SlotView, metered map[string]meter.WattHour, caps
 	// Flows up the tree, their fees, and the proof that nobody could do better.
 	for _, depth := range []int{2, 1} {
 		for _, p := range v.Prices {
-			if at, ok := b.edges[p.Node]; ok && b.depth(p.Node) == depth && at.parent != "" {
-				net[at.parent] += net[p.Node]
+			if at, ok := b.Edges[p.Node]; ok && b.depth(p.Node) == depth && at.Parent != "" {
+				net[at.Parent] += net[p.Node]
 			}
 		}
 	}
 	for _, p := range v.Prices {
-		at, ok := b.edges[p.Node]
+		at, ok := b.Edges[p.Node]
 		if !ok {
 			f.add("slot %d: node %s is not in the walk's tree", v.Slot, p.Node)
 			continue
 		}
-		if at.parent == "" {
+		if at.Parent == "" {
 			if net[p.Node] != 0 {
 				f.add("slot %d: %d Wh of local energy leave the root", v.Slot, net[p.Node])
 			}
@@ -255,10 +260,10 @@ func (b *books) slot(v *ledger.SlotView, metered map[string]meter.WattHour, caps
 		if flow != p.Flow {
 			f.add("slot %d: %d Wh flow into %s, the ledger says %d", v.Slot, flow, p.Node, p.Flow)
 		}
-		fees += chain.Nano(at.fee) * chain.Nano(max(flow, -flow))
-		d := p.Price - price[at.parent]
-		if max(d, -d) > at.fee || flow > 0 && d != at.fee || flow < 0 && d != -at.fee {
-			f.add("slot %d: prices %d at %s and %d at %s, fee %d, flow %d", v.Slot, p.Price, p.Node, price[at.parent], at.parent, at.fee, flow)
+		fees += chain.Nano(at.Fee) * chain.Nano(max(flow, -flow))
+		d := p.Price - price[at.Parent]
+		if max(d, -d) > at.Fee || flow > 0 && d != at.Fee || flow < 0 && d != -at.Fee {
+			f.add("slot %d: prices %d at %s and %d at %s, fee %d, flow %d", v.Slot, p.Price, p.Node, price[at.Parent], at.Parent, at.Fee, flow)
 		}
 	}
 	if paid != v.Paid || received != v.Received || fees != v.Fees || paid != received+fees {
@@ -268,7 +273,7 @@ func (b *books) slot(v *ledger.SlotView, metered map[string]meter.WattHour, caps
 }
 
 func (b *books) depth(node string) (n int) {
-	for at := b.edges[node]; at.parent != ""; at = b.edges[at.parent] {
+	for at := b.Edges[node]; at.Parent != ""; at = b.Edges[at.Parent] {
 		n++
 	}
 	return n
@@ -297,8 +302,8 @@ func (t *MeterTruth) step(name string, v ledger.MeterView, rebased bool, q *ledg
 			}
 			t.SegImp += q.CapImport
 			t.SegExp += q.CapExport
-		case min(imp, exp) >= 0 && max(imp, exp) <= limit && v.Segment == t.Segment && !rebased && (q.Import != t.Waits.imp+imp || q.Export != t.Waits.exp+exp):
-			f.add("%s: %d and %d Wh in quarantine, %d and %d waited, now %d and %d", name, imp, exp, t.Waits.imp, t.Waits.exp, q.Import, q.Export)
+		case min(imp, exp) >= 0 && max(imp, exp) <= limit && v.Segment == t.Segment && !rebased && (q.Import != t.Waits.Imp+imp || q.Export != t.Waits.Exp+exp):
+			f.add("%s: %d and %d Wh in quarantine, %d and %d waited, now %d and %d", name, imp, exp, t.Waits.Imp, t.Waits.Exp, q.Import, q.Export)
 		}
 		t.SegImp += t.Import - t.FirstImp
 		t.SegExp += t.Export - t.FirstE
@@ -307,8 +312,8 @@ func (t *MeterTruth) step(name string, v ledger.MeterView, rebased bool, q *ledg
 		return f
 	}
 	if q == nil && t.Jumped { // released: what has waited is booked
-		t.SegImp += t.Waits.imp
-		t.SegExp += t.Waits.exp
+		t.SegImp += t.Waits.Imp
+		t.SegExp += t.Waits.Exp
 	}
 	defer func() {
 		t.Known = true
@@ -340,20 +345,20 @@ func (t *MeterTruth) step(name string, v ledger.MeterView, rebased bool, q *ledg
 
 // session checks a session that has ended.
 func (b *books) session(s *ledger.SessionView, c *charging) (f findings) {
-	if s.Hold != c.quote.Hold || s.Captured+s.Released+s.Disputed != s.Hold || s.Disputed < 0 || s.Captured < 0 || s.Released < 0 {
-		f.add("session %s: held %d, captured %d, released %d; quoted %d", s.ID, s.Hold, s.Captured, s.Released, c.quote.Hold)
+	if s.Hold != c.Quote.Hold || s.Captured+s.Released+s.Disputed != s.Hold || s.Disputed < 0 || s.Captured < 0 || s.Released < 0 {
+		f.add("session %s: held %d, captured %d, released %d; quoted %d", s.ID, s.Hold, s.Captured, s.Released, c.Quote.Hold)
 	}
-	if s.Wh < 0 || s.Wh > c.quote.MaxWh || s.Captured > chain.Nano(s.Cap)*chain.Nano(s.Wh) {
-		f.add("session %s: %d Wh of %d for %d at %d", s.ID, s.Wh, c.quote.MaxWh, s.Captured, s.Cap)
+	if s.Wh < 0 || s.Wh > c.Quote.MaxWh || s.Captured > chain.Nano(s.Cap)*chain.Nano(s.Wh) {
+		f.add("session %s: %d Wh of %d for %d at %d", s.ID, s.Wh, c.Quote.MaxWh, s.Captured, s.Cap)
 	}
 	if s.CreditRedeemed > chain.PPM(s.Captured, redeemPPM) || s.Paid+s.CreditRedeemed != s.Captured || s.CreditEarned > chain.PPM(s.Paid, earnPPM) {
 		f.add("session %s: bill %d, credit %d, paid %d, earned %d", s.ID, s.Captured, s.CreditRedeemed, s.Paid, s.CreditEarned)
 	}
-	if !c.quote.Redeem && s.CreditRedeemed != 0 {
+	if !c.Quote.Redeem && s.CreditRedeemed != 0 {
 		f.add("session %s spent credit unasked", s.ID)
 	}
-	if c.clean && !s.ByRule && s.State == ledger.SessionClosed {
-		if delivered := min(c.reg-c.begin, c.quote.MaxWh); s.Wh != delivered {
+	if c.Clean && !s.ByRule && s.State == ledger.SessionClosed {
+		if delivered := min(c.Reg-c.Begin, c.Quote.MaxWh); s.Wh != delivered {
 			f.add("session %s: %d Wh billed, %d delivered", s.ID, s.Wh, delivered)
 		}
 	}

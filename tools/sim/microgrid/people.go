@@ -26,53 +26,61 @@ func keyOf(name string) (ed25519.PrivateKey, chain.Key) {
 
 // person signs transactions and quotes.
 type person struct {
-	name  string
+	Name  string
 	priv  ed25519.PrivateKey
 	key   chain.Key
-	nonce uint64 // last used in an accepted transaction, as far as he knows
+	Nonce uint64 // last used in an accepted transaction, as far as he knows
 }
 
 func newPerson(name string) *person {
 	priv, k := keyOf("person " + name)
-	return &person{name: name, priv: priv, key: k}
+	return &person{Name: name, priv: priv, key: k}
 }
 
 func (p *person) account() chain.Account { return chain.AccountOf(p.key) }
 
 // home is a house: its gateway's chain, its meters, and what is wrong with
-// them.
+// them. What is not exported follows from N.
 type home struct {
+	N       int
+	Feeder  string
+	Owner   *person
+	Gone    bool // revoked
+	Pos     chain.Position
+	Prev    chain.Hash
 	name    string
-	feeder  string
 	priv    ed25519.PrivateKey
 	key     chain.Key
-	owner   *person
 	pv      int64 // W peak
 	charger bool
 	battery bool
-	gone    bool // revoked
-	pos     chain.Position
-	prev    chain.Hash
 
 	// The truth, and what the meter shows of it.
-	imp, exp   meter.WattHour
-	gen        meter.WattHour
-	ev         meter.WattHour // into cars in this slot, by their session meters
-	v2g        meter.WattHour // out of cars
-	page, pvPg uint64
-	segment    uint32
-	offImp     meter.WattHour // shown - true, after a swap
-	offExp     meter.WattHour
-	stuck      int // slots for which the meter stands still
-	away       int // slots for which the gateway is cut off
-	queue      [][]byte
-	flushed    int64 // block in which it handed in what it had kept
-	dirty      int   // slots for which its fills are not predicted
-	shown      reg   // by the site meter, when it was last well
-	last       MeterTruth
+	Imp, Exp     meter.WattHour
+	Gen          meter.WattHour
+	EV           meter.WattHour // into cars in this slot, by their session meters
+	V2G          meter.WattHour // out of cars
+	In, Out      meter.WattHour // of the battery
+	Page, PVPage uint64
+	BatteryPage  uint64
+	Segment      uint32
+	OffImp       meter.WattHour // shown - true, after a swap
+	OffExp       meter.WattHour
+	Stuck        int        // slots for which the meter stands still
+	Away         int        // slots for which the gateway is cut off
+	Skew         chain.Slot // by which its clock is ahead
+	Skewed       int        // slots for which it is
+	Queue        [][]byte
+	Flushed      int64 // block in which it handed in what it had kept
+	Dirty        int   // slots for which its fills are not predicted
+	Shown        reg   // by the site meter, when it was last well
+	Last         MeterTruth
 }
 
-type reg struct{ imp, exp meter.WattHour }
+// cut tells whether the ledger does not hear the gateway yet.
+func (h *home) cut() bool { return h.Away > 0 || len(h.Queue) > 0 }
+
+type reg struct{ Imp, Exp meter.WattHour }
 
 // MeterTruth is what the ledger's view of a meter was after the last block.
 type MeterTruth struct {
@@ -87,57 +95,106 @@ type MeterTruth struct {
 	Waits            reg  // for its release
 }
 
-func newHome(i int) *home {
-	name := fmt.Sprintf("h%04d", i)
-	priv, k := keyOf("device " + name)
-	return &home{
-		name: name, feeder: fmt.Sprintf("f%02d", i/20), priv: priv, key: k, owner: newPerson("owner " + name), pos: chain.Position{Epoch: 1},
-		pv: int64(i%3) * 4000, charger: i%3 != 1, battery: i%17 == 0, imp: meter.WattHour(1000 + i), exp: meter.WattHour(500 + i), gen: 1000,
-	}
+func charges(n int) bool { return n%3 != 1 }
+
+func newHome(n int) *home {
+	h := &home{N: n, Feeder: fmt.Sprintf("f%02d", n/20), Pos: chain.Position{Epoch: 1}, Imp: meter.WattHour(1000 + n), Exp: meter.WattHour(500 + n), Gen: 1000}
+	h.identify()
+	h.Owner = newPerson("owner " + h.name)
+	return h
+}
+
+// identify sets what follows from the home's number.
+func (h *home) identify() {
+	h.name = fmt.Sprintf("h%04d", h.N)
+	h.priv, h.key = keyOf("device " + h.name)
+	h.pv, h.charger, h.battery = int64(h.N%3)*4000, charges(h.N), h.N%17 == 2
+}
+
+func (h *home) validator() chain.Key {
+	_, k := keyOf("validator " + h.name)
+	return k
 }
 
 func (h *home) member(validator bool) chain.Member {
-	m := chain.Member{Device: h.key, Name: h.name, Owner: h.owner.key, MaxPower: maxPower}
+	m := chain.Member{Device: h.key, Name: h.name, Owner: h.Owner.key, MaxPower: maxPower}
 	if validator {
-		_, m.Validator = keyOf("validator " + h.name)
+		m.Validator = h.validator()
 	}
 	return m
 }
 
+// join is what a gateway says to become a member.
+func (h *home) join(validator bool) chain.Join {
+	m := h.member(validator)
+	return chain.Join{Member: m, Sig: chain.Sign(h.priv, chain.DomainMember, chain.Marshal(m))}
+}
+
 // sign appends a block to the home's chain.
 func (h *home) sign(now int64, records ...chain.Record) []byte {
-	h.pos.Number++
-	s, err := chain.SignBlock(chain.Block{Chain: chainID, Epoch: h.pos.Epoch, Number: h.pos.Number, Prev: h.prev, Time: now, Records: records}, h.priv)
+	h.Pos.Number++
+	s, err := chain.SignBlock(chain.Block{Chain: chainID, Epoch: h.Pos.Epoch, Number: h.Pos.Number, Prev: h.Prev, Time: now, Records: records}, h.priv)
 	if err != nil {
 		panic(err)
 	}
-	h.prev = s.Hash
+	h.Prev = s.Hash
 	return s.Raw
 }
 
-// car is a driver with a car.
+// car is a driver with a car, and who pays when it is charged by its card:
+//
+//	i%3 = 0   the driver
+//	i%3 = 1   the driver of the car before, who has several cards: a family's
+//	i%3 = 2   the owner of the house where the car is at home
 type car struct {
-	*person
-	card *person // with a mandate of his; nil: he has none
+	Driver *person
+	Card   *person  // with a mandate; nil: he has none
+	Lost   *person  // a card whose mandate was revoked
+	Rest   int      // slots until he comes again
+	Cards  int      // that he has had
+	AtID   chain.ID // of at, in a checkpoint
+
+	i    int
 	at   *charging
-	rest int // slots until he comes again
+	home int // house at which it is at home; -1: it has none
+}
+
+// newCar is car i of a microgrid that has been founded with so many homes.
+func newCar(i, homes int) *car {
+	c := &car{Driver: newPerson(fmt.Sprint("driver ", i)), i: i, home: -1}
+	if i%3 == 2 {
+		if c.home = i * 7 % homes; !charges(c.home) {
+			c.home = (c.home + 1) % homes
+		}
+	}
+	return c
+}
+
+func (c *car) kind() chain.MandateKind {
+	if c.home >= 0 {
+		return chain.MandateOwner
+	}
+	return chain.MandateCard
 }
 
 // charging is a session as its gateway and driver know it.
 type charging struct {
-	home   *home
-	by     *car
-	id     chain.ID
-	quote  chain.Quote
-	seq    uint32
-	reg    meter.WattHour // import register of the session meter
-	out    meter.WattHour // export register
-	given  meter.WattHour // of it, since the begin
-	begun  bool
-	begin  meter.WattHour
-	since  int64 // ms of the last reading
-	power  int64 // W; negative: the car gives
-	ends   int64 // ms
-	clean  bool  // nothing has been wrong with it
-	opened int64
+	HomeAt, CarAt int // of home and by, in a checkpoint
+
+	home *home
+	by   *car
+
+	ID     chain.ID
+	Quote  chain.Quote
+	Seq    uint32
+	Reg    meter.WattHour // import register of the session meter
+	Out    meter.WattHour // export register
+	Given  meter.WattHour // of it, since the begin
+	Begun  bool
+	Begin  meter.WattHour
+	Since  int64 // ms of the last reading
+	Power  int64 // W; negative: the car gives
+	Ends   int64 // ms
+	Clean  bool  // nothing has been wrong with it
+	Opened int64
 }

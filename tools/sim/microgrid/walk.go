@@ -24,6 +24,24 @@ import (
 	"github.com/joulegate/joulegate/meter"
 )
 
+// Ingredients is everything that a walk does to the ledger; [Stats] counts
+// how often each has been done.
+var Ingredients = []string{
+	"attested", "battery charges", "battery discharges", "begin register 0", "block repeated", "card issued", "card lost", "clock ahead",
+	"clock behind", "clock says 1970", "clock years apart", "conflicting stop", "correction", "correction ruled", "dishonest gateway: wild record",
+	"dispute", "dispute answered", "dispute resolved", "duplicate start", "energy after stop", "energy by departure", "equivocation", "firm cancelled",
+	"firm offer", "firm offer of a car", "firm taken", "gateway invited", "gateway joined", "gateway replaced", "hostile: another microgrid's",
+	"hostile: damaged", "hostile: dispute of others' session", "hostile: foreign block", "hostile: forged mint", "hostile: joins uninvited",
+	"hostile: noise", "hostile: overflow", "hostile: payout of nothing", "hostile: replay", "hostile: retired operator's key", "hostile: too large",
+	"invitation expired", "invoice", "joined twice", "journal lost", "lost card used", "member revoked", "meter 0 after a reboot", "meter falls",
+	"meter jumps", "meter released", "meter stuck", "meter suspect", "meter swapped", "money paid in", "network fees change",
+	"offline beyond the limit", "operator's key changed", "order to dim", "partition", "payment without energy", "payout asked", "payout cancelled",
+	"payout paid", "price change", "reading missing", "reading repeated", "refund", "reserve", "reserve asked back", "reserve pays", "rules change",
+	"session meter suspect", "session record repeated", "session record skipped", "session register -1", "session register falls",
+	"session register jumps", "session stuck", "session without the ledger", "session without the ledger refused", "session without the ledger settled",
+	"stop missing", "transfer", "v2g: a car feeds the grid", "v2h: a car feeds its house", "v2v session", "validator joined", "validator revoked",
+}
+
 const (
 	retail    chain.NanoPerWh = 300_000
 	feedIn    chain.NanoPerWh = 80_000
@@ -70,30 +88,55 @@ func (v *Violation) Error() string {
 
 // Walk is a neighbourhood under way. Not safe for concurrent use.
 type Walk struct {
-	cfg      Config
-	st       ledger.State
-	rnd      *rand.Rand
-	books    *books
-	op, aud  *person
-	homes    []*home
-	cars     []*car
-	now      int64
-	height   int64
-	slot     chain.Slot
-	ids      uint64
-	refs     int
-	history  [][]byte // some accepted transactions, to be replayed
-	closed   []*charging
-	open     map[chain.ID]*charging
-	caps     map[chain.ID]chain.NanoPerWh
-	used     map[chain.Key]bool // signers of this block
-	expected map[chain.Slot]map[string]meter.WattHour
-	zoned    chain.Slot // of the newest change of the fee tree
-	payouts  []uint64
-	disputes []uint64
-	firms    []chain.ID
-	waits    []chain.CorrectionRuling
-	stats    Stats
+	memory
+	cfg  Config
+	st   ledger.State
+	pcg  *rand.PCG
+	rnd  *rand.Rand
+	used map[chain.Key]bool // signers of this block
+}
+
+// memory is all that a walk knows between two slots, in plain values, so that
+// a [Walk.Checkpoint] holds all of it.
+type memory struct {
+	Books             *books
+	Operator, Auditor *person
+	Homes             []*home
+	Cars              []*car
+	Now               int64
+	Height            int64
+	Current           chain.Slot
+	IDs               uint64
+	Refs              int
+	History           [][]byte // some accepted transactions, to be replayed
+	Ended             []*charging
+	Open              map[chain.ID]*charging
+	Unheard           map[chain.ID]*charging // begun without the ledger
+	Caps              map[chain.ID]chain.NanoPerWh
+	Expected          map[chain.Slot]map[string]meter.WattHour
+	Zoned             chain.Slot // of the newest change of the fee tree
+	Payouts           []uint64
+	Disputes          []uint64
+	Firms             []chain.ID
+	Waits             []chain.CorrectionRuling
+	Invited           []invited
+	Founded           int     // numbers of homes given out
+	Heir              *person // who is to be the operator from block HeirAt on
+	HeirAt            int64
+	Retired           []*person // operators whose keys are not valid any more
+	Count             Stats
+}
+
+// invited is a gateway that may join.
+type invited struct {
+	N       int // of the home
+	Once    *person
+	Node    string
+	Fee     chain.NanoPerWh
+	Votes   bool
+	Expires int64 // ms
+	After   int   // the home whose meters it takes over; -1: none
+	Late    bool  // it lets its invitation expire
 }
 
 // item is a transaction with what its sender does when he hears its result.
@@ -102,39 +145,49 @@ type item struct {
 	done func(ledger.TxResult)
 }
 
+func blank(cfg Config) *Walk {
+	w := &Walk{cfg: cfg, st: cfg.State, pcg: rand.NewPCG(cfg.Seed, 1)}
+	w.rnd = rand.New(w.pcg)
+	if w.st == nil {
+		w.st = &Store{}
+	}
+	w.Open, w.Unheard, w.Caps, w.Expected = map[chain.ID]*charging{}, map[chain.ID]*charging{}, map[chain.ID]chain.NanoPerWh{}, map[chain.Slot]map[string]meter.WattHour{}
+	w.Count = Stats{Faults: map[string]int{}, Codes: map[string]int{}, Events: map[string]int{}}
+	return w
+}
+
 // New founds the microgrid.
 func New(cfg Config) (*Walk, error) {
 	if cfg.Homes < 2 || cfg.Homes > ledger.MaxMembers {
 		return nil, fmt.Errorf("%d homes, 2..%d", cfg.Homes, ledger.MaxMembers)
 	}
-	w := &Walk{
-		cfg: cfg, st: cfg.State, rnd: rand.New(rand.NewPCG(cfg.Seed, 1)), books: newBooks(), op: newPerson("operator"), aud: newPerson("auditor"),
-		now: start, slot: first, open: map[chain.ID]*charging{}, caps: map[chain.ID]chain.NanoPerWh{}, expected: map[chain.Slot]map[string]meter.WattHour{},
-		stats: Stats{Faults: map[string]int{}, Codes: map[string]int{}, Events: map[string]int{}},
-	}
-	if w.st == nil {
-		w.st = &Store{}
-	}
+	w := blank(cfg)
+	w.Books, w.Operator, w.Auditor, w.Now, w.Current, w.Founded = newBooks(), newPerson("operator"), newPerson("auditor"), start, first, cfg.Homes
 	g := chain.Genesis{
 		Version: chain.Version, ChainID: chainID, SlotSeconds: slotMs / 1000, GraceSeconds: 60, Currency: "EUR", MinorDigits: 2,
-		Operators: []chain.Key{w.op.key}, Retail: retail, FeedIn: feedIn, Nodes: []chain.Node{{ID: "root"}},
+		Operators: []chain.Key{w.Operator.key}, Retail: retail, FeedIn: feedIn, Nodes: []chain.Node{{ID: "root"}},
 		Credit: chain.Credit{EarnPPM: earnPPM, RedeemPPM: redeemPPM, ExpirySlots: 96 * 7}, StartSeconds: 900, Basis: chain.Simulated, Transfers: true,
-		Money: chain.Money{Auditors: []chain.Key{w.aud.key}, PayoutDays: 2, AnswerDays: 2, ResolveDays: 4},
+		Money: chain.Money{Auditors: []chain.Key{w.Auditor.key}, PayoutDays: 2, AnswerDays: 2, ResolveDays: 4},
 	}
-	w.books.edges["root"] = edge{}
+	w.Books.Edges["root"] = edge{}
 	for i := range (cfg.Homes + 19) / 20 {
 		id := fmt.Sprintf("f%02d", i)
 		g.Nodes = append(g.Nodes, chain.Node{ID: id, Parent: "root", Fee: feederFee})
-		w.books.edges[id] = edge{"root", feederFee}
+		w.Books.Edges[id] = edge{"root", feederFee}
 	}
 	for i := range cfg.Homes {
 		h := newHome(i)
-		w.homes = append(w.homes, h)
-		g.Members = append(g.Members, chain.Founder{Member: h.member(i < ledger.MaxValidators), Node: h.feeder, Fee: houseFee})
-		w.books.edges[h.name] = edge{h.feeder, houseFee}
+		w.Homes = append(w.Homes, h)
+		g.Members = append(g.Members, chain.Founder{Member: h.member(i < ledger.MaxValidators), Node: h.Feeder, Fee: houseFee})
+		w.Books.Edges[h.name] = edge{h.Feeder, houseFee}
+		if i < ledger.MaxValidators {
+			w.Books.Seats[h.validator()], w.Books.Voting[h.validator()] = true, true
+		}
 	}
 	for i := range cfg.Cars {
-		w.cars = append(w.cars, &car{person: newPerson(fmt.Sprint("driver ", i)), rest: w.rnd.IntN(40)})
+		c := newCar(i, cfg.Homes)
+		c.Rest = w.rnd.IntN(40)
+		w.Cars = append(w.Cars, c)
 	}
 	for _, st := range []ledger.State{w.st, cfg.Twin} {
 		if st == nil {
@@ -150,12 +203,12 @@ func New(cfg Config) (*Walk, error) {
 // found brings in the first money and everybody's first reading.
 func (w *Walk) found() error {
 	to := map[chain.Account]chain.Nano{chain.AccountGrid: 1e14, chain.AccountPromotion: 1e13, chain.AccountRounding: 1e10}
-	for _, c := range w.cars {
-		to[c.account()] = chain.Nano(5+w.rnd.IntN(60)) * 1e9
+	for _, c := range w.Cars {
+		to[c.Driver.account()] = chain.Nano(5+w.rnd.IntN(60)) * 1e9
 	}
-	for _, h := range w.homes {
-		if w.rnd.IntN(3) > 0 {
-			to[h.owner.account()] = chain.Nano(1+w.rnd.IntN(40)) * 1e9
+	for _, h := range w.Homes {
+		if w.rnd.IntN(3) > 0 || slices.ContainsFunc(w.Cars, func(c *car) bool { return c.home == h.N }) {
+			to[h.Owner.account()] = chain.Nano(1+w.rnd.IntN(40)) * 1e9
 		}
 	}
 	accounts := slices.SortedFunc(maps.Keys(to), func(a, b chain.Account) int { return strings.Compare(a.String(), b.String()) })
@@ -167,55 +220,71 @@ func (w *Walk) found() error {
 	}
 	for _, f := range []string{chain.FeatureFirm, chain.FeatureV2V} {
 		w.used = map[chain.Key]bool{}
-		if err := w.block([]item{w.tx(w.op, chain.TxFeature, chain.FeatureBasis{Feature: f, On: true, Basis: "soak"}, nil)}); err != nil {
+		if err := w.block([]item{w.tx(w.Operator, chain.TxFeature, chain.FeatureBasis{Feature: f, On: true, Basis: "soak"}, nil)}); err != nil {
 			return err
 		}
 	}
-	// Every third driver has a card that charges at his cost.
-	w.used = map[chain.Key]bool{}
+	// Everybody has a card, and who pays for it sets money apart for gateways
+	// where it may be used without the ledger.
+	steps := make([]int, len(w.Cars))
 	var items []item
-	for i, c := range w.cars {
-		if i%3 == 0 {
-			card := newPerson("card of " + c.name)
-			items = append(items, w.tx(c.person, chain.TxMandate, chain.Mandate{
-				Token: card.key, Kind: chain.MandateCard, PerTap: 1e11, PerDay: 1e12, Cap: 1e6, Expires: start + 400*86_400_000,
-				Consent: chain.Sign(card.priv, chain.DomainMandate, chain.ConsentBytes(chainID, c.key)),
-			}, func() { c.card = card }))
+	for range 8 { // two cards of one payer take turns
+		w.used = map[chain.Key]bool{}
+		items = nil
+		for i, c := range w.Cars {
+			if w.used[w.payer(c).key] {
+				continue
+			}
+			if steps[i]++; steps[i] == 1 {
+				items = append(items, w.issue(c))
+			} else if steps[i] < 5 {
+				items = append(items, w.setApart(c, 5)...)
+			}
+		}
+		if err := w.block(items); err != nil {
+			return err
 		}
 	}
-	if err := w.block(items); err != nil {
-		return err
-	}
 	items = nil
-	w.slot = chain.SlotAt(w.now, slotMs/1000)
-	for _, h := range w.homes {
-		h.dirty = 1
-		items = append(items, w.plain(h.sign(w.now, w.reading(h, w.slot-1, h.imp, h.exp, meter.Good)...)))
+	w.Current = chain.SlotAt(w.Now, slotMs/1000)
+	for _, h := range w.Homes {
+		h.Dirty = 1
+		items = append(items, w.plain(h.sign(w.Now, w.reading(h, w.Current-1, h.Imp, h.Exp, meter.Good)...)))
 	}
 	return w.block(items)
 }
 
 // Stats returns what has happened so far.
-func (w *Walk) Stats() Stats { return w.stats }
+func (w *Walk) Stats() Stats { return w.Count }
+
+// Seed is what the walk follows from.
+func (w *Walk) Seed() uint64 { return w.cfg.Seed }
 
 // State is the ledger's state, to be read only.
 func (w *Walk) State() ledger.State { return w.st }
 
 func (w *Walk) chance(p float64) bool    { return w.rnd.Float64() < p }
-func (w *Walk) fault(kind string)        { w.stats.Faults[kind]++ }
 func pick[T any](w *Walk, from []T) T    { return from[w.rnd.IntN(len(from))] }
 func (w *Walk) plain(raw []byte) item    { return item{raw: raw} }
 func (w *Walk) end(s chain.Slot) int64   { return s.End(slotMs / 1000) }
 func (w *Walk) begin(s chain.Slot) int64 { return s.Start(slotMs / 1000) }
 
+// fault counts what is done to the ledger.
+func (w *Walk) fault(kind string) {
+	if !slices.Contains(Ingredients, kind) {
+		panic(fmt.Sprintf("microgrid: %q is not among the ingredients", kind))
+	}
+	w.Count.Faults[kind]++
+}
+
 // tx signs with the signer's next nonce; a signer speaks once in a block.
 func (w *Walk) tx(p *person, kind chain.TxKind, body any, done func()) item {
 	w.used[p.key] = true
-	return item{chain.SignTx(chainID, p.nonce+1, kind, body, p.priv), func(r ledger.TxResult) {
+	return item{chain.SignTx(chainID, p.Nonce+1, kind, body, p.priv), func(r ledger.TxResult) {
 		if r.Code != ledger.CodeOK {
 			return
 		}
-		p.nonce++
+		p.Nonce++
 		if done != nil {
 			done()
 		}
@@ -223,37 +292,37 @@ func (w *Walk) tx(p *person, kind chain.TxKind, body any, done func()) item {
 }
 
 func (w *Walk) mint(to chain.Account, n chain.Nano) item {
-	w.refs++
-	return w.tx(w.op, chain.TxMint, chain.Mint{To: to, Amount: n, BankRef: fmt.Sprint("ref ", w.refs)}, func() { w.books.minted += n })
+	w.Refs++
+	return w.tx(w.Operator, chain.TxMint, chain.Mint{To: to, Amount: n, BankRef: fmt.Sprint("ref ", w.Refs)}, func() { w.Books.Minted += n })
 }
 
 // block applies one block and compares the ledger with the books.
 func (w *Walk) block(items []item) error {
-	w.height++
-	w.now += 1000
-	in := ledger.BlockInput{Height: w.height, TimeMs: w.now, Trace: true}
+	w.Height++
+	w.Now += 1000
+	in := ledger.BlockInput{Height: w.Height, TimeMs: w.Now, Trace: true}
 	for _, i := range items {
 		in.Txs = append(in.Txs, i.raw)
 	}
 	if w.cfg.Tell != nil {
 		w.cfg.Tell(in)
 	}
-	before := w.books.minted - w.books.burned
+	before := w.Books.Minted - w.Books.Burned
 	out, err := ledger.Apply(w.st, in)
 	if err != nil {
 		return &Violation{in, []string{err.Error()}}
 	}
-	w.stats.Blocks++
-	w.stats.Txs += len(items)
+	w.Count.Blocks++
+	w.Count.Txs += len(items)
 	var f findings
 	for i, r := range out.Results {
-		w.stats.Codes[r.Code.String()]++
+		w.Count.Codes[r.Code.String()]++
 		for _, x := range r.Refused {
-			w.stats.Codes["record "+x.Code.String()]++
+			w.Count.Codes["record "+x.Code.String()]++
 		}
 		if r.Code != ledger.CodeOK {
-			w.stats.Refused++
-		} else if len(w.history) < 200 || w.chance(0.01) {
+			w.Count.Refused++
+		} else if len(w.History) < 200 || w.chance(0.01) {
 			w.remember(items[i].raw)
 		}
 		if items[i].done != nil {
@@ -263,8 +332,9 @@ func (w *Walk) block(items []item) error {
 	for _, v := range out.Violations {
 		f.add("a transaction would have broken an invariant: %s (%x)", v.Info, v.Tx)
 	}
-	f = append(f, w.books.post(w.st, out.Movements, before)...)
+	f = append(f, w.Books.post(w.st, out.Movements, before)...)
 	f = append(f, w.heard(out.Events)...)
+	f = append(f, w.Books.votes(out.Validators)...)
 	if w.cfg.Twin != nil {
 		again, err := ledger.Apply(w.cfg.Twin, ledger.BlockInput{Height: in.Height, TimeMs: in.TimeMs, Txs: in.Txs})
 		switch {
@@ -288,20 +358,20 @@ func (w *Walk) block(items []item) error {
 }
 
 func (w *Walk) remember(raw []byte) {
-	if len(w.history) < 200 {
-		w.history = append(w.history, raw)
+	if len(w.History) < 200 {
+		w.History = append(w.History, raw)
 		return
 	}
-	w.history[w.rnd.IntN(len(w.history))] = raw
+	w.History[w.rnd.IntN(len(w.History))] = raw
 }
 
-func (w *Walk) full() bool { return w.cfg.Full > 0 && w.stats.Blocks%w.cfg.Full == 0 }
+func (w *Walk) full() bool { return w.cfg.Full > 0 && w.Count.Blocks%w.cfg.Full == 0 }
 
 // check looks at the whole state.
 func (w *Walk) check() findings {
-	w.stats.Full++
+	w.Count.Full++
 	f := findings(ledger.CheckInvariants(w.st))
-	return append(f, w.books.reckon(w.st)...)
+	return append(f, w.Books.reckon(w.st)...)
 }
 
 // heard follows the block's events: slots that cleared, sessions that ended,
@@ -309,10 +379,10 @@ func (w *Walk) check() findings {
 func (w *Walk) heard(events []ledger.Event) (f findings) {
 	rebased := map[string]bool{}
 	for _, e := range events {
-		w.stats.Events[e.Code]++
+		w.Count.Events[e.Code]++
 		switch e.Code {
 		case "meter.quarantined", "meter.suspect": // two slips in a row leave a base that its meter falls below for good
-			for _, h := range w.homes {
+			for _, h := range w.Homes {
 				if h.name == e.Subject {
 					w.doubt(h)
 				}
@@ -331,9 +401,18 @@ func (w *Walk) heard(events []ledger.Event) (f findings) {
 				f.add("slot %d has cleared and is not there", s)
 				continue
 			}
-			w.stats.TradedWh += v.Energy.Traded
-			f = append(f, w.books.slot(&v, w.predicted(&v), w.caps)...)
-			delete(w.expected, s)
+			w.Count.TradedWh += v.Energy.Traded
+			f = append(f, w.Books.slot(&v, w.predicted(&v), w.Caps)...)
+			delete(w.Expected, s)
+		case "session.held", "session.refused":
+			var id chain.ID
+			if err := id.UnmarshalText([]byte(e.Subject)); err != nil {
+				f.add("event %+v: %v", e, err)
+				continue
+			}
+			if c := w.Unheard[id]; c != nil {
+				f = append(f, w.settled(c, e.Code == "session.held")...)
+			}
 		case "session.closed", "session.interrupted", "session.expired":
 			var id chain.ID
 			if err := id.UnmarshalText([]byte(e.Subject)); err != nil {
@@ -341,40 +420,40 @@ func (w *Walk) heard(events []ledger.Event) (f findings) {
 				continue
 			}
 			s, _ := ledger.SessionOf(w.st, id)
-			if c := w.open[id]; c != nil {
-				f = append(f, w.books.session(&s, c)...)
-				delete(w.open, id)
+			if c := w.Open[id]; c != nil {
+				f = append(f, w.Books.session(&s, c)...)
+				delete(w.Open, id)
 				if c.by.at == c {
 					c.by.at = nil
 				}
 				if s.Captured > 0 {
-					w.closed = append(w.closed, c)
+					w.Ended = append(w.Ended, c)
 				}
 			}
 			switch e.Code {
 			case "session.closed":
-				w.stats.Closed++
+				w.Count.Closed++
 			case "session.interrupted":
-				w.stats.Interrupted++
+				w.Count.Interrupted++
 			}
 		case "payout.asked":
 			var n uint64
 			_, _ = fmt.Sscan(e.Subject, &n)
-			w.payouts = append(w.payouts, n)
+			w.Payouts = append(w.Payouts, n)
 		case "dispute.opened":
 			var n uint64
 			_, _ = fmt.Sscan(e.Subject, &n)
-			w.disputes = append(w.disputes, n)
+			w.Disputes = append(w.Disputes, n)
 		}
 	}
-	for _, h := range w.homes {
+	for _, h := range w.Homes {
 		if v, ok := ledger.MeterOf(w.st, h.key, "site"); ok && v.Based {
 			var q *ledger.QuarantineView
 			if x, in := ledger.QuarantineOf(w.st, h.key, 0, "site"); in {
 				q = &x
 				w.doubt(h)
 			}
-			f = append(f, h.last.step(h.name, v, rebased[h.name], q)...)
+			f = append(f, h.Last.step(h.name, v, rebased[h.name], q)...)
 		}
 	}
 	return f
@@ -383,7 +462,7 @@ func (w *Walk) heard(events []ledger.Event) (f findings) {
 // doubt keeps from predicting a home whose meter has jumped.
 func (w *Walk) doubt(h *home) {
 	w.spoil(h)
-	for _, orders := range w.expected {
+	for _, orders := range w.Expected {
 		delete(orders, "buy/"+h.name)
 		delete(orders, "sell/"+h.name)
 	}
@@ -392,15 +471,15 @@ func (w *Walk) doubt(h *home) {
 // predicted is what the homes' own meters say a slot's orders are, of those
 // homes whose readings were in order.
 func (w *Walk) predicted(v *ledger.SlotView) map[string]meter.WattHour {
-	return w.expected[v.Slot]
+	return w.Expected[v.Slot]
 }
 
 // Finish lets everything settle and checks the whole state, and that every Wh
 // of every register is booked.
 func (w *Walk) Finish() error {
 	for range 60 {
-		for _, h := range w.homes {
-			h.away = 0
+		for _, h := range w.Homes {
+			h.Away = 0
 		}
 		items := w.flush()
 		if len(items) == 0 {
@@ -411,18 +490,18 @@ func (w *Walk) Finish() error {
 		}
 	}
 	for range 8 {
-		w.now += slotMs
+		w.Now += slotMs
 		if err := w.block(nil); err != nil {
 			return err
 		}
 	}
 	f := w.check()
-	for _, h := range w.homes {
+	for _, h := range w.Homes {
 		m, ok := ledger.MemberOf(w.st, h.key)
-		if !ok || !h.last.Known {
+		if !ok || !h.Last.Known {
 			continue
 		}
-		imp, exp := h.last.SegImp+h.last.Import-h.last.FirstImp, h.last.SegExp+h.last.Export-h.last.FirstE
+		imp, exp := h.Last.SegImp+h.Last.Import-h.Last.FirstImp, h.Last.SegExp+h.Last.Export-h.Last.FirstE
 		for _, c := range ledger.CorrectionsOf(w.st, h.key) {
 			if c.State == ledger.CorrectionBooked {
 				imp += c.Import
@@ -433,13 +512,13 @@ func (w *Walk) Finish() error {
 			f.add("%s: %d and %d Wh booked, its registers moved by %d and %d", h.name, m.Import, m.Export, imp, exp)
 		}
 	}
-	for id := range w.open {
+	for id := range w.Open {
 		if s, ok := ledger.SessionOf(w.st, id); ok && s.State.Open() {
 			f.add("session %s holds money for ever: %s", id, s.State)
 		}
 	}
 	if len(f) > 0 {
-		return &Violation{ledger.BlockInput{Height: w.height, TimeMs: w.now}, f}
+		return &Violation{ledger.BlockInput{Height: w.Height, TimeMs: w.Now}, f}
 	}
 	return nil
 }

@@ -1,11 +1,14 @@
 package microgrid
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/joulegate/joulegate/chain/ledger"
@@ -17,17 +20,21 @@ var seed = flag.Uint64("microgrid.seed", 0, "seed of the walk; 0: a few fixed on
 // whole state checked after every block, and a second replica on another
 // store.
 func TestWalk(t *testing.T) {
-	seeds := []uint64{1, 2}
+	seeds := []uint64{1, 2, 3}
 	if *seed != 0 {
 		seeds = []uint64{*seed}
 	}
+	all := map[string]int{}
 	for _, s := range seeds {
 		t.Run(fmt.Sprint("seed=", s), func(t *testing.T) {
-			w := walk(t, Config{Seed: s, Homes: 12, Cars: 16, Faults: 0.03, Full: 4, Twin: ledger.NewMapState()}, 64)
+			w := walk(t, Config{Seed: s, Homes: 12, Cars: 28, Faults: 0.05, Full: 8, Twin: ledger.NewMapState()}, 112)
 			st := w.Stats()
 			t.Logf("%+v", st)
 			if st.Closed < 10 || st.TradedWh == 0 || st.Interrupted == 0 || len(st.Faults) < 40 {
 				t.Fatalf("the walk exercised too little")
+			}
+			for f, n := range st.Faults {
+				all[f] += n
 			}
 			for _, e := range []string{"meter.quarantined", "meter.released", "zones.planned", "rules.changed", "mandate.signed"} {
 				if st.Events[e] == 0 && *seed == 0 {
@@ -35,6 +42,11 @@ func TestWalk(t *testing.T) {
 				}
 			}
 		})
+	}
+	for _, f := range Ingredients {
+		if all[f] == 0 && *seed == 0 {
+			t.Errorf("never: %s", f)
+		}
 	}
 }
 
@@ -63,6 +75,66 @@ func walk(t *testing.T, cfg Config, slots int) *Walk {
 	}
 	if err != nil {
 		t.Fatalf("replay with -microgrid.seed=%d: %v", cfg.Seed, err)
+	}
+	return w
+}
+
+// A walk that is written down, forgotten and resumed goes on as if nothing
+// had been.
+func TestResume(t *testing.T) {
+	cfg := Config{Seed: 3, Homes: 15, Cars: 12, Faults: 0.03, Full: 16}
+	straight := lived(t, cfg, 40)
+	half := lived(t, cfg, 20)
+	var written bytes.Buffer
+	if err := half.Checkpoint(&written); err != nil {
+		t.Fatal(err)
+	}
+	saved := written.Bytes()
+	cfg.Twin = ledger.NewMapState()
+	resumed, err := Resume(cfg, bytes.NewReader(saved))
+	for range 20 {
+		if err == nil {
+			err = resumed.Slot()
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := ledger.StateHash(straight.State()), ledger.StateHash(resumed.State()); a != b {
+		t.Fatalf("straight on leads to %s, with a break to %s", a, b)
+	}
+	if a, b := straight.Stats(), resumed.Stats(); !reflect.DeepEqual(a, b) {
+		t.Fatalf("straight on %+v, with a break %+v", a, b)
+	}
+	if err := resumed.Finish(); err != nil {
+		t.Fatal(err)
+	}
+
+	cfg.Twin = nil
+	for _, n := range []int{0, 10, len(saved) / 2, len(saved) - 1} {
+		if _, err := Resume(cfg, bytes.NewReader(saved[:n])); err == nil {
+			t.Errorf("%d of %d bytes are taken for a checkpoint", n, len(saved))
+		}
+	}
+	saved[len(saved)-100] ^= 1
+	if _, err := Resume(cfg, bytes.NewReader(saved)); err == nil {
+		t.Error("a changed bit goes unnoticed")
+	}
+	saved[len(saved)-100] ^= 1
+	cfg.Seed++
+	if _, err := Resume(cfg, bytes.NewReader(saved)); err == nil || !strings.Contains(err.Error(), "-seed 3") {
+		t.Errorf("another seed: %v", err)
+	}
+}
+
+func lived(t *testing.T, cfg Config, slots int) *Walk {
+	t.Helper()
+	w, err := New(cfg)
+	for i := 0; err == nil && i < slots; i++ {
+		err = w.Slot()
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	return w
 }
