@@ -164,7 +164,7 @@ func (w *Walk) arrive(c *car, h *home, byCard bool, limit chain.NanoPerWh, most 
 	if w.chance(0.1) || atHome && w.chance(0.3) || !byCard && w.chance(0.2) {
 		w.fault("v2v session")
 		power = -power
-		q.MaxWh, q.Want, q.SellWh, q.SellLimit = min(most, 200), 0, meter.WattHour(500+w.rnd.IntN(5000)), feedIn+chain.NanoPerWh(w.rnd.IntN(40_000))
+		q.MaxWh, q.By, q.Want, q.SellWh, q.SellLimit = min(most, 200), 0, 0, meter.WattHour(500+w.rnd.IntN(5000)), feedIn+chain.NanoPerWh(w.rnd.IntN(40_000))
 	}
 	q.Hold = chain.Nano(q.Cap) * chain.Nano(q.MaxWh)
 	by := c.Driver

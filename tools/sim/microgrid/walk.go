@@ -388,7 +388,7 @@ func (w *Walk) heard(events []ledger.Event) (f findings) {
 				}
 			}
 		case "meter.rebased":
-			rebased[e.Subject] = true
+			rebased[e.Subject] = rebased[e.Subject] || strings.HasPrefix(e.Detail, "site")
 		case "slot.cleared":
 			var n int64
 			if _, err := fmt.Sscan(e.Subject, &n); err != nil {
