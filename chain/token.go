@@ -19,6 +19,11 @@ type Token struct {
 	Peer    Key      `cbor:"4,keyasint"` // device key of the inviting gateway
 	Addrs   []string `cbor:"5,keyasint"` // multiaddrs of the inviting gateway
 	Seed    []byte   `cbor:"6,keyasint"` // 32 bytes: seed of the one-time key
+
+	// A recent block of the ledger, so that a newcomer can tell it from a
+	// forged one although the genesis is older than the trusting period.
+	Height int64  `cbor:"7,keyasint,omitempty"`
+	Block  []byte `cbor:"8,keyasint,omitempty"` // hash of its header; nil: none
 }
 
 // String returns the pasteable form. Treat it as a secret.
@@ -41,7 +46,7 @@ func ParseToken(s string) (Token, error) {
 	if err := Unmarshal(raw, &t); err != nil {
 		return t, errors.New("the invitation is damaged: copy the whole line")
 	}
-	if len(t.PSK) != 32 || len(t.Seed) != 32 || len(t.Addrs) == 0 {
+	if len(t.PSK) != 32 || len(t.Seed) != 32 || len(t.Addrs) == 0 || t.Height < 0 || t.Height == 0 && len(t.Block) != 0 || t.Height > 0 && len(t.Block) != len(Hash{}) {
 		return t, errors.New("the invitation is incomplete: ask for a new one")
 	}
 	return t, nil

@@ -114,6 +114,7 @@ type Status struct {
 	Peers      int              `json:"peers"`   // gateways connected
 	Mempool    int              `json:"mempool"` // transactions waiting
 	Halted     string           `json:"halted,omitempty"`
+	Sync       SyncStatus       `json:"sync"` // of a snapshot being fetched
 }
 
 // Genesis returns the rules and founders of this microgrid.
@@ -133,6 +134,7 @@ func (e *Engine) Status() (s Status) {
 	s = Status{
 		ChainID: e.doc.ChainID, Height: last.height, BlockTime: last.time, Validator: e.validator,
 		CatchingUp: e.consR.WaitSync(), Peers: e.sw.Peers().Size(), Mempool: e.pool.Size(),
+		Sync: *e.syncer.status.Load(),
 	}
 	copy(s.AppHash[:], last.hash)
 	if s.BlockTime.IsZero() {

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -73,8 +74,20 @@ type Config struct {
 	// goroutine. Nil: the owner of Host keeps the connections up.
 	Peers func() []peer.AddrInfo
 
+	// Neighbours lists whom to ask for a snapshot of the ledger (see Serve).
+	// Nil: blocks are the only way to catch up.
+	Neighbours func() []Neighbour
+	// SnapshotBehind is how many blocks this gateway may be behind before it
+	// fetches a snapshot instead of executing them; 0: SnapshotBehind.
+	SnapshotBehind int64
+	// Pause is called before Run ends with ErrSnapshot and returns when the
+	// owner can bear that. Nil: at any time.
+	Pause func(context.Context)
+
 	Timing Timing
 	Log    *slog.Logger
+
+	lookEvery time.Duration // tests: between looks at the neighbours
 }
 
 func (c *Config) check() error {
@@ -93,6 +106,9 @@ func (c *Config) check() error {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.SnapshotBehind == 0 {
+		c.SnapshotBehind = SnapshotBehind
 	}
 	c.Timing = c.Timing.withDefaults()
 	return nil

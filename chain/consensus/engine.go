@@ -22,7 +22,6 @@ import (
 	"github.com/cometbft/cometbft/privval"
 	"github.com/cometbft/cometbft/proxy"
 	sm "github.com/cometbft/cometbft/state"
-	"github.com/cometbft/cometbft/statesync"
 	"github.com/cometbft/cometbft/store"
 	cmt "github.com/cometbft/cometbft/types"
 	"github.com/cometbft/cometbft/version"
@@ -61,8 +60,11 @@ type Engine struct {
 	evidence *evidence.Pool
 	cons     *cs.State
 	consR    *cs.Reactor
+	exec     *sm.BlockExecutor
 	sw       *lp2p.Switch
 	keeper   *peerKeeper
+	server   *server
+	syncer   *syncer
 	handlers []p2p.Reactor
 
 	handshaking bool
@@ -92,6 +94,9 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := adoptSnapshot(c.Home, c.Log); err != nil {
+		return nil, fmt.Errorf("put a fetched state in its place: %w", err)
+	}
 	s, err := openStores(c.Home, false)
 	if err != nil {
 		return nil, err
@@ -116,6 +121,8 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err := e.assemble(ctx, pv); err != nil {
 		return nil, err
 	}
+	e.server = &server{e: e, dir: outgoingDir(c.Home), limit: snapshotFor}
+	e.syncer = newSyncer(e)
 	e.app.guard = true
 	if err := e.app.outdated(); err != nil {
 		e.setHalted(err)
@@ -188,18 +195,23 @@ func (e *Engine) assemble(ctx context.Context, pv *privval.FilePV) error {
 
 	exec := sm.NewBlockExecutor(e.states, mod("state"), e.conns.Consensus(), e.pool, e.evidence, e.blocks,
 		sm.BlockExecutorWithBlockTimeTolerance(k.Consensus.BlockTimeTolerance))
-	syncR := blocksync.NewReactor(!alone, k.BlockSync.AdaptiveSync, state.Copy(), exec, e.blocks, self, 0, blocksync.NopMetrics())
+	e.exec = exec
+	began := int64(0) // after a snapshot there is no block yet
+	if e.blocks.Height() == 0 {
+		began = state.LastBlockHeight
+	}
+	syncR := blocksync.NewReactor(!alone, k.BlockSync.AdaptiveSync, state.Copy(), exec, e.blocks, self, began, blocksync.NopMetrics())
 	syncR.SetLogger(mod("blocksync"))
-	e.cons = cs.NewState(k.Consensus, state.Copy(), exec, e.blocks, e.pool, e.evidence)
+	e.cons = cs.NewState(k.Consensus, state.Copy(), exec, e.blocks, e.pool, e.evidence, cs.OfflineStateSyncHeight(began))
 	e.cons.SetLogger(mod("consensus"))
 	e.cons.SetPrivValidator(pv)
 	e.consR = cs.NewReactor(e.cons, !alone)
 	e.consR.SetLogger(mod("consensus"))
 	e.consR.SetEventBus(e.bus)
-	snapR := statesync.NewReactor(*k.StateSync, e.conns.Snapshot(), e.conns.Query(), statesync.NopMetrics())
-	snapR.SetLogger(mod("statesync"))
-
-	e.handlers = []p2p.Reactor{poolR, syncR, e.consR, evR, snapR}
+	// CometBFT's state sync is left out: it restores only into an empty
+	// application, before anything is proven, asks for light blocks over RPC,
+	// and dereferences nil when a peer offers a snapshot of too many chunks.
+	e.handlers = []p2p.Reactor{poolR, syncR, e.consR, evR}
 	return e.network(k, state, mod("p2p"))
 }
 
@@ -225,7 +237,7 @@ func (e *Engine) network(k *cfg.Config, state sm.State, lg cmtlog.Logger) error 
 		Version:         version.TMCoreSemVer,
 		ListenAddr:      pc.ListenAddress,
 	}
-	names := []string{"MEMPOOL", "BLOCKSYNC", "CONSENSUS", "EVIDENCE", "STATESYNC"} // CometBFT looks them up
+	names := []string{"MEMPOOL", "BLOCKSYNC", "CONSENSUS", "EVIDENCE"} // CometBFT looks them up
 	var rs []lp2p.SwitchReactor
 	for i, r := range e.handlers {
 		rs = append(rs, lp2p.SwitchReactor{Name: names[i], Reactor: r})
@@ -283,7 +295,18 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		(&repeater{cons: e.cons, consR: e.consR, set: e.keeper.set}).run(repeating)
 	}()
 	defer func() { stopRepeating(); <-ended }()
-	return e.keeper.run(ctx)
+	// A snapshot that is ready ends what runs here; the next Open begins with it.
+	ctx, ready := context.WithCancelCause(ctx)
+	defer ready(nil)
+	syncing := make(chan error, 1)
+	go func() {
+		err := e.syncer.run(ctx)
+		ready(err)
+		syncing <- err
+	}()
+	err = e.keeper.run(ctx)
+	ready(err)
+	return errors.Join(err, <-syncing)
 }
 
 // startSwitch starts the reactors. CometBFT panics when its log of votes

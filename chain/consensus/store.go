@@ -28,7 +28,10 @@ type stores struct {
 }
 
 func openStores(home string, readOnly bool) (*stores, error) {
-	dir := dataDir(home)
+	return openStoresIn(dataDir(home), readOnly)
+}
+
+func openStoresIn(dir string, readOnly bool) (*stores, error) {
 	if readOnly {
 		if _, err := os.Stat(dir); err != nil {
 			return nil, fmt.Errorf("ledger stores: %w", err)

@@ -53,6 +53,7 @@ type world struct {
 	nodes   []*gateway
 	nonces  [operators]uint64
 	wrap    func(host.Host) host.Host // nil: hosts as they are
+	change  func(*gateway, *Config)   // nil: as below
 }
 
 type gateway struct {
@@ -158,10 +159,14 @@ func (n *gateway) open() *gateway {
 	n.world.mu.Lock()
 	n.addr = peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()}
 	n.world.mu.Unlock()
-	var err error
-	n.eng, err = Open(context.Background(), Config{
+	c := Config{
 		Home: n.home, GenesisFile: n.world.genesis, Host: n.host, Peers: n.world.addresses, Timing: n.world.timing, Log: testLog(n.world.t, n.name),
-	})
+	}
+	if n.world.change != nil {
+		n.world.change(n, &c)
+	}
+	var err error
+	n.eng, err = Open(context.Background(), c)
 	if err != nil {
 		n.host.Close()
 		n.world.t.Fatalf("open %s: %v", n.name, err)

@@ -97,6 +97,7 @@ func (b backend) LedgerStatus(context.Context) (panel.LedgerStatus, error) {
 	}
 	j, n := b.journal.Counters(), b.net.Counters()
 	st.Validator, st.Waiting, st.Blocks, st.Halted, st.CatchingUp = s.Voting, s.Mempool, b.feed.recent(), s.Halted, s.CatchingUp
+	st.Sync = s.Sync.String()
 	st.Counters = map[string]int64{
 		"blocks_appended": int64(j.Appended), "blocks_stored": int64(j.Stored), "blocks_fetched": int64(j.Fetched),
 		"refused_oversize": int64(j.Oversize), "refused_invalid": int64(j.Invalid), "refused_foreign": int64(j.Foreign),
@@ -416,6 +417,10 @@ func (b backend) Invite(ctx context.Context, req panel.InviteRequest) (panel.Inv
 	}
 	b.feed.sync() // the newcomer may knock before the feed has heard of it
 	tok := chain.Token{ChainID: b.genesis.ChainID, Genesis: b.genesisHash, PSK: psk, Peer: b.self, Addrs: b.addrs(), Seed: seed}
+	if c, err := b.ledger.Checkpoint(0); err == nil {
+		hash := c.Header.Hash()
+		tok.Height, tok.Block = c.Header.Height, hash[:]
+	}
 	return panel.Invitation{Token: tok.String(), Expires: expires}, nil
 }
 

@@ -148,6 +148,7 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	// The ledger, on the same host.
 	g.ledger, err = consensus.Open(ctx, consensus.Config{
 		Home: st.consensus(), GenesisFile: st.genesis(), Host: g.net.Host(),
+		Neighbours: g.ledgers, Pause: g.uncharged,
 		Timing: consensus.Timing{Commit: cfg.Ledger.TimeoutCommit.D()}, Log: log.With("part", "ledger"),
 	})
 	if err != nil {
@@ -161,6 +162,9 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	}
 	g.net.Handle(journal.Protocol, journal.MaxRequest, func(ctx context.Context, _ peer.ID, req []byte) ([]byte, error) {
 		return g.journal.Serve(ctx, req)
+	})
+	g.net.Handle(consensus.SyncProtocol, consensus.MaxSyncRequest, func(ctx context.Context, _ peer.ID, req []byte) ([]byte, error) {
+		return g.ledger.Serve(ctx, req)
 	})
 	g.net.Handle(feederProtocol, maxFeeder, g.answerFeeder)
 	g.net.HandleGuest(joinProtocol, chain.MaxTxBytes, g.admit)
@@ -262,7 +266,13 @@ func (g *gateway) run(ctx context.Context) error {
 	lower.Go(func() error { return quiet(lowerCtx, g.journal.Run(lowerCtx)) })
 	lower.Go(func() error {
 		defer stopNetwork()
-		return quiet(lowerCtx, g.ledger.Run(lowerCtx))
+		err := g.ledger.Run(lowerCtx)
+		if errors.Is(err, consensus.ErrSnapshot) { // the next start begins with it
+			reconfigure(consensus.ErrSnapshot)
+			<-lowerCtx.Done()
+			return nil
+		}
+		return quiet(lowerCtx, err)
 	})
 	lower.Go(func() error { return quiet(lowerCtx, followed(g.feed.run(lowerCtx))) })
 	lower.Go(func() error {
@@ -286,7 +296,7 @@ func (g *gateway) run(ctx context.Context) error {
 	watch, stopWatch := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stopWatch(nil)
 	context.AfterFunc(upperCtx, func() {
-		if !errors.Is(context.Cause(ctx), errReconfigured) { // the process goes on
+		if !startsAnew(context.Cause(ctx)) { // the process goes on
 			g.watch.Stopping()
 		}
 	})
@@ -330,10 +340,15 @@ func (g *gateway) run(ctx context.Context) error {
 	err = errors.Join(err, lower.Wait())
 	g.devices.close()
 	err = errors.Join(err, g.journal.Close(), g.net.Close(), g.lock.Unlock())
-	if err == nil && errors.Is(context.Cause(ctx), errReconfigured) {
-		return errReconfigured
+	if cause := context.Cause(ctx); err == nil && startsAnew(cause) {
+		return cause
 	}
 	return err
+}
+
+// startsAnew reports whether a gateway has ended to begin again.
+func startsAnew(err error) bool {
+	return errors.Is(err, errReconfigured) || errors.Is(err, consensus.ErrSnapshot)
 }
 
 // followed drops the error of a part that ended because the ledger did: the
@@ -397,6 +412,36 @@ func (g *gateway) neighbours() []journal.Neighbour {
 	}
 	return out
 }
+
+// ledgers returns the connected members' ledgers.
+func (g *gateway) ledgers() []consensus.Neighbour {
+	var out []consensus.Neighbour
+	for _, p := range g.net.Peers() {
+		if !p.Connected || p.Guest {
+			continue
+		}
+		id := p.ID
+		out = append(out, consensus.Neighbour{Name: g.roster.name(p.Key), Ask: func(ctx context.Context, req []byte) ([]byte, error) {
+			return g.net.Request(ctx, id, consensus.SyncProtocol, req, consensus.MaxSyncReply)
+		}})
+	}
+	return out
+}
+
+// uncharged returns when no car is being charged: to begin again opens the
+// relays.
+func (g *gateway) uncharged(ctx context.Context) {
+	for len(g.station.Sessions()) > 0 {
+		g.log.Info("the gateway starts anew once no session is open", "sessions", len(g.station.Sessions()))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(chargedEvery):
+		}
+	}
+}
+
+const chargedEvery = 20 * time.Second
 
 // gossip judges a block that a neighbour passed on.
 func (g *gateway) gossip(_ context.Context, from peer.ID, data []byte) p2p.Verdict {

@@ -512,6 +512,11 @@ func settleJoin(st state, tok chain.Token, r joinReply) error {
 	if err := writeFile(st.book(), book, 0o644); err != nil {
 		return err
 	}
+	if tok.Height > 0 {
+		if err := consensus.WriteAnchor(st.consensus(), tok.ChainID, tok.Height, chain.Hash(tok.Block)); err != nil {
+			return err
+		}
+	}
 	return writeFile(st.genesis(), r.Genesis, 0o644)
 }
 

@@ -18,7 +18,7 @@ func newLedgerCmd() *cobra.Command {
 		Use:   "ledger",
 		Short: "The microgrid's shared record",
 	}
-	c.AddCommand(newLedgerStatusCmd(), newLedgerVerifyCmd(), newLedgerCheckpointCmd(), newLedgerClaimCmd(), newVerifyRemoteCmd())
+	c.AddCommand(newLedgerStatusCmd(), newLedgerVerifyCmd(), newLedgerCheckpointCmd(), newLedgerTrustCmd(), newLedgerClaimCmd(), newVerifyRemoteCmd())
 	return c
 }
 
@@ -63,6 +63,9 @@ func newLedgerStatusCmd() *cobra.Command {
 		}
 		if s.CatchingUp {
 			rows = append(rows, []string{"catching up", "with the neighbours"})
+		}
+		if s.Sync != "" {
+			rows = append(rows, []string{"snapshot", s.Sync})
 		}
 		if s.Halted != "" {
 			rows = append(rows, []string{"HALTED", s.Halted})

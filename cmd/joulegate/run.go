@@ -50,7 +50,7 @@ the first reading and after the last. Logs go to stderr.`,
 			log.Info("gateway runs", "device", g.self.Short(), "chain", g.genesis.ChainID, "panel", g.panel.Addr(), "broker", g.mqtt.Addr(), "p2p", g.net.Addrs(), "member", g.isMember())
 			err = g.run(cmd.Context())
 			log.Info("gateway stopped")
-			if errors.Is(err, errReconfigured) && cmd.Context().Err() == nil {
+			if startsAnew(err) && cmd.Context().Err() == nil {
 				return set.again()
 			}
 			return err
