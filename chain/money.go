@@ -27,6 +27,7 @@ const (
 	TxMeterApproval TxKind = 41 // MeterApproval, by operators
 	TxMeterRelease  TxKind = 42 // MeterRelease, by operators or an auditor
 	TxAttest        TxKind = 43 // Attestation, by an auditor
+	TxPeriods       TxKind = 44 // BillingPeriods, by an operator
 )
 
 // DomainApproval separates the approval of a proposal from everything else
@@ -266,4 +267,13 @@ type Attestation struct {
 	To      int64  `cbor:"3,keyasint" json:"to_ms"`         // its end, without; not after block time
 	Expires int64  `cbor:"4,keyasint" json:"expires_ms"`    // Unix ms of block time; 0: withdrawn
 	Report  Hash   `cbor:"5,keyasint" json:"report_sha256"` // SHA-256 of the auditor's report; zero: none
+}
+
+// BillingPeriods says when invoices end, in slots: period i is the slots from
+// Bounds[i] to before Bounds[i+1]. Whoever knows the operator's time zone
+// makes them of local calendar months; the ledger knows no zones. They replace
+// all bounds that are still to come. Where no period is set, months of UTC
+// stand in.
+type BillingPeriods struct {
+	Bounds []Slot `cbor:"1,keyasint"` // ascending, all to come; 2..[MaxTableRanges]
 }

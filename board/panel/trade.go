@@ -374,6 +374,7 @@ type Terms struct {
 	Retail      chain.NanoPerWh         `json:"retail_nano_per_wh"` // where no range says otherwise
 	FeedIn      chain.NanoPerWh         `json:"feed_in_nano_per_wh"`
 	Tariffs     []chain.Tariff          `json:"tariffs"`
+	Periods     []chain.Slot            `json:"billing_bounds"` // with which billing periods begin, and the last one ends
 	Zones       []ledger.ZoneView       `json:"zones"`
 	Features    []ledger.FeatureView    `json:"features"`
 	Firm        []ledger.FirmView       `json:"firm"`

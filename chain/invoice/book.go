@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/joulegate/joulegate/chain"
@@ -13,10 +14,13 @@ import (
 // Book is what the operator knows of people and places and the ledger does
 // not. It is personal data: keep the file to yourself.
 type Book struct {
+	Zone    string           `yaml:"zone"` // IANA name; of the dates on documents
 	Issuer  Party            `yaml:"issuer"`
 	OCPI    OCPI             `yaml:"ocpi"`
 	Parties map[string]Party `yaml:"parties"` // by account, 40 hex digits
 	Sites   map[string]Site  `yaml:"sites"`   // by device key or member name
+
+	Location *time.Location `yaml:"-"` // that Zone names, by whoever has a zone database; nil: UTC
 }
 
 // Party is a person or company on a document.

@@ -19,7 +19,7 @@ type Document struct {
 	Currency  string
 	Digits    int // decimals of an amount
 	Issued    time.Time
-	From, To  time.Time
+	From, To  time.Time // To is exclusive
 	Seller    Party
 	Buyer     Party
 	SellerID  string // BT-29
@@ -65,9 +65,13 @@ const NotForBilling = "NOT FOR BILLING"
 // New counts a document. The session function tells a session's charger as
 // people call it; an unknown one may be empty.
 func New(v ledger.InvoiceView, rules ledger.Rules, book *Book, session func(chain.ID) string) (*Document, error) {
+	zone := book.Location
+	if zone == nil {
+		zone = time.UTC
+	}
 	d := &Document{
 		View: v, Currency: rules.Currency, Digits: rules.MinorDigits,
-		Issued: time.UnixMilli(v.IssuedMs).UTC(), From: time.UnixMilli(v.FromMs).UTC(), To: time.UnixMilli(v.ToMs).UTC(),
+		Issued: time.UnixMilli(v.IssuedMs).In(zone), From: time.UnixMilli(v.FromMs).In(zone), To: time.UnixMilli(v.ToMs).In(zone),
 	}
 	party, err := book.party(v.Account, v.VATHash)
 	if err != nil {

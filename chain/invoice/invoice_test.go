@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -320,4 +321,30 @@ func FuzzValidate(f *testing.F) {
 	f.Add(d.UBL())
 	f.Add([]byte("<a><b/></a>"))
 	f.Fuzz(func(_ *testing.T, b []byte) { Validate(b) })
+}
+
+// Dates are the operator's, and a month ends with its last day.
+func TestDatesAreLocal(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := book(t)
+	b.Location = berlin
+	v := view(ledger.KindInvoice, 3e8, session(1, 1000, 3e8, 0, 190_000))
+	v.FromMs, v.ToMs = time.Date(2026, 10, 1, 0, 0, 0, 0, berlin).UnixMilli(), time.Date(2026, 11, 1, 0, 0, 0, 0, berlin).UnixMilli()
+	v.IssuedMs = v.ToMs
+	d, err := New(v, testRules(), b, func(chain.ID) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := string(d.UBL())
+	for _, want := range []string{"<cbc:IssueDate>2026-11-01<", "<cbc:StartDate>2026-10-01<", "<cbc:EndDate>2026-10-31<"} {
+		if !strings.Contains(x, want) {
+			t.Errorf("no %s in\n%s", want, x)
+		}
+	}
+	if c := string(CSV([]*Document{d})); !strings.Contains(c, "2026-10-01T00:00:00+02:00,2026-11-01T00:00:00+01:00") {
+		t.Error(c)
+	}
 }

@@ -94,7 +94,7 @@ func (d *Document) UBL() []byte {
 	}
 	add(
 		t("cbc:DocumentCurrencyCode", d.Currency),
-		e("cac:InvoicePeriod", t("cbc:StartDate", d.From.Format(time.DateOnly)), t("cbc:EndDate", d.To.Format(time.DateOnly))),
+		e("cac:InvoicePeriod", t("cbc:StartDate", d.From.Format(time.DateOnly)), t("cbc:EndDate", d.To.Add(-time.Millisecond).Format(time.DateOnly))),
 		e("cac:BillingReference", e("cac:InvoiceDocumentReference", t("cbc:ID", d.Preceding))),
 		e("cac:AccountingSupplierParty", party(&d.Seller, d.SellerID)),
 		e("cac:AccountingCustomerParty", party(&d.Buyer, d.BuyerID)),

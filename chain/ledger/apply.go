@@ -96,6 +96,7 @@ type ValidatorUpdate struct {
 //	dispute.opened  .answered  .resolved  .defaulted         dispute number
 //	invoice.issued  credit_note.issued                       document number
 //	invoice.waits                                            account
+//	billing.periods                                          first slot
 //	session.refunded                                         session
 //	rules.proposed  .changed  .dropped                       height
 //	feature.switched                                         feature

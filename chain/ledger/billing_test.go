@@ -216,3 +216,106 @@ func TestCorrectionsOfWhatWasBilledGetCreditNotes(t *testing.T) {
 	w.took(w.tx(w.op, chain.TxInvoice, chain.IssueInvoice{Account: b}))
 	equal(t, "next", line(Invoices(w.st, b)[2], ItemBoughtGrid).Wh, 60)
 }
+
+// Months are the operator's local ones where he has signed them: of 745 and
+// 743 hours when the clocks change, and of UTC before and after. Next to a
+// bound there is no second turn of the same month.
+func TestInvoicesEndWithTheSignedPeriods(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	turn := func(loc *time.Location, year int, m time.Month) chain.Slot {
+		return chain.SlotAt(time.Date(year, m, 1, 0, 0, 0, 0, loc).UnixMilli(), 900)
+	}
+	w := newWorld(t)
+	w.ok(w.mint(w.b.owner.account(), 1e12))
+	var bounds []chain.Slot
+	for m := range time.Month(15) {
+		bounds = append(bounds, turn(berlin, 2027, 2+m)) // February 2027 to March 2028
+	}
+	hours := func(i int) chain.Slot { return (bounds[i+1] - bounds[i]) / 4 }
+	equal(t, "March", hours(1), 743)
+	equal(t, "October", hours(8), 745)
+	w.took(w.tx(w.op, chain.TxPeriods, chain.BillingPeriods{Bounds: bounds}))
+	w.saw("billing.periods")
+
+	// b takes 1 Wh in the last and 10 Wh in the first slot around every turn.
+	turns := append([]chain.Slot{}, bounds...)
+	turns = append(turns, turn(time.UTC, 2028, 5), turn(time.UTC, 2028, 6))
+	for _, at := range turns {
+		w.pass((at - 2).End(900) - w.now) // silent until then
+		report := func(s chain.Slot, wh meter.WattHour) {
+			w.at(s)
+			w.ok(w.a.sign(w.a.site(s, 0, 0)), w.b.sign(w.b.site(s, wh, 0)), w.c.sign(w.c.site(s, 0, 0)))
+		}
+		report(at-2, 0)
+		report(at-1, 1)
+		report(at, 10)
+		w.block()
+	}
+	w.pass(40 * dayMs)
+	all := Invoices(w.st, w.b.owner.account())
+	for i, v := range all {
+		var wh meter.WattHour
+		for _, x := range v.Items {
+			wh += x.Wh
+		}
+		want := meter.WattHour(11)
+		if i == 0 {
+			want = 1
+		} else if i == len(all)-1 {
+			want = 10
+		}
+		if wh != want || i > 0 && i < len(turns) && v.FromMs != turns[i-1].Start(900) || i < len(turns) && v.ToMs != (turns[i]-1).End(900) {
+			t.Errorf("%s: %d Wh from %s to %s", v.ID(), wh, time.UnixMilli(v.FromMs).In(berlin), time.UnixMilli(v.ToMs).In(berlin))
+		}
+	}
+	equal(t, "invoices", len(all), len(turns)+1)
+	// A new table replaces what is still to come, and the past is forgotten
+	// when there is no room for it.
+	for range 5 {
+		from := chain.SlotAt(w.now, 900) + 2
+		var many []chain.Slot
+		for i := range chain.MaxTableRanges {
+			many = append(many, from+chain.Slot(i))
+		}
+		w.took(w.tx(w.op, chain.TxPeriods, chain.BillingPeriods{Bounds: many}))
+		w.pass(many[len(many)-1].End(900) - w.now)
+	}
+	if n := len(Bounds(w.st)); n > maxBounds {
+		t.Errorf("%d bounds are kept", n)
+	}
+}
+
+// Corrections find the document that billed a slot, however many there are.
+func TestCorrectionsFindTheirInvoiceAmongMany(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.a.owner.account(), w.b.owner.account()
+	w.ok(w.mint(a, 1e11), w.mint(b, 1e11), w.mint(chain.AccountRounding, 1e9))
+	const documents = 150
+	for i := range chain.Slot(documents) {
+		w.report(firstSl+i, map[*house][2]meter.WattHour{w.a: {0, 500}, w.b: {900, 0}})
+		w.took(w.tx(w.op, chain.TxInvoice, chain.IssueInvoice{Account: a}))
+		w.took(w.tx(w.op, chain.TxInvoice, chain.IssueInvoice{Account: b}))
+	}
+	equal(t, "invoices", len(Invoices(w.st, b)), documents)
+	for i, s := range []chain.Slot{0, 3, 70, 149} {
+		fix := func(h *house, imp, exp meter.WattHour) InvoiceView {
+			t.Helper()
+			id := chain.ID{byte(i + 1)}
+			w.ok(h.sign(chain.NewRecord(chain.KindMeterCorrection, chain.MeterCorrection{ID: id, Slot: firstSl + s, Import: imp, Export: exp, Reason: "wrong CT ratio"})))
+			if imp < 0 {
+				w.took(w.tx(w.op, chain.TxCorrection, chain.CorrectionRuling{Device: h.key, Slot: firstSl + s, ID: id, Accept: true}))
+			}
+			all := Invoices(w.st, h.owner.account())
+			return all[len(all)-1]
+		}
+		note := fix(w.b, -50, 0)
+		equal(t, "kind", note.Kind, KindCreditNote)
+		equal(t, "of the invoice", note.Preceding, uint64(s)+1)
+		note = fix(w.a, 0, -50)
+		equal(t, "kind", note.Kind, KindSelfBilledCredit)
+		equal(t, "of the self-billed invoice", note.Preceding, uint64(s)+1)
+	}
+}

@@ -69,6 +69,8 @@ func (r *run) people(st State, t chain.Tx) error {
 		return decoded(t, func(b chain.Answer) error { return r.answer(st, t.Signer, b) })
 	case chain.TxInvoice:
 		return decoded(t, func(b chain.IssueInvoice) error { return r.issueInvoice(st, t.Signer, b) })
+	case chain.TxPeriods:
+		return decoded(t, func(b chain.BillingPeriods) error { return r.setPeriods(st, t.Signer, b) })
 	case chain.TxAttest:
 		return decoded(t, func(b chain.Attestation) error { return r.attest(st, t.Signer, b) })
 	case chain.TxProfile:

@@ -62,7 +62,8 @@ const (
 	tabPending    = 'V' // height, number -> chain.RulesChange
 	tabLateEnergy = '7' // slot, device, session or zero -> lateEnergy: told after the slot was settled
 	tabBilling    = '5' // -> billing: how far invoices have been issued by rule
-	tabBilled     = '6' // account -> []billed: documents that a correction can refer to
+	tabBilled     = '6' // account, series, number -> billed: documents that a correction can refer to
+	tabBound      = '4' // slot -> nothing: where a billing period begins or the last one ends
 )
 
 // entryVersion is the format version of every value. A field added to an

@@ -19,6 +19,7 @@ func FuzzTx(f *testing.F) {
 	f.Add(w.bad(w.driver, chain.TxMandate, w.mandate(newPerson("card"), w.driver)))
 	f.Add(w.bad(w.driver, chain.TxOffline, chain.Offline{Gateway: w.b.key, Amount: 1e9}))
 	for kind, body := range map[chain.TxKind]any{
+		chain.TxPeriods:    chain.BillingPeriods{Bounds: []chain.Slot{firstSl + 5, firstSl + 6}},
 		chain.TxTariffs:    chain.Tariffs{Ranges: []chain.Tariff{{From: firstSl + 5, To: firstSl + 6, Retail: 2, FeedIn: 1}}},
 		chain.TxZones:      chain.Zones{From: firstSl + 5, Nodes: []chain.Node{{ID: "f1", Parent: "root", Fee: 5}}},
 		chain.TxFeature:    chain.FeatureBasis{Feature: chain.FeatureFirm, On: true, Basis: "x"},

@@ -230,6 +230,20 @@ var txRows = map[chain.TxKind]txRow{
 		},
 		map[flaw]string{unknown: "names nothing"},
 	},
+	chain.TxPeriods: {
+		operator, func(r *ripe) any { return chain.BillingPeriods{Bounds: []chain.Slot{firstSl + 90, firstSl + 180}} },
+		func(r *ripe) map[flaw]try {
+			of := func(s ...chain.Slot) any { return chain.BillingPeriods{Bounds: s} }
+			return map[flaw]try{
+				negative: {of(-5, firstSl+90), nil, CodeRange},
+				overflow: {of(firstSl+90, math.MaxInt64), nil, CodeRange},
+				state:    {of(firstSl, firstSl+90), nil, CodeRange},
+				notYours: {nil, r.driver, CodeNotAllowed},
+				form:     {of(firstSl + 90), nil, CodeMalformed},
+			}
+		},
+		map[flaw]string{unknown: "names nothing"},
+	},
 	chain.TxTariffs: {
 		operator, func(r *ripe) any {
 			return chain.Tariffs{Ranges: []chain.Tariff{{From: firstSl + 90, To: firstSl + 91, Retail: 2}}}

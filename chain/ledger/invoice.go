@@ -21,7 +21,7 @@ import (
 // While the microgrid is simulated, documents have series of their own: they
 // never get a number that a tax office could miss.
 const (
-	maxInvoiceItems = 200 // further sessions go on the next invoice
+	MaxInvoiceItems = 200 // further sessions go on the next invoice
 )
 
 // InvoiceKind is what a document is.
@@ -325,7 +325,7 @@ func (r *run) bill(st State, account chain.Account) (more bool, err error) {
 	})
 	prefix := todoKey(todoSession, account[:])
 	st.Iterate(prefix, func(k, _ []byte) bool {
-		if more = len(bought.Items) >= maxInvoiceItems; more {
+		if more = len(bought.Items) >= MaxInvoiceItems; more {
 			return false
 		}
 		done = append(done, k)
@@ -349,12 +349,8 @@ func (r *run) bill(st State, account chain.Account) (more bool, err error) {
 			return false, err
 		}
 		v = r.document(st, v)
-		switch {
-		case house == nil:
-		case v.Kind == KindSelfBilled:
-			house.SelfBilled = v.Number
-		default:
-			house.Invoice = v.Number
+		if house != nil {
+			r.remember(st, &v, *house)
 		}
 		for _, i := range v.Items {
 			if i.Kind == ItemSession {
@@ -364,9 +360,6 @@ func (r *run) bill(st State, account chain.Account) (more bool, err error) {
 			}
 		}
 		r.event("invoice.issued", v.ID(), "%d nano, account %s", v.Total, v.Account)
-	}
-	if house != nil {
-		r.remember(st, account, *house)
 	}
 	return more, nil
 }

@@ -27,8 +27,12 @@ var lateMeters = []struct {
 	house string
 	role  chain.Role
 }{
-	{"site-a", "a", chain.RoleSite}, {"pv-a", "a", chain.RoleProduction}, {"battery-a", "a", chain.RoleStorage},
-	{"site-b", "b", chain.RoleSite}, {"site-c", "c", chain.RoleSite}, {"battery-c", "c", chain.RoleStorage},
+	{"site-a", "a", chain.RoleSite},
+	{"pv-a", "a", chain.RoleProduction},
+	{"battery-a", "a", chain.RoleStorage},
+	{"site-b", "b", chain.RoleSite},
+	{"site-c", "c", chain.RoleSite},
+	{"battery-c", "c", chain.RoleStorage},
 	{"grid-a", "a", chain.RoleConnection},
 }
 

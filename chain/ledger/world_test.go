@@ -284,7 +284,8 @@ func (w *world) saw(code string) {
 func equal[T comparable](t interface {
 	Helper()
 	Fatalf(string, ...any)
-}, what string, got, want T) {
+}, what string, got, want T,
+) {
 	t.Helper()
 	if got != want {
 		t.Fatalf("%s is %v, want %v", what, got, want)

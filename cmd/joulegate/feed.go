@@ -257,7 +257,7 @@ func txWord(k chain.TxKind) string {
 		chain.TxMandate: "mandate signed", chain.TxMandateRevoke: "mandate revoked", chain.TxOffline: "reserve for a gateway",
 		chain.TxJoint: "several people agreed", chain.TxRules: "operator: rules", chain.TxPayout: "payout asked", chain.TxPayoutPaid: "operator: payout paid",
 		chain.TxPayoutCancel: "payout cancelled", chain.TxRefund: "operator: refund", chain.TxDispute: "bill disputed", chain.TxAnswer: "dispute answered",
-		chain.TxResolve: "dispute resolved", chain.TxInvoice: "operator: invoice", chain.TxProfile: "profile", chain.TxMeterApproval: "operator: meter approved", chain.TxMeterRelease: "meter released", chain.TxAttest: "auditor: attestation",
+		chain.TxResolve: "dispute resolved", chain.TxInvoice: "operator: invoice", chain.TxPeriods: "operator: billing periods", chain.TxProfile: "profile", chain.TxMeterApproval: "operator: meter approved", chain.TxMeterRelease: "meter released", chain.TxAttest: "auditor: attestation",
 		chain.TxTariffs: "operator: tariff table", chain.TxZones: "operator: network fees", chain.TxFeature: "operator: a feature switched",
 		chain.TxFirmOffer: "firm offer", chain.TxFirmTake: "firm offer accepted", chain.TxFirmCancel: "firm offer withdrawn", chain.TxCorrection: "operator: a correction decided",
 	}

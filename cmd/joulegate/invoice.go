@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ people. Names, addresses and VAT ids come from the operator's parties file when 
 document is exported. While nobody has recorded a legal basis for selling energy,
 documents are simulated and not for billing.`,
 	}
-	c.AddCommand(newInvoiceLsCmd(), newInvoiceShowCmd(), newInvoiceIssueCmd(), newInvoiceExportCmd(), newInvoiceMeterCmd())
+	c.AddCommand(newInvoiceLsCmd(), newInvoiceShowCmd(), newInvoiceIssueCmd(), newInvoiceExportCmd(), newInvoiceMeterCmd(), newInvoicePeriodsCmd())
 	return c
 }
 
@@ -137,8 +138,22 @@ self-billed invoice of what it sold. With --all it does so for every account.`,
 				return err
 			}
 			for _, a := range accounts {
-				if _, err := submit(cmd, cl, w, chain.TxInvoice, chain.IssueInvoice{Account: a}); err != nil {
-					return fmt.Errorf("account %s: %w", a, err)
+				for more := true; more; { // as many documents as it takes
+					if _, err := submit(cmd, cl, w, chain.TxInvoice, chain.IssueInvoice{Account: a}); err != nil {
+						return fmt.Errorf("account %s: %w", a, err)
+					}
+					docs, err := cl.Invoices(cmd.Context(), a)
+					if err != nil {
+						return err
+					}
+					more = len(docs) > 0 && slices.ContainsFunc(docs[max(0, len(docs)-2):], func(v panel.Invoice) bool { return len(v.Items) >= ledger.MaxInvoiceItems })
+					if more {
+						left, err := cl.Unbilled(cmd.Context())
+						if err != nil {
+							return err
+						}
+						more = slices.Contains(left, a)
+					}
 				}
 			}
 			after, err := cl.Invoices(cmd.Context(), chain.Account{})
@@ -165,6 +180,7 @@ func newInvoiceExportCmd() *cobra.Command {
 		Short: "Export documents as EN 16931 (UBL) XML, CSV or OCPI charge detail records",
 		Long: `Takes names and addresses from the parties file, parties.yaml in the state folder:
 
+  zone: Europe/Berlin # of the dates on documents; without it UTC
   issuer: {name: Nordstadt Strom eG, street: Hafenstr. 1, city: Hamburg, post_code: "20457", country: DE, vat_id: DE123456789}
   ocpi: {country_code: DE, party_id: NSE}
   parties:
@@ -304,6 +320,9 @@ func readParties(cmd *cobra.Command) (invoice.Book, error) {
 		return invoice.Book{}, err
 	}
 	k, err := invoice.ParseBook(b)
+	if err == nil && k.Zone != "" {
+		k.Location, err = time.LoadLocation(k.Zone)
+	}
 	if err != nil {
 		return k, fmt.Errorf("%s: %w", path, err)
 	}

@@ -162,7 +162,7 @@ func termsOf(st ledger.State) panel.Terms {
 	rules := ledger.RulesOf(st)
 	return panel.Terms{
 		SlotSeconds: rules.SlotSeconds, Slot: ledger.StatusOf(st).Slot, Retail: rules.Retail, FeedIn: rules.FeedIn,
-		Tariffs: orEmpty(ledger.Tariffs(st)), Zones: orEmpty(ledger.ZonesOf(st)), Firm: orEmpty(ledger.FirmOffers(st, false)),
+		Tariffs: orEmpty(ledger.Tariffs(st)), Periods: orEmpty(ledger.Bounds(st)), Zones: orEmpty(ledger.ZonesOf(st)), Firm: orEmpty(ledger.FirmOffers(st, false)),
 		Features:    []ledger.FeatureView{ledger.FeatureOf(st, chain.FeatureFirm), ledger.FeatureOf(st, chain.FeatureV2V)},
 		Corrections: orEmpty(ledger.CorrectionsOf(st, chain.Key{})),
 	}
