@@ -51,7 +51,7 @@ func layerOf(rel string) layer {
 		return root
 	case "meter", "chain", "drivers", "guard", "board":
 		return words
-	case "chain/market", "chain/ledger", "chain/invoice", "chain/proof", "board/config", "board/boards", "guard/policy", "guard/pipe", "guard/sigma":
+	case "chain/market", "chain/ledger", "chain/invoice", "chain/proof", "chain/tree", "board/config", "board/boards", "guard/policy", "guard/pipe", "guard/sigma":
 		return core
 	}
 	switch top, _, _ := strings.Cut(rel, "/"); top {
@@ -104,9 +104,9 @@ var rules = []rule{
 		rel, ok := own(from)
 		return ok && layerOf(rel) == core && !slices.Contains(pure, to) && slices.ContainsFunc(impure, func(p string) bool { return under(to, p) })
 	}},
-	{"a bundle is judged by a second implementation that runs in a browser: chain/proof shares no code with CometBFT, IAVL or ICS-23", func(from, to string) bool {
+	{"a bundle is judged by a second implementation that runs in a browser: chain/proof and chain/tree share no code with CometBFT, IAVL or ICS-23", func(from, to string) bool {
 		rel, ok := own(from)
-		return ok && under(rel, "chain/proof") && slices.ContainsFunc([]string{"github.com/cometbft", "github.com/cosmos", "cosmossdk.io"}, func(p string) bool { return under(to, p) })
+		return ok && (under(rel, "chain/proof") || under(rel, "chain/tree")) && slices.ContainsFunc([]string{"github.com/cometbft", "github.com/cosmos", "cosmossdk.io"}, func(p string) bool { return under(to, p) })
 	}},
 	{"words are understood without anything above them: they import words only", within(func(from, to string) bool {
 		return layerOf(from) == words && layerOf(to) != words

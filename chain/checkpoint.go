@@ -104,11 +104,22 @@ func ParseCheckpoint(b []byte) (*Checkpoint, error) {
 
 // Trust is what a verifier believes: who votes on the block after Height.
 type Trust struct {
-	Chain  string
-	Height int64 // 0: the genesis
-	Hash   Hash  // of the header; zero for the genesis
-	Time   int64 // Unix nanoseconds
-	Next   Validators
+	Chain  string     `cbor:"1,keyasint" json:"chain_id"`
+	Height int64      `cbor:"2,keyasint" json:"height"`  // 0: the genesis
+	Hash   Hash       `cbor:"3,keyasint" json:"hash"`    // of the header; zero for the genesis
+	Time   int64      `cbor:"4,keyasint" json:"time_ns"` // Unix nanoseconds
+	Next   Validators `cbor:"5,keyasint" json:"next"`
+}
+
+// Check checks the form of what is to be trusted.
+func (t *Trust) Check() error {
+	switch {
+	case t.Chain == "" || len(t.Chain) > MaxName:
+		return fmt.Errorf("trust in a chain id of %d bytes, 1..%d", len(t.Chain), MaxName)
+	case t.Height < 0 || t.Time <= 0 || (t.Height == 0) != (t.Hash == Hash{}):
+		return fmt.Errorf("trust at height %d, time %d, block %s", t.Height, t.Time, t.Hash)
+	}
+	return t.Next.check()
 }
 
 // TrustGenesis is where every verification can begin. created is the genesis

@@ -86,6 +86,8 @@ var (
 	AccountPayout    = system("payout")    // locked until a bank has paid it out
 	// AccountCollateral holds what both sides of firm orders have put up.
 	AccountCollateral = system("collateral")
+	// AccountSettlement holds what is locked until another microgrid has paid.
+	AccountSettlement = system("settlement")
 )
 
 // IsSystem reports whether a is a named account of the ledger itself.
@@ -105,7 +107,7 @@ func (a Account) MarshalText() ([]byte, error) { return []byte(a.String()), nil 
 func (a *Account) UnmarshalText(b []byte) error {
 	if name, ok := strings.CutPrefix(string(b), "sys:"); ok {
 		s := system(name)
-		for _, k := range []Account{AccountGrid, AccountNetwork, AccountLoss, AccountReserve, AccountPromotion, AccountRounding, AccountDispute, AccountPayout, AccountCollateral} {
+		for _, k := range []Account{AccountGrid, AccountNetwork, AccountLoss, AccountReserve, AccountPromotion, AccountRounding, AccountDispute, AccountPayout, AccountCollateral, AccountSettlement} {
 			if s == k && len(name) < len(a) {
 				*a = k
 				return nil

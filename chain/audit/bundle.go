@@ -10,6 +10,7 @@ import (
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/chain/proof"
+	"github.com/joulegate/joulegate/chain/tree"
 	"github.com/joulegate/joulegate/meter"
 )
 
@@ -24,7 +25,7 @@ type History interface {
 	State() ledger.State
 	// Prove returns the branch to an entry of the state or, where there is
 	// none, to its neighbours.
-	Prove(key []byte) ([]proof.Branch, error)
+	Prove(key []byte) ([]tree.Branch, error)
 }
 
 // Readings are the raw readings that a gateway still has.
@@ -223,11 +224,11 @@ func (c *collector) blocks(ctx context.Context) error {
 
 // state proves the entries that the claim names.
 func (c *collector) state(ctx context.Context) error {
-	var tree proof.Tree
+	var told tree.Tree
 	prove := func(k []byte) error {
 		branches, err := c.src.History.Prove(k)
 		for _, b := range branches {
-			tree.Add(b)
+			told.Add(b)
 		}
 		return errors.Join(err, ctx.Err())
 	}
@@ -250,10 +251,10 @@ func (c *collector) state(ctx context.Context) error {
 		if err := span([]byte{0}, nil); err != nil {
 			return err
 		}
-		return c.out.State(&tree)
+		return c.out.State(&told)
 	}
 	for _, p := range ledger.CommonPrefixes() {
-		if err := span(p, proof.After(p)); err != nil {
+		if err := span(p, tree.After(p)); err != nil {
 			return err
 		}
 	}
@@ -271,7 +272,7 @@ func (c *collector) state(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.out.State(&tree)
+	return c.out.State(&told)
 }
 
 // each calls fn for the keys from lo up to, without, hi.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
-	"github.com/joulegate/joulegate/chain/proof"
+	"github.com/joulegate/joulegate/chain/tree"
 )
 
 // History is what a gateway can prove: signed blocks from the first that
@@ -110,7 +110,7 @@ func (h *History) Checkpoint(height int64) (c *chain.Checkpoint, err error) {
 
 // Prove returns the branch to key or, if the state has no such entry, the
 // branches to its neighbours, which prove that.
-func (h *History) Prove(key []byte) (out []proof.Branch, err error) {
+func (h *History) Prove(key []byte) (out []tree.Branch, err error) {
 	defer recovered(&err)
 	p, err := h.tree.GetProof(key)
 	if err != nil {
@@ -135,20 +135,20 @@ func (h *History) Prove(key []byte) (out []proof.Branch, err error) {
 
 // branch reads iavl's proof of existence: its operations hold the nodes'
 // height, size and version as they are hashed.
-func branch(e *ics23.ExistenceProof) (b proof.Branch, err error) {
+func branch(e *ics23.ExistenceProof) (b tree.Branch, err error) {
 	b.Key, b.Value = e.Key, e.Value
 	leaf, rest, err := varints(e.Leaf.Prefix)
 	if err != nil || len(rest) != 0 {
 		return b, fmt.Errorf("leaf %x", e.Leaf.Prefix)
 	}
 	b.Version = leaf[2]
-	b.Path = make([]proof.Step, len(e.Path))
+	b.Path = make([]tree.Step, len(e.Path))
 	for i, op := range e.Path {
 		n, rest, err := varints(op.Prefix)
 		if err != nil {
 			return b, err
 		}
-		s := proof.Step{Height: int8(n[0]), Size: n[1], Version: n[2]}
+		s := tree.Step{Height: int8(n[0]), Size: n[1], Version: n[2]}
 		switch { // prefix and suffix have a length before each hash
 		case len(rest) == 1 && len(op.Suffix) == 33:
 			s.Sibling = chain.Hash(op.Suffix[1:])

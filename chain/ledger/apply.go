@@ -102,6 +102,7 @@ type ValidatorUpdate struct {
 //	feature.switched                                         feature
 //	firm.offered  .taken  .closed  .delivered                offer id
 //	mandate.signed  .revoked                                 token
+//	remote.believed  .followed  .forgotten                   chain id
 //	reserve.added  .leaving  .returned                       account
 //	ledger.violation                                         SHA-256 of the transaction
 //	member.joined  member.revoked                            member name
@@ -111,6 +112,7 @@ type ValidatorUpdate struct {
 //	record.refused  supplier.owes                            member name
 //	session.held  .charging  .metered  .closed  .expired  .interrupted  .refused
 //	session.energy_after_end  .ended_by_rule  .excess  .late  .rebased  .sold_unpaid  .stop_conflict  .suspect
+//	settlement.locked  .answered  .paid  .refunded           settlement
 //	slot.cleared  slot.loss  zones.planned                   slot number
 //	state.pruned                                             height
 type Event struct {
@@ -396,6 +398,9 @@ func (r *run) due(st State) error {
 		return err
 	}
 	if err := r.closeFirms(st); err != nil {
+		return err
+	}
+	if err := r.settleDue(st); err != nil {
 		return err
 	}
 	if err := r.clearSlots(st); err != nil {

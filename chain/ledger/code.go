@@ -45,6 +45,8 @@ const (
 	CodeUnknown  Code = 41 // no such payout, dispute, invoice, account or quarantine
 
 	CodeQuarantine Code = 42 // the meter has jumped: it bills nothing until it is released
+
+	CodeProof Code = 43 // it does not follow from what another microgrid has signed
 )
 
 var codes = [...]string{
@@ -55,7 +57,7 @@ var codes = [...]string{
 	CodeNode: "node", CodeLimit: "limit", CodeState: "state", CodeSession: "session", CodeConnector: "connector",
 	CodeExpired: "expired", CodeRange: "range", CodeKind: "kind", CodeSequence: "sequence", CodeRole: "role",
 	CodeLastValidator: "last_validator", CodeInvariant: "invariant",
-	CodeApproval: "approval", CodeUnknown: "unknown", CodeQuarantine: "quarantine",
+	CodeApproval: "approval", CodeUnknown: "unknown", CodeQuarantine: "quarantine", CodeProof: "proof",
 }
 
 // String returns the code's word.

@@ -10,10 +10,11 @@ import (
 // what they agreed to needs as many operators as the rules' threshold says:
 //
 //	mint  burn  payout paid  refund  revoke  rules  meter approval   threshold of operators
+//	whom to believe about another microgrid                          threshold of operators
 //	mint beyond the day's cap                                        and an auditor
 //	resolve a dispute                                                an auditor; see [run.resolve]
 //	release a meter that jumped                                      threshold, or an auditor; he alone if the excess is billed
-//	invite  tariff  answer  invoice                                  any operator
+//	invite  tariff  answer  invoice  settle with another microgrid   any operator
 //	attest                                                           an auditor, for himself
 //	transfer  payout  cancel  dispute  profile                       the holder
 //
@@ -96,6 +97,8 @@ func (r *run) agreed(st State, by authority, t chain.Tx) error {
 		return decoded(t, func(b chain.Refund) error { return r.refund(st, by, b) })
 	case chain.TxResolve:
 		return decoded(t, func(b chain.Resolve) error { return r.resolve(st, by, b) })
+	case chain.TxRemote:
+		return decoded(t, func(b chain.Remote) error { return r.remote(st, by, b) })
 	case chain.TxMeterApproval:
 		return decoded(t, func(b chain.MeterApproval) error { return r.meterApproval(st, by, b) })
 	case chain.TxMeterRelease:
@@ -177,9 +180,9 @@ func (r *run) burn(st State, by authority, b chain.Burn) error {
 	if err := r.operators(by); err != nil {
 		return err
 	}
-	// The reserve backs credits; what is disputed, locked for a payout or put
-	// up for firm orders is not the operator's.
-	if b.From == chain.AccountReserve || b.From == chain.AccountDispute || b.From == chain.AccountPayout || b.From == chain.AccountCollateral {
+	// The reserve backs credits; what is disputed, locked for a payout or a
+	// settlement, or put up for firm orders is not the operator's.
+	if b.From == chain.AccountReserve || b.From == chain.AccountDispute || b.From == chain.AccountPayout || b.From == chain.AccountCollateral || b.From == chain.AccountSettlement {
 		return refuse(CodeAccount, "money cannot be burned from %s", b.From)
 	}
 	if err := r.bankRef(st, chain.TxBurn, b.From, b.Amount, b.BankRef); err != nil {

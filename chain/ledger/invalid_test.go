@@ -74,6 +74,8 @@ type ripe struct {
 	*world
 	once, stranger, auditor, token, spare *person
 	newcomer                              *house
+	followed                              chain.Checkpoint
+	far                                   *world // another microgrid that has locked (5) and answered (6)
 }
 
 func newRipe(t testing.TB) *ripe {
@@ -96,6 +98,7 @@ func newRipe(t testing.TB) *ripe {
 	w.ok(w.a.sign(w.a.site(firstSl+2, 1, 0)))
 	w.ok(w.a.sign(w.a.site(firstSl+3, 1e6, 0))) // jumps
 	w.ok(w.tx(w.driver, chain.TxMandate, w.ownMandate(r.token)), w.tx(w.driver, chain.TxOffline, chain.Offline{Gateway: w.a.key, Amount: 1e8}))
+	r.between()
 	return r
 }
 
@@ -553,6 +556,75 @@ var txRows = map[chain.TxKind]txRow{
 				state:    {chain.Offline{Gateway: r.b.key, Amount: -5}, nil, CodeFunds},
 			}
 		}, nil,
+	},
+	chain.TxRemote: {
+		operator, func(r *ripe) any { return newAbroad(r.t, "third", r.now).believed() },
+		func(r *ripe) map[flaw]try {
+			b := newAbroad(r.t, "third", r.now).believed()
+			return map[flaw]try{
+				negative: {with(b, func(b *chain.Remote) { b.Trust.Height = -1 }), nil, CodeMalformed},
+				overflow: {with(b, func(b *chain.Remote) { b.Trust.Time = math.MaxInt64 }), nil, CodeRange},
+				unknown:  {with(b, func(b *chain.Remote) { b.Trust.Next = nil }), nil, CodeUnknown},
+				state:    {with(b, func(b *chain.Remote) { b.Trust.Chain = "far" }), nil, CodeTaken}, // of another genesis
+				notYours: {nil, r.driver, CodeNotAllowed},
+				form:     {with(b, func(b *chain.Remote) { b.Trust.Chain = "test" }), nil, CodeChain},
+			}
+		}, nil,
+	},
+	chain.TxRemoteHead: {
+		operator, func(r *ripe) any { return chain.RemoteHead{Checkpoint: r.far.checkpoint()} },
+		func(r *ripe) map[flaw]try {
+			h := chain.RemoteHead{Checkpoint: r.far.checkpoint()}
+			return map[flaw]try{
+				overflow: {with(h, func(h *chain.RemoteHead) { h.Checkpoint.Header.Time = math.MaxInt64 }), nil, CodeRange},
+				unknown:  {chain.RemoteHead{Checkpoint: newAbroad(r.t, "third", r.now).checkpoint()}, nil, CodeUnknown},
+				state:    {chain.RemoteHead{Checkpoint: r.followed}, nil, CodeDuplicate},
+				notYours: {nil, r.driver, CodeNotAllowed},
+				form:     {with(h, func(h *chain.RemoteHead) { h.Checkpoint.Header.AppHash[0] ^= 1 }), nil, CodeProof},
+			}
+		},
+		map[flaw]string{negative: "what its validators have not signed: out of form"},
+	},
+	chain.TxSettle: {
+		operator, func(r *ripe) any { return r.terms(7) },
+		func(r *ripe) map[flaw]try {
+			s := r.terms(7)
+			return map[flaw]try{
+				negative: {with(s, func(s *chain.Settlement) { s.Amount = -5 }), nil, CodeMalformed},
+				overflow: {with(s, func(s *chain.Settlement) { s.Amount = math.MaxInt64 }), nil, CodeFunds},
+				unknown:  {with(s, func(s *chain.Settlement) { s.Away = "third" }), nil, CodeUnknown},
+				state:    {r.terms(6), nil, CodeDuplicate},
+				notYours: {with(s, func(s *chain.Settlement) { s.Payer = r.driver.account() }), nil, CodeNotAllowed},
+				form:     {with(s, func(s *chain.Settlement) { s.Expires = s.Deadline }), nil, CodeMalformed},
+			}
+		}, nil,
+	},
+	chain.TxSettleAnswer: {
+		operator, func(r *ripe) any { return r.answer(5) },
+		func(r *ripe) map[flaw]try {
+			a := r.answer(5)
+			return map[flaw]try{
+				negative: {with(a, func(a *chain.SettleAnswer) { a.Terms.AwayAmount = -5 }), nil, CodeMalformed},
+				overflow: {with(a, func(a *chain.SettleAnswer) { a.Terms.AwayAmount = math.MaxInt64 }), nil, CodeProof}, // other terms
+				unknown:  {r.answer(9), nil, CodeProof},
+				state:    {with(a, func(a *chain.SettleAnswer) { a.Terms.Deadline = 1 }), nil, CodeExpired},
+				notYours: {with(a, func(a *chain.SettleAnswer) { a.Terms.AwayPayer = r.driver.account() }), nil, CodeNotAllowed},
+				form:     {with(a, func(a *chain.SettleAnswer) { a.Proof.Tree = a.Proof.Tree[1:] }), nil, CodeMalformed},
+			}
+		}, nil,
+	},
+	chain.TxSettleClose: {
+		operator, func(r *ripe) any { return r.closes(6) },
+		func(r *ripe) map[flaw]try {
+			c := r.closes(6)
+			return map[flaw]try{
+				unknown:  {with(c, func(c *chain.SettleClose) { c.ID = chain.ID{99} }), nil, CodeUnknown},
+				state:    {r.closes(8), nil, CodeState}, // it may still be answered
+				notYours: {nil, r.stranger, CodeNotAllowed},
+				form:     {with(c, func(c *chain.SettleClose) { c.Proof.Tree = make([]byte, chain.MaxRemoteTree+1) }), nil, CodeTooLarge},
+			}
+		},
+		map[flaw]string{negative: "no number", overflow: "no number"},
 	},
 	chain.TxDim: {
 		operator, func(r *ripe) any { return chain.Dim{Node: "f1", Limit: 4200, Until: r.now + 1e6, Reason: "x"} },

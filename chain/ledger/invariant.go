@@ -15,7 +15,8 @@ func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Sprintf(f
 // CheckInvariants checks the invariants over the whole state and returns one
 // line per violation.
 //
-//  1. Money in accounts and holds = minted - burned; what payouts lock and disputes freeze is on its account.
+//  1. Money in accounts and holds = minted - burned; what payouts and settlements lock and
+//     disputes freeze is on its account.
 //  2. Discount credit outstanding = credit reserve; nobody gets back more than he paid.
 //  3. No negative balance; captured + released + disputed = held; what gateways may charge
 //     offline against a driver is, in sum, money that he has set apart.
@@ -30,6 +31,7 @@ func CheckInvariants(st State) []string {
 	var f faults
 	f.money(st)
 	f.firm(st)
+	f.settlements(st)
 	pending, sold := map[chain.ID]meter.WattHour{}, map[chain.ID]meter.WattHour{}
 	each(st, key(tabLoad), func(k []byte, wh meter.WattHour) bool {
 		pending[chain.ID(k[8:])] += wh
@@ -69,9 +71,10 @@ func CheckInvariants(st State) []string {
 func checkBlock(block *Overlay) []string {
 	var f faults
 	f.money(block)
-	firm, reserved := false, false
+	firm, reserved, settled := false, false, false
 	block.changed(func(k, before, after []byte) {
 		reserved = reserved || k[0] == tabReserve || k[0] == tabReserveDue
+		settled = settled || k[0] == tabSettlement || k[0] == tabAccount && chain.Account(k[1:]) == chain.AccountSettlement
 		firm = firm || k[0] == tabFirm || k[0] == tabContract || k[0] == tabAccount && chain.Account(k[1:]) == chain.AccountCollateral
 		switch {
 		case k[0] == tabSession && after != nil:
@@ -100,6 +103,9 @@ func checkBlock(block *Overlay) []string {
 	if firm {
 		f.firm(block)
 	}
+	if settled {
+		f.settlements(block)
+	}
 	if reserved {
 		f.reserves(block)
 	}
@@ -111,7 +117,7 @@ func checkBlock(block *Overlay) []string {
 // money or credit, whatever the transaction was meant to do.
 func checkDelta(tx *Overlay) []string {
 	var f faults
-	var money, minted, credit, reserve, locked, frozen chain.Nano
+	var money, minted, credit, reserve, locked, settling, frozen chain.Nano
 	tx.changed(func(k, before, after []byte) {
 		switch k[0] {
 		case tabAccount:
@@ -124,6 +130,8 @@ func checkDelta(tx *Overlay) []string {
 				reserve = d
 			case chain.AccountPayout:
 				locked += d
+			case chain.AccountSettlement:
+				settling += d
 			case chain.AccountDispute:
 				frozen += d
 			}
@@ -139,6 +147,9 @@ func checkDelta(tx *Overlay) []string {
 		case tabPayout:
 			b, a := zeroOr[PayoutView](k, before), zeroOr[PayoutView](k, after)
 			locked -= a.locked() - b.locked()
+		case tabSettlement:
+			b, a := zeroOr[SettlementView](k, before), zeroOr[SettlementView](k, after)
+			settling -= a.locked() - b.locked()
 		case tabDispute:
 			b, a := zeroOr[DisputeView](k, before), zeroOr[DisputeView](k, after)
 			frozen -= a.frozen() - b.frozen()
@@ -153,8 +164,8 @@ func checkDelta(tx *Overlay) []string {
 	if credit != reserve {
 		f.add("credits would change by %d, their reserve by %d", credit, reserve)
 	}
-	if locked != 0 || frozen != 0 {
-		f.add("payouts would lock %d and disputes freeze %d of nobody's money", locked, frozen)
+	if locked != 0 || settling != 0 || frozen != 0 {
+		f.add("payouts would lock %d, settlements %d and disputes freeze %d of nobody's money", locked, settling, frozen)
 	}
 	return f
 }

@@ -634,7 +634,7 @@ func TestMovementsExplainEveryBalance(t *testing.T) {
 	if _, err := InitGenesis(traced, testGenesis(newHouse("a"), newHouse("b"), newHouse("c")), t0-slotMs); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, st: NewMapState(), op: newPerson("operator"), a: newHouse("a"), b: newHouse("b"), c: newHouse("c"), driver: newPerson("driver"), now: t0, nonces: map[chain.Key]uint64{}, keep: true}
+	w := &world{t: t, id: "test", st: NewMapState(), op: newPerson("operator"), a: newHouse("a"), b: newHouse("b"), c: newHouse("c"), driver: newPerson("driver"), now: t0, nonces: map[chain.Key]uint64{}, keep: true}
 	if _, err := InitGenesis(w.st, testGenesis(w.a, w.b, w.c), t0-slotMs); err != nil {
 		t.Fatal(err)
 	}

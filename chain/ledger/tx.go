@@ -33,6 +33,9 @@ func (r *run) transaction(st State, e chain.Envelope) error {
 	default:
 		var ok bool
 		if ok, err = r.mandates(st, t); !ok {
+			ok, err = r.between(st, t)
+		}
+		if !ok {
 			err = r.tradeTx(st, t)
 		}
 	}

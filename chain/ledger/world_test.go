@@ -100,6 +100,7 @@ func (h *house) site(s chain.Slot, imp, exp meter.WattHour) chain.Record {
 //	     \- f2 -- c
 type world struct {
 	t        testing.TB
+	id       string // chain id; only "test" has gateways that sign
 	st       State
 	twin     plainState // a second replica, if not nil
 	op       *person
@@ -134,7 +135,7 @@ func testGenesis(houses ...*house) chain.Genesis {
 // newWorld starts a microgrid of three houses whose meters have reported the
 // slot before, with money for the supplier, for credits and for the driver.
 func newWorld(t testing.TB) *world {
-	w := &world{t: t, st: NewMapState(), op: newPerson("operator"), a: newHouse("a"), b: newHouse("b"), c: newHouse("c"), driver: newPerson("driver"), now: t0, nonces: map[chain.Key]uint64{}}
+	w := &world{t: t, id: "test", st: NewMapState(), op: newPerson("operator"), a: newHouse("a"), b: newHouse("b"), c: newHouse("c"), driver: newPerson("driver"), now: t0, nonces: map[chain.Key]uint64{}}
 	if _, err := InitGenesis(w.st, testGenesis(w.a, w.b, w.c), t0-slotMs); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +215,7 @@ func (w *world) at(s chain.Slot) { w.now = max(w.now, s.End(900)) }
 
 func (w *world) tx(p *person, kind chain.TxKind, body any) []byte {
 	w.nonces[p.key]++
-	return chain.SignTx("test", w.nonces[p.key], kind, body, p.priv)
+	return chain.SignTx(w.id, w.nonces[p.key], kind, body, p.priv)
 }
 
 func (w *world) mint(to chain.Account, n chain.Nano) []byte {

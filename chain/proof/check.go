@@ -8,6 +8,7 @@ import (
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/chain/tree"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/profile"
 )
@@ -63,10 +64,10 @@ func (v *verifier) rules() error {
 // slots certifies the clearing of every slot and adds its sums up again.
 func (v *verifier) slots() error {
 	ranges := ledger.SlotRanges(v.claim.FromSlot, v.claim.ToSlot)
-	from, to := v.state.span(ranges[0][0], ranges[0][1])
+	slots := v.state.Span(ranges[0][0], ranges[0][1])
 	var traded, energy meter.WattHour
 	last := chain.Slot(-1)
-	for _, e := range v.state.entries[from:to] {
+	for _, e := range slots {
 		s := chain.Slot(binary.BigEndian.Uint64(e.Key[1:]))
 		view, ok := ledger.SlotOf(v.state, s)
 		if !ok || view.Slot != s {
@@ -85,7 +86,7 @@ func (v *verifier) slots() error {
 		traded += view.Energy.Traded
 		energy += view.Energy.Consumed
 	}
-	v.held(checkSlots, "%d slots, %d Wh used, %d Wh of them between neighbours", to-from, energy, traded)
+	v.held(checkSlots, "%d slots, %d Wh used, %d Wh of them between neighbours", len(slots), energy, traded)
 	return nil
 }
 
@@ -229,8 +230,7 @@ func (v *verifier) sessions() error {
 	}
 	sums := map[chain.ID]*sum{}
 	ranges := ledger.SlotRanges(v.claim.FromSlot, v.claim.ToSlot)
-	from, to := v.state.span(ranges[0][0], ranges[0][1])
-	for _, e := range v.state.entries[from:to] {
+	for _, e := range v.state.Span(ranges[0][0], ranges[0][1]) {
 		view, _ := ledger.SlotOf(v.state, chain.Slot(binary.BigEndian.Uint64(e.Key[1:])))
 		for _, f := range view.Fills {
 			if f.Session == (chain.ID{}) || f.Side != chain.Buy {
@@ -297,8 +297,7 @@ func (v *verifier) sessions() error {
 		}
 	}
 	p := ledger.SessionPrefix()
-	from, to = v.state.span(p, After(p))
-	for _, e := range v.state.entries[from:to] {
+	for _, e := range v.state.Span(p, tree.After(p)) {
 		s, err := ledger.ParseSession(e.Value)
 		if err != nil {
 			return err
@@ -480,17 +479,18 @@ func (v *verifier) executed() error {
 		}
 	}
 	i := 0
+	told := v.state.Span(nil, nil)
 	var bad error
 	st.Iterate(nil, func(k, value []byte) bool {
-		if i == len(v.state.entries) || !bytes.Equal(v.state.entries[i].Key, k) || !bytes.Equal(v.state.entries[i].Value, value) {
+		if i == len(told) || !bytes.Equal(told[i].Key, k) || !bytes.Equal(told[i].Value, value) {
 			bad = fmt.Errorf("entry %x is not what the blocks lead to", k)
 			return false
 		}
 		i++
 		return true
 	})
-	if bad == nil && i < len(v.state.entries) {
-		bad = fmt.Errorf("entry %x is not what the blocks lead to", v.state.entries[i].Key)
+	if bad == nil && i < len(told) {
+		bad = fmt.Errorf("entry %x is not what the blocks lead to", told[i].Key)
 	}
 	if bad == nil {
 		v.held(checkExecution, "%d blocks, %d entries", len(v.blocks), i)

@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/tree"
 )
 
 // Magic opens every bundle.
@@ -153,8 +154,8 @@ func (b *Writer) Checkpoint(c *chain.Checkpoint) error { return b.frame(frameChe
 func (b *Writer) Block(v Block) error { return b.frame(frameBlock, chain.Marshal(v)) }
 
 // State writes the pruned tree.
-func (b *Writer) State(t *Tree) error {
-	return t.frames(stateFrame, func(p []byte) error { return b.frame(frameState, p) })
+func (b *Writer) State(t *tree.Tree) error {
+	return t.Frames(stateFrame, func(p []byte) error { return b.frame(frameState, p) })
 }
 
 // Profile writes a profile.
@@ -192,7 +193,7 @@ func (f *reader) read(p []byte) error {
 	}
 	if _, err := io.ReadFull(f.r, p); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return errShort
+			return tree.ErrShort
 		}
 		return err
 	}

@@ -5,13 +5,14 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
-	"math/bits"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/chain/tree"
+	"github.com/joulegate/joulegate/chain/tree/treetest"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/meter/profile"
 )
@@ -129,51 +130,10 @@ func newMaker(tb testing.TB, owners ...string) *maker {
 	return m
 }
 
-func (m *maker) entries() (all []Entry) {
-	m.st.Iterate(nil, func(k, v []byte) bool {
-		all = append(all, Entry{bytes.Clone(k), bytes.Clone(v), 1})
-		return true
-	})
-	return all
-}
+func (m *maker) entries() []tree.Entry { return treetest.Entries(m.st.Iterate) }
 
-// ranges are runs of keys: from, and the key after the last; nil: to the end.
-type ranges [][2][]byte
-
-var everything = ranges{{nil, nil}}
-
-// shape is a balanced tree over entries. What lies in no range is only hashes,
-// but for the neighbours of each.
-func shape(all []Entry, rs ranges) (*treeNode, chain.Hash) {
-	told := make([]bool, len(all))
-	s := &State{entries: all}
-	for _, r := range rs {
-		lo, hi := s.span(r[0], r[1])
-		for i := max(lo-1, 0); i <= min(hi, len(all)-1); i++ {
-			told[i] = true
-		}
-	}
-	var build func(lo, hi int) (*treeNode, chain.Hash)
-	build = func(lo, hi int) (*treeNode, chain.Hash) {
-		if hi-lo == 1 {
-			h := iavlLeaf(all[lo].Key, all[lo].Value, all[lo].Version)
-			if !told[lo] {
-				return &treeNode{hash: h}, h
-			}
-			return &treeNode{entry: &all[lo]}, h
-		}
-		mid := (lo + hi) / 2
-		l, lh := build(lo, mid)
-		r, rh := build(mid, hi)
-		s := &Step{Height: int8(bits.Len(uint(hi - lo - 1))), Size: int64(hi - lo), Version: 1}
-		h := iavlInner(s.Height, s.Size, s.Version, lh, rh)
-		if l.step == nil && l.entry == nil && r.step == nil && r.entry == nil {
-			return &treeNode{hash: h}, h
-		}
-		return &treeNode{step: s, left: l, right: r}, h
-	}
-	return build(0, len(all))
-}
+// everything is all keys.
+var everything = [][2][]byte{{nil, nil}}
 
 // block adds a block of the ledger.
 func (m *maker) block(txs ...[]byte) {
@@ -185,7 +145,7 @@ func (m *maker) block(txs ...[]byte) {
 		h.Last = chain.BlockRef{Hash: last.Hash(), Parts: 1, Root: chain.Sum([]byte{1})}
 	}
 	if m.roots {
-		_, h.AppHash = shape(m.entries(), everything)
+		h.AppHash = treetest.Root(m.entries())
 	}
 	m.sets = append(m.sets, m.vals)
 	if m.next != nil {
@@ -311,7 +271,7 @@ func (m *maker) bundle(edit func(frames []rawFrame) []rawFrame) []byte {
 	return m.claimed(Claim{Version: Version, Chain: m.genesis.State.ChainID, Genesis: m.genesis.Hash, All: true, ToSlot: 1 << 40, First: 1, To: tip - 1, Tip: tip}, everything, edit)
 }
 
-func (m *maker) claimed(c Claim, rs ranges, edit func([]rawFrame) []rawFrame) []byte {
+func (m *maker) claimed(c Claim, rs [][2][]byte, edit func([]rawFrame) []rawFrame) []byte {
 	m.tb.Helper()
 	var buf bytes.Buffer
 	w, err := NewWriter(&buf, c)
@@ -346,8 +306,8 @@ func (m *maker) claimed(c Claim, rs ranges, edit func([]rawFrame) []rawFrame) []
 			must(w.Checkpoint(m.votes(h.Height)))
 		}
 	}
-	root, _ := shape(m.entries(), rs)
-	must(w.State(&Tree{root}))
+	told, _ := treetest.Prune(m.entries(), rs...)
+	must(w.State(told))
 	for _, r := range m.readings {
 		if wanted[r.Root] {
 			must(w.Readings(r))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/chain/tree"
 	"github.com/joulegate/joulegate/meter/profile"
 )
 
@@ -139,9 +140,9 @@ type verifier struct {
 	blocks  []ledger.BlockInput // to be executed again
 	execute bool
 
-	tree     treeReader
+	tree     tree.Reader
 	treeOn   bool
-	state    *State
+	state    *tree.State
 	profiles map[chain.Hash]*profile.Profile
 	used     map[chain.Hash]bool
 	reads    reads
@@ -238,8 +239,8 @@ func (v *verifier) run(r io.Reader) error {
 				v.treeOn = true
 			}
 			if err == nil {
-				if err = v.tree.feed(b); err != nil || len(v.tree.entries) > maxEntries {
-					err = fail(checkState, "its tree cannot be read after %d entries: %w", len(v.tree.entries), errors.Join(err))
+				if err = v.tree.Feed(b); err != nil || v.tree.Len() > maxEntries {
+					err = fail(checkState, "its tree cannot be read after %d entries: %w", v.tree.Len(), errors.Join(err))
 				}
 			}
 		default:
@@ -441,17 +442,17 @@ func (v *verifier) stateEnd() error {
 	if v.state != nil {
 		return nil
 	}
-	if !v.treeOn || !v.tree.done {
+	if !v.treeOn || !v.tree.Done {
 		return fail(checkState, "its tree is not whole")
 	}
-	if v.tree.root != v.tip.Header.AppHash {
-		return fail(checkState, "its root is %s, block %d signs %s", v.tree.root, v.claim.Tip, v.tip.Header.AppHash)
+	if v.tree.Root != v.tip.Header.AppHash {
+		return fail(checkState, "its root is %s, block %d signs %s", v.tree.Root, v.claim.Tip, v.tip.Header.AppHash)
 	}
-	v.state = v.tree.state()
-	v.tree = treeReader{}
+	v.state = v.tree.State()
+	v.tree = tree.Reader{}
 	var missing []byte
 	want := func(lo, hi []byte) {
-		if missing == nil && !v.state.told(lo, hi) {
+		if missing == nil && !v.state.Told(lo, hi) {
 			missing = append([]byte{}, lo...)
 		}
 	}
@@ -459,7 +460,7 @@ func (v *verifier) stateEnd() error {
 		want(nil, nil)
 	}
 	for _, p := range ledger.CommonPrefixes() {
-		want(p, After(p))
+		want(p, tree.After(p))
 	}
 	for _, r := range ledger.SlotRanges(v.claim.FromSlot, v.claim.ToSlot) {
 		want(r[0], r[1])
@@ -471,7 +472,7 @@ func (v *verifier) stateEnd() error {
 	if missing != nil {
 		return fail(checkState, "entries after key %x are claimed and left out", missing)
 	}
-	v.held(checkState, "%d entries of the state after block %d, root %s", len(v.state.entries), v.claim.Tip-1, v.tip.Header.AppHash)
+	v.held(checkState, "%d entries of the state after block %d, root %s", v.state.Len(), v.claim.Tip-1, v.tip.Header.AppHash)
 	return nil
 }
 

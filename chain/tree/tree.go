@@ -1,4 +1,4 @@
-package proof
+package tree
 
 import (
 	"bytes"
@@ -6,21 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"sort"
 
 	"github.com/joulegate/joulegate/chain"
-	"github.com/joulegate/joulegate/chain/ledger"
 )
 
-// A pruned tree is the state's IAVL tree in which whatever is not told is only
-// its hash. Written in pre-order, node by node:
-//
-//	0  hash (32 bytes)                              something that is not told
-//	1  version, key, value                          an entry
-//	2  height (1 byte), size, version, left, right  an inner node
-//
-// Numbers are unsigned LEB128 and shortest, keys and values have their length
-// in front.
 const (
 	nodeHash  = 0
 	nodeLeaf  = 1
@@ -37,16 +28,33 @@ type Entry struct {
 	Version    int64
 }
 
-// treeReader takes a pruned tree node by node. It holds one open node per
+// Reader takes a pruned tree node by node. It holds one open node per
 // level, however large or deep what it is given.
-type treeReader struct {
+type Reader struct {
+	Root chain.Hash // once Done
+	Done bool       // the tree is whole
+
 	open    []openNode
-	root    chain.Hash
-	done    bool
 	entries []Entry
 	gaps    []int // before which entry something is not told
 	gap     bool
 }
+
+// Read reads a whole pruned tree of at most limit entries and returns what it
+// tells and its root.
+func Read(b []byte, limit int) (*State, chain.Hash, error) {
+	var r Reader
+	if err := r.Feed(b); err != nil {
+		return nil, chain.Hash{}, fmt.Errorf("tree: %w", err)
+	}
+	if !r.Done || r.Len() > limit {
+		return nil, chain.Hash{}, fmt.Errorf("tree: whole %t, %d entries of at most %d", r.Done, r.Len(), limit)
+	}
+	return r.State(), r.Root, nil
+}
+
+// Len returns the number of entries so far.
+func (t *Reader) Len() int { return len(t.entries) }
 
 type openNode struct {
 	height  int8
@@ -56,10 +64,10 @@ type openNode struct {
 	half    bool
 }
 
-// feed reads the nodes of one frame.
-func (t *treeReader) feed(b []byte) error {
+// Feed reads some more nodes, none of them in part.
+func (t *Reader) Feed(b []byte) error {
 	for len(b) > 0 {
-		if t.done {
+		if t.Done {
 			return errors.New("nodes after the tree's end")
 		}
 		kind := b[0]
@@ -69,7 +77,7 @@ func (t *treeReader) feed(b []byte) error {
 		switch kind {
 		case nodeHash:
 			if len(b) < 32 {
-				return errShort
+				return ErrShort
 			}
 			t.gap = true
 			h := chain.Hash(b[:32])
@@ -77,14 +85,14 @@ func (t *treeReader) feed(b []byte) error {
 			t.complete(h)
 		case nodeLeaf:
 			var e Entry
-			if v, b, err = uvarint(b); err != nil {
+			if v, b, err = Uvarint(b); err != nil {
 				return err
 			}
 			e.Version = int64(min(v, math.MaxInt64))
-			if e.Key, b, err = counted(b); err != nil {
+			if e.Key, b, err = Counted(b); err != nil {
 				return err
 			}
-			if e.Value, b, err = counted(b); err != nil {
+			if e.Value, b, err = Counted(b); err != nil {
 				return err
 			}
 			if len(e.Key) == 0 || len(e.Value) == 0 {
@@ -98,18 +106,18 @@ func (t *treeReader) feed(b []byte) error {
 				t.gap = false
 			}
 			t.entries = append(t.entries, e)
-			t.complete(iavlLeaf(e.Key, e.Value, e.Version))
+			t.complete(Leaf(e.Key, e.Value, e.Version))
 		case nodeInner:
 			if len(b) < 1 {
-				return errShort
+				return ErrShort
 			}
 			n := openNode{height: int8(b[0])}
 			b = b[1:]
-			if v, b, err = uvarint(b); err != nil {
+			if v, b, err = Uvarint(b); err != nil {
 				return err
 			}
 			n.size = int64(min(v, math.MaxInt64))
-			if v, b, err = uvarint(b); err != nil {
+			if v, b, err = Uvarint(b); err != nil {
 				return err
 			}
 			n.version = int64(min(v, math.MaxInt64))
@@ -126,28 +134,29 @@ func (t *treeReader) feed(b []byte) error {
 }
 
 // complete hands a finished subtree to the node above it.
-func (t *treeReader) complete(h chain.Hash) {
+func (t *Reader) complete(h chain.Hash) {
 	for len(t.open) > 0 {
 		top := &t.open[len(t.open)-1]
 		if !top.half {
 			top.left, top.half = h, true
 			return
 		}
-		h = iavlInner(top.height, top.size, top.version, top.left, h)
+		h = Inner(top.height, top.size, top.version, top.left, h)
 		t.open = t.open[:len(t.open)-1]
 	}
-	t.root, t.done = h, true
+	t.Root, t.Done = h, true
 }
 
-func counted(b []byte) (part, rest []byte, err error) {
-	n, b, err := uvarint(b)
+// Counted returns the part that has its length in front.
+func Counted(b []byte) (part, rest []byte, err error) {
+	n, b, err := Uvarint(b)
 	if err != nil || n > uint64(len(b)) {
-		return nil, nil, errShort
+		return nil, nil, ErrShort
 	}
 	return b[:n:n], b[n:], nil
 }
 
-// State is the part of the state that a bundle proves. Reading what it does
+// State is the part of a state that a pruned tree tells. Reading what it does
 // not tell is remembered in Unknown, never mistaken for "not there".
 type State struct {
 	entries []Entry
@@ -155,14 +164,20 @@ type State struct {
 	Unknown []byte // first key or prefix that was asked for and is not told
 }
 
-func (t *treeReader) state() *State {
+// State returns what has been read.
+func (t *Reader) State() *State {
 	if t.gap {
 		t.gaps = append(t.gaps, len(t.entries))
 	}
 	return &State{entries: t.entries, gaps: t.gaps}
 }
 
-// span returns the entries from lo up to, without, hi; nil hi: to the end.
+// Span returns the entries from lo up to, without, hi; nil hi: to the end.
+func (s *State) Span(lo, hi []byte) []Entry {
+	from, to := s.span(lo, hi)
+	return s.entries[from:to]
+}
+
 func (s *State) span(lo, hi []byte) (from, to int) {
 	at := func(k []byte) int {
 		return sort.Search(len(s.entries), func(i int) bool { return bytes.Compare(s.entries[i].Key, k) >= 0 })
@@ -173,9 +188,9 @@ func (s *State) span(lo, hi []byte) (from, to int) {
 	return from, to
 }
 
-// told reports whether nothing between lo and hi is left out: from the entry
+// Told reports whether nothing between lo and hi is left out: from the entry
 // before lo to the first at or after hi all leaves are neighbours.
-func (s *State) told(lo, hi []byte) bool {
+func (s *State) Told(lo, hi []byte) bool {
 	from, to := s.span(lo, hi)
 	if from < len(s.entries) && bytes.Equal(s.entries[from].Key, lo) {
 		from++ // its own place is certain
@@ -183,6 +198,9 @@ func (s *State) told(lo, hi []byte) bool {
 	i := sort.SearchInts(s.gaps, from)
 	return i == len(s.gaps) || s.gaps[i] > to
 }
+
+// Len returns the number of entries.
+func (s *State) Len() int { return len(s.entries) }
 
 // Version returns the height of the block that wrote an entry.
 func (s *State) Version(key []byte) (int64, bool) {
@@ -193,22 +211,23 @@ func (s *State) Version(key []byte) (int64, bool) {
 	return s.entries[i].Version, true
 }
 
-// Get implements ledger.State.
+// Get returns the value under key; nil for none.
 func (s *State) Get(key []byte) []byte {
 	i, _ := s.span(key, nil)
 	if i < len(s.entries) && bytes.Equal(s.entries[i].Key, key) {
 		return s.entries[i].Value
 	}
-	if s.Unknown == nil && !s.told(key, append(bytes.Clone(key), 0)) {
+	if s.Unknown == nil && !s.Told(key, append(bytes.Clone(key), 0)) {
 		s.Unknown = bytes.Clone(key)
 	}
 	return nil
 }
 
-// Iterate implements ledger.State.
+// Iterate calls fn with the entries under prefix, ascending, while it returns
+// true.
 func (s *State) Iterate(prefix []byte, fn func(key, value []byte) bool) {
 	end := After(prefix)
-	if s.Unknown == nil && !s.told(prefix, end) {
+	if s.Unknown == nil && !s.Told(prefix, end) {
 		s.Unknown = append([]byte{}, prefix...)
 	}
 	from, to := s.span(prefix, end)
@@ -219,10 +238,10 @@ func (s *State) Iterate(prefix []byte, fn func(key, value []byte) bool) {
 	}
 }
 
-// Set implements ledger.State; a proven state is not written.
-func (s *State) Set(key, _ []byte) { panic(fmt.Sprintf("proof: write of %x", key)) }
+// Set panics: a proven state is not written.
+func (s *State) Set(key, _ []byte) { panic(fmt.Sprintf("tree: write of %x", key)) }
 
-// Delete implements ledger.State.
+// Delete panics.
 func (s *State) Delete(key []byte) { s.Set(key, nil) }
 
 // After returns the first key after all keys with prefix p, nil for none.
@@ -236,8 +255,6 @@ func After(p []byte) []byte {
 	}
 	return nil
 }
-
-var _ ledger.State = (*State)(nil)
 
 // Branch is an entry and the way from the tree's root to it.
 type Branch struct {
@@ -254,23 +271,23 @@ type Step struct {
 }
 
 // Tree gathers branches of one state into a pruned tree.
-type Tree struct{ root *treeNode }
+type Tree struct{ root *node }
 
-type treeNode struct {
+type node struct {
 	hash        chain.Hash // of what is not told
 	entry       *Entry
 	step        *Step
-	left, right *treeNode
+	left, right *node
 }
 
 // Add adds a branch.
 func (t *Tree) Add(b Branch) {
 	at := &t.root
 	for i := range b.Path {
-		s := &b.Path[i]
+		s := b.Path[i]
 		if *at == nil || (*at).step == nil {
-			n := &treeNode{step: s}
-			if other := (&treeNode{hash: s.Sibling}); s.Right {
+			n := &node{step: &s}
+			if other := (&node{hash: s.Sibling}); s.Right {
 				n.left = other
 			} else {
 				n.right = other
@@ -283,14 +300,14 @@ func (t *Tree) Add(b Branch) {
 			at = &(*at).left
 		}
 	}
-	*at = &treeNode{entry: &b.Entry}
+	*at = &node{entry: &b.Entry}
 }
 
-// frames calls fn with the tree in pre-order, in pieces of about max bytes
+// Frames calls fn with the tree in pre-order, in pieces of about max bytes
 // that split no node.
-func (t *Tree) frames(size int, fn func([]byte) error) error {
+func (t *Tree) Frames(size int, fn func([]byte) error) error {
 	var buf []byte
-	stack := []*treeNode{t.root}
+	stack := []*node{t.root}
 	for len(stack) > 0 {
 		n := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
@@ -319,4 +336,45 @@ func (t *Tree) frames(size int, fn func([]byte) error) error {
 		return nil
 	}
 	return fn(buf)
+}
+
+// Inner is the hash of an inner node of the state's tree.
+func Inner(height int8, size, version int64, left, right chain.Hash) chain.Hash {
+	b := make([]byte, 0, 96)
+	b = binary.AppendVarint(b, int64(height))
+	b = binary.AppendVarint(b, size)
+	b = binary.AppendVarint(b, version)
+	b = append(append(b, 32), left[:]...)
+	b = append(append(b, 32), right[:]...)
+	return chain.Sum(b)
+}
+
+// Leaf is the hash of an entry.
+func Leaf(key, value []byte, version int64) chain.Hash {
+	v := chain.Sum(value)
+	b := make([]byte, 0, 64+len(key))
+	b = binary.AppendVarint(b, 0)
+	b = binary.AppendVarint(b, 1)
+	b = binary.AppendVarint(b, version)
+	b = append(binary.AppendUvarint(b, uint64(len(key))), key...)
+	b = append(append(b, 32), v[:]...)
+	return chain.Sum(b)
+}
+
+// ErrShort is returned for bytes that end in the middle.
+var ErrShort = errors.New("ends too early")
+
+// Uvarint reads an unsigned LEB128 in its shortest form.
+func Uvarint(b []byte) (uint64, []byte, error) {
+	v, n := binary.Uvarint(b)
+	if n <= 0 || n > 1 && n != (bits.Len64(v)+6)/7 {
+		return 0, nil, ErrShort
+	}
+	return v, b[n:], nil
+}
+
+// Bytes returns the whole tree in pre-order.
+func (t *Tree) Bytes() (b []byte) {
+	_ = t.Frames(math.MaxInt, func(part []byte) error { b = part; return nil })
+	return b
 }
