@@ -118,9 +118,15 @@ func (n *naive) condition(t fatal, e Event, text string) bool {
 	for range 1000 {
 		was := text
 		for _, step := range [][2]string{
-			{"( TRUE )", "TRUE"}, {"( FALSE )", "FALSE"},
-			{"not TRUE", "FALSE"}, {"not FALSE", "TRUE"}, {"not not ", ""},
-			{"TRUE and TRUE", "TRUE"}, {"TRUE and FALSE", "FALSE"}, {"FALSE and TRUE", "FALSE"}, {"FALSE and FALSE", "FALSE"},
+			{"( TRUE )", "TRUE"},
+			{"( FALSE )", "FALSE"},
+			{"not TRUE", "FALSE"},
+			{"not FALSE", "TRUE"},
+			{"not not ", ""},
+			{"TRUE and TRUE", "TRUE"},
+			{"TRUE and FALSE", "FALSE"},
+			{"FALSE and TRUE", "FALSE"},
+			{"FALSE and FALSE", "FALSE"},
 		} {
 			if text = strings.Replace(text, step[0], step[1], 1); text != was {
 				break
