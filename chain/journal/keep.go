@@ -68,8 +68,7 @@ func (j *Journal) loadReadings() error {
 
 // PutReadings keeps the raw readings that a record commits to by their
 // Merkle root, dropping the oldest of all beyond Config.ReadingsBytes. They
-// reach the disk no later than the next block or saved value: call it before
-// Append of the record.
+// are on disk when it returns: call it before Append of the record.
 func (j *Journal) PutReadings(root chain.Hash, leaves [][]byte) error {
 	if len(leaves) > MaxLeaves {
 		return fmt.Errorf("journal: %d readings under one root, at most %d", len(leaves), MaxLeaves)
@@ -108,7 +107,9 @@ func (j *Journal) PutReadings(root chain.Hash, leaves [][]byte) error {
 		next.first++
 	}
 	if err == nil {
-		err = batch.Write()
+		// A later synced write would not do: goleveldb may have begun another
+		// log by then, and syncs only that.
+		err = batch.WriteSync()
 	}
 	if err != nil {
 		j.count.writeErrors.Add(1)
