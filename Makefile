@@ -54,6 +54,12 @@ soak: ## a month of 1,000 homes and 200 cars in which everything goes wrong; ARG
 	$(GO) test -count=1 -timeout 1h ./chain/market -run TestAgainstOracles -market.problems 500000
 	$(GO) run ./tools/soak $(ARGS)
 
+CUTS ?= 100000
+.PHONY: torture
+torture: ## CUTS=100000 simulated power cuts under journal and ledger, with torn, reordered and lying writes
+	$(GO) test -count=1 -timeout 3h -v ./chain/journal -run TestPowerCuts -journal.cuts $$(($(CUTS) / 2))
+	$(GO) test -count=1 -timeout 3h -v ./chain/consensus -run TestPowerCuts -ledger.cuts $$(($(CUTS) / 2))
+
 .PHONY: lint
 lint: ## the pinned linter with the list in .golangci.yml
 	$(GO) vet ./...

@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	cuts = flag.Int("journal.cuts", 600, "power cuts in TestPowerCuts")
+	cuts = flag.Int("journal.cuts", 300, "power cuts in TestPowerCuts")
 	seed = flag.Uint64("journal.seed", 0, "repeats a run of TestPowerCuts; 0: a new one")
 )
 
