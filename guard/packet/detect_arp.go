@@ -42,14 +42,15 @@ func (d *arpDetector) step(e *Event, out *sink) {
 		d.arp(e, out)
 		return
 	}
+	f, second := e.flow, uint16(e.At/time.Second)
+	if f != nil && f.mac[e.side] == e.srcMAC && f.macAt[e.side] == second {
+		return // the binding is as fresh as it needs to be
+	}
 	if !e.srcMAC.unicast() || !e.src.unicast() {
 		return
 	}
-	if f := e.flow; f != nil {
-		if f.mac[e.side] == e.srcMAC && e.At-f.macAt[e.side] < time.Second {
-			return // the binding is as fresh as it needs to be
-		}
-		f.mac[e.side], f.macAt[e.side] = e.srcMAC, e.At
+	if f != nil {
+		f.mac[e.side], f.macAt[e.side] = e.srcMAC, second
 	}
 	b, fresh := d.bindings.at(e.src.hash(d.bindings.seed), e.At)
 	switch {

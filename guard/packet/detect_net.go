@@ -2,7 +2,6 @@ package packet
 
 import (
 	"math"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -23,14 +22,41 @@ const (
 
 // destinations judges whom the hosts talk to by what they are used to.
 type destinations struct {
-	base  []Destination
+	base  []listed
 	learn time.Duration
 
 	named *table[time.Duration] // addresses of names in the baseline
 	to    *table[destination]   // outside, inside, port
 
-	mu      sync.Mutex // guards learned, which others read
+	mu      sync.Mutex // guards learned, which others read and only step changes
 	learned map[Addr]struct{}
+}
+
+// listed is a Destination as packets are compared with it.
+type listed struct {
+	name       string
+	addr, mask Addr
+	port       uint16
+	four       bool
+}
+
+func listedOf(d Destination) listed {
+	l := listed{name: d.Name, port: d.Port}
+	if l.name == "" {
+		l.four = d.Prefix.Addr().Unmap().Is4()
+		l.addr = addrOf(d.Prefix.Masked().Addr())
+		ones := d.Prefix.Bits() + 128 - d.Prefix.Addr().BitLen()
+		l.mask = Addr{hi: ^uint64(0) << max(0, 64-ones), lo: ^uint64(0) << min(64, 128-ones)}
+	}
+	return l
+}
+
+func (l *listed) contains(a Addr) bool {
+	if a.hi&l.mask.hi != l.addr.hi || a.lo&l.mask.lo != l.addr.lo {
+		return false
+	}
+	_, four := a.isV4()
+	return four == l.four // ::/0 is not about IPv4
 }
 
 // destination is one conversation's other end.
@@ -46,12 +72,16 @@ type destination struct {
 }
 
 func newDestinations(r Rules) *destinations {
-	return &destinations{
-		base: r.Baseline, learn: r.Learn,
+	d := &destinations{
+		learn:   r.Learn,
 		named:   newTable[time.Duration](4096>>r.shrink, r.Seed),
 		to:      newTable[destination](4096>>r.shrink, r.Seed),
 		learned: map[Addr]struct{}{},
 	}
+	for _, b := range r.Baseline {
+		d.base = append(d.base, listedOf(b))
+	}
+	return d
 }
 
 func (*destinations) name() string { return "net" }
@@ -60,7 +90,7 @@ func (*destinations) wants() kind  { return isIP | isDNS }
 func (d *destinations) step(e *Event, out *sink) {
 	if e.kinds&isDNS != 0 && e.dns.response {
 		for _, b := range d.base {
-			if b.Name != "" && below(e.dns.name, b.Name) {
+			if b.name != "" && below(e.dns.name, b.name) {
 				for _, a := range e.dns.answers {
 					at, _ := d.named.at(a.hash(d.named.seed), e.At)
 					*at = e.At
@@ -68,7 +98,7 @@ func (d *destinations) step(e *Event, out *sink) {
 			}
 		}
 	}
-	if e.kinds&isIP == 0 {
+	if e.kinds&isIP == 0 || e.flow != nil && e.flow.listed > 0 {
 		return
 	}
 	// The destination is whom somebody called; for a caller from outside, the
@@ -79,6 +109,9 @@ func (d *destinations) step(e *Event, out *sink) {
 		inside, outside, called = outside, inside, false
 	}
 	if !outside.unicast() || !inside.unicast() || port == 67 || port == 68 {
+		if e.flow != nil {
+			e.flow.listed = 1 // not judged
+		}
 		return
 	}
 	listed := int8(0)
@@ -134,27 +167,21 @@ func (d *destinations) find(e *Event, k pair) *destination {
 
 // known tells whether the baseline has a destination.
 func (d *destinations) known(a Addr, port uint16, now time.Duration) bool {
-	var ip netip.Addr
 	for i := range d.base {
 		b := &d.base[i]
-		if b.Port != 0 && b.Port != port {
+		if b.port != 0 && b.port != port {
 			continue
 		}
-		if b.Name != "" {
+		if b.name != "" {
 			if at := d.named.find(a.hash(d.named.seed)); at != nil && now-*at <= answerFor {
 				return true
 			}
 			continue
 		}
-		if !ip.IsValid() {
-			ip = a.Netip()
-		}
-		if b.Prefix.Contains(ip) {
+		if b.contains(a) {
 			return true
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	_, ok := d.learned[a]
 	return ok
 }

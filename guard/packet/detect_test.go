@@ -11,6 +11,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"golang.org/x/net/dns/dnsmessage"
+	"pgregory.net/rapid"
 
 	"github.com/joulegate/joulegate/guard"
 )
@@ -542,4 +543,31 @@ func helloOf(t testing.TB, name string, share int) []byte {
 	body = append(body, vector(1, 0)...)
 	body = append(body, vector(2, exts...)...)
 	return append([]byte{tlsHandshake, 3, 1}, vector(2, append([]byte{clientHello}, vector(3, body...)...)...)...)
+}
+
+// A prefix is compared as two words; it must contain what netip says.
+func TestListedContainsWhatThePrefixDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		bits := rapid.SliceOfN(rapid.Byte(), 16, 16)
+		draw := func(what string) netip.Addr {
+			a := netip.AddrFrom16([16]byte(bits.Draw(t, what)))
+			if rapid.Bool().Draw(t, what+" is IPv4") {
+				b := a.As16()
+				a = netip.AddrFrom4([4]byte(b[:4]))
+			}
+			return a
+		}
+		p := netip.PrefixFrom(draw("prefix"), 0)
+		p = netip.PrefixFrom(p.Addr(), rapid.IntRange(0, p.Addr().BitLen()).Draw(t, "bits")).Masked()
+		a := draw("address")
+		if rapid.Bool().Draw(t, "near") && a.BitLen() == p.Addr().BitLen() { // random ones are never inside
+			x, y := a.AsSlice(), p.Addr().AsSlice()
+			copy(x, y[:p.Bits()/8])
+			a, _ = netip.AddrFromSlice(x)
+		}
+		l := listedOf(Destination{Prefix: p})
+		if got := l.contains(addrOf(a)); got != p.Contains(a.Unmap()) {
+			t.Fatalf("%s contains %s: %t", p, a, got)
+		}
+	})
 }

@@ -28,26 +28,30 @@ const (
 	greeted // the server greeted as FTP servers do, and mail servers too
 )
 
-// flow is one conversation. Sides are 0 and 1, in the order of its key.
+// flow is one conversation. Sides are 0 and 1, in the order of its key. With
+// the time that its table keeps before it, what every frame needs is one line
+// of memory, and the rest another.
 type flow struct {
-	client  uint8 // the side that began
+	dest    *destination // of the destination detector, if it is still this flow's
+	next    [2]uint32
+	sent    [2]uint32 // bytes of payload
+	mac     [2]MAC    // of the ARP detector: what it saw speak last
+	macAt   [2]uint16 // in which second, as far as that has bits
+	buf     [2]int16  // 1 + index of the buffer; 0: none
+	client  uint8     // the side that began
 	app     app
+	listed  int8 // of the destination detector: 0 not decided, 1 in the baseline or not judged, -1 not
 	begun   bool // seen from its SYN
 	synced  [2]bool
 	closed  bool
-	done    bool         // the client acknowledged: the connection is open
-	pending bool         // a password was sent and not answered
-	sane    bool         // modbusTCP: a message was read
-	strange uint8        // modbusTCP: segments without a message before the first
-	listed  int8         // of the destination detector: 0 not decided, 1 in the baseline, -1 not
-	dest    *destination // of the same detector, if it is still this flow's
-	mac     [2]MAC       // of the ARP detector: what it saw speak last
-	macAt   [2]time.Duration
-	buf     [2]int16 // 1 + index of the buffer; 0: none
-	next    [2]uint32
-	sent    [2]uint32 // bytes of payload
-	isn     uint32
-	since   time.Duration
+	done    bool  // the client acknowledged: the connection is open
+	pending bool  // a password was sent and not answered
+	sane    bool  // modbusTCP: a message was read
+	strange uint8 // modbusTCP: segments without a message before the first
+
+	isn   uint32
+	since time.Duration
+	_     [48]byte
 }
 
 // flowKey is the two ends of a conversation, the lower one first.
@@ -86,6 +90,8 @@ type piece struct{ from, to int }
 // streams follows conversations and finds the messages in them.
 type streams struct {
 	flows   *table[flow]
+	last    flowKey // of the frame before: frames come in runs
+	lastOf  *slot[flow]
 	buffers []buffer
 	victim  int // the buffer to take next when none is free
 	ports   []uint16
@@ -115,11 +121,18 @@ func (t *streams) step(e *Event) {
 		return
 	}
 	k, side := flowOf(e)
-	f, fresh := t.flows.at(k.hash(t.flows.seed), e.At)
+	fresh := false
+	if t.lastOf == nil || k != t.last {
+		t.lastOf, fresh = t.flows.slot(k.hash(t.flows.seed))
+		t.last = k
+	}
+	t.lastOf.seen = e.At
+	f := &t.lastOf.val
 	opens := e.flags&(syn|ack|rst|fin) == syn && e.kinds&isTCP != 0
 	if fresh || opens && (f.isn != e.seq || f.closed) {
 		t.release(f)
-		*f = flow{client: side, since: e.At, begun: opens, isn: e.seq}
+		*f = flow{} // in place: a literal with values would be built and copied
+		f.client, f.since, f.begun, f.isn = side, e.At, opens, e.seq
 		if e.kinds&isTCP != 0 && !opens && e.srcPort < e.dstPort || e.flags&(syn|ack) == syn|ack {
 			f.client = 1 - side // servers have the lower port
 		}

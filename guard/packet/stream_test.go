@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"pgregory.net/rapid"
 
@@ -246,5 +247,16 @@ func TestSubjectsAreBounded(t *testing.T) {
 	}
 	if len(all) > maxOpen+8 || total != 3000 || others < 1000 {
 		t.Errorf("%d findings, %d counted, %d of others", len(all), total, others)
+	}
+}
+
+// TestFlowsLieOnLines: a place of the table is two lines of memory, and what
+// every frame needs is on the first.
+func TestFlowsLieOnLines(t *testing.T) {
+	if n := unsafe.Sizeof(slot[flow]{}); unsafe.Sizeof(uintptr(0)) == 8 && n != 128 {
+		t.Errorf("a flow and its time take %d bytes", n)
+	}
+	if at := unsafe.Sizeof(time.Duration(0)) + unsafe.Offsetof(flow{}.strange); at >= 64 {
+		t.Errorf("what every frame needs goes to byte %d", at)
 	}
 }

@@ -47,14 +47,22 @@ func (t *table[V]) find(k digest) *V {
 // at returns the value of a key and touches it. If it is fresh, the value is
 // whatever the entry held whose place it takes: the caller sets it.
 func (t *table[V]) at(k digest, now time.Duration) (v *V, fresh bool) {
+	s, fresh := t.slot(k)
+	s.seen = now
+	return &s.val, fresh
+}
+
+// slot is at for who keeps the place of a key for its next use; it is to be
+// touched then.
+func (t *table[V]) slot(k digest) (s *slot[V], fresh bool) {
 	set := k.a & t.mask
-	keys, slots := &t.keys[set], t.slots[set*ways:set*ways+ways]
+	keys := &t.keys[set]
 	for i := range keys {
 		if keys[i] == k {
-			slots[i].seen = now
-			return &slots[i].val, false
+			return &t.slots[set*ways+uint64(i)], false
 		}
 	}
+	slots := t.slots[set*ways : set*ways+ways]
 	oldest := 0
 	for i := range keys {
 		if keys[i] == (digest{}) {
@@ -65,8 +73,8 @@ func (t *table[V]) at(k digest, now time.Duration) (v *V, fresh bool) {
 			oldest = i
 		}
 	}
-	keys[oldest], slots[oldest].seen = k, now
-	return &slots[oldest].val, true
+	keys[oldest] = k
+	return &slots[oldest], true
 }
 
 // distinct counts different things in a fixed number of bits (linear
