@@ -13,6 +13,7 @@ import (
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/guard"
+	"github.com/joulegate/joulegate/guard/report"
 	"github.com/joulegate/joulegate/meter"
 )
 
@@ -83,6 +84,11 @@ type Backend interface {
 	// number under which Guard tells how that goes.
 	ReloadNames(ctx context.Context) (uint64, error)
 
+	// GuardOrder tells the guard to release or to answer something.
+	GuardOrder(ctx context.Context, o GuardOrder) error
+	// GuardReport says what is on record, by the requirements of standards;
+	// zero times are the last 30 days. It names nobody of the household.
+	GuardReport(ctx context.Context, from, to time.Time) (report.Report, error)
 	Market(ctx context.Context) (Market, error)
 	Energy(ctx context.Context) (ledger.Energy, error)
 

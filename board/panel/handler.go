@@ -165,10 +165,8 @@ func (s *Server) Handler(control bool) http.Handler {
 	raw("/genesis", s.genesis)
 	raw("/receipts/{id}", s.receipt)
 	raw("/live", s.live)
+	s.guardRoutes(handle, raw, control)
 	if control {
-		// Findings may name what a household asks for: not for every browser.
-		handle("GET /guard", func(r *http.Request) (any, error) { return b.Guard(r.Context()) })
-		handle("POST /guard/names/reload", func(r *http.Request) (any, error) { return b.ReloadNames(r.Context()) })
 		raw("/ledger/claim", s.claim)
 		handle("POST /tx", func(r *http.Request) (any, error) {
 			var t envelope

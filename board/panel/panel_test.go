@@ -24,21 +24,23 @@ import (
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/guard"
+	"github.com/joulegate/joulegate/guard/report"
 	"github.com/joulegate/joulegate/meter"
 )
 
 // fake is a neighbourhood on a sunny noon: it answers as a gateway would and
 // grows a block whenever tick is called.
 type fake struct {
-	Money     // not part of what these tests ask
-	mu        sync.Mutex
-	started   time.Time
-	height    int64
-	bundle    func(BundleQuery, io.Writer) error
-	begin     chan VerifyProgress // LedgerVerify waits for these when not nil
-	stopped   []chain.ID
-	confirmed int
-	watch     []chan Update
+	Money       // not part of what these tests ask
+	mu          sync.Mutex
+	started     time.Time
+	height      int64
+	bundle      func(BundleQuery, io.Writer) error
+	begin       chan VerifyProgress // LedgerVerify waits for these when not nil
+	stopped     []chain.ID
+	confirmed   int
+	guardOrders []GuardOrder
+	watch       []chan Update
 }
 
 const fakeGenesis = "{ \"version\": 1,\n  \"chain_id\": \"sunny-street\" }\n"
@@ -331,7 +333,28 @@ func (f *fake) slots() []ledger.SlotView {
 func (f *fake) ReloadNames(context.Context) (uint64, error) { return 1, nil }
 
 func (f *fake) Guard(context.Context) (guard.Status, error) {
-	return guard.Status{Mode: "observe"}, nil
+	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	secret := func(k guard.Kind, v string) guard.Subject { return guard.Subject{Kind: k, Value: v} }
+	return guard.Status{
+		Mode:     "observe",
+		Coverage: []guard.Coverage{{Sensor: guard.Packet, Level: "ring", Seen: 12}, {Sensor: guard.Process, Level: guard.None, Reason: "not here"}},
+		Told:     map[string]uint64{guard.ARPSpoof: 2}, Silent: []string{"north"},
+		Findings:  []guard.Finding{{Rule: guard.ARPSpoof, Severity: guard.High, Subject: secret(guard.Host, "192.0.2.66"), Count: 2, Last: at, Evidence: map[string]string{"name": "secret.example"}}},
+		Reactions: []guard.Standing{{Reaction: guard.Reaction{ID: 12, Action: guard.Block, Rule: guard.ARPSpoof, Subject: secret(guard.Host, "192.0.2.66")}, Since: at, Until: at.Add(time.Hour)}},
+		Questions: []guard.Standing{{Reaction: guard.Reaction{ID: 13, Action: guard.Kill, Ask: true, Rule: guard.LoadMiner, Image: "/tmp/secret-miner", Subject: secret(guard.PID, "66@66")}, Since: at, Until: at.Add(time.Hour)}},
+	}, nil
+}
+
+func (f *fake) GuardReport(_ context.Context, from, to time.Time) (report.Report, error) {
+	s, _ := f.Guard(context.Background())
+	return report.Make(report.Input{Made: f.started, From: from, To: to, Status: s}), nil
+}
+
+func (f *fake) GuardOrder(_ context.Context, o GuardOrder) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.guardOrders = append(f.guardOrders, o)
+	return nil
 }
 
 func (f *fake) Market(context.Context) (Market, error) {

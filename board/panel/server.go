@@ -58,6 +58,7 @@ type Server struct {
 	watchers chan struct{}
 	verify   sync.Mutex // one verification at a time: it takes a core
 	page     pages
+	codes    codes
 }
 
 // New takes the address and the socket.

@@ -67,37 +67,46 @@ func (b backend) Events(ctx context.Context, from, to time.Time) ([]panel.Event,
 // but not at to; of more than panel.MaxEvents the newest.
 func eventsOf(ctx context.Context, j *journal.Journal, from, to time.Time) ([]panel.Event, error) {
 	out := []panel.Event{}
+	err := ownRecords(ctx, j, chain.KindEvent, func(blk *chain.Signed, body []byte) error {
+		var e chain.Event
+		if err := chain.Unmarshal(body, &e); err != nil {
+			return err
+		}
+		if when := time.UnixMilli(e.At); !when.Before(from) && (to.IsZero() || when.Before(to)) {
+			out = append(out, panel.Event{Time: when, Code: e.Code, Severity: e.Severity, Subject: e.Subject, Text: e.Text, Detail: e.Detail, Block: blk.Position(), Hash: blk.Hash})
+		}
+		if n := len(out) - 2*panel.MaxEvents; n > 0 {
+			out = slices.Delete(out, 0, panel.MaxEvents)
+		}
+		return nil
+	})
+	return out[max(0, len(out)-panel.MaxEvents):], err
+}
+
+// ownRecords walks through the records of one kind of a gateway's own chain.
+func ownRecords(ctx context.Context, j *journal.Journal, kind chain.RecordKind, f func(blk *chain.Signed, body []byte) error) error {
 	at := chain.Position{Epoch: 1}
 	for {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		blocks, err := j.OwnAfter(at, submitBatch)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, blk := range blocks {
 			at = blk.Position()
 			for _, r := range blk.Records {
-				var e chain.Event
-				if r.Kind != chain.KindEvent {
+				if r.Kind != kind {
 					continue
 				}
-				if err := chain.Unmarshal(r.Body, &e); err != nil {
-					return nil, fmt.Errorf("event in own block %s: %w", at, err)
+				if err := f(blk, r.Body); err != nil {
+					return fmt.Errorf("record of own block %s: %w", at, err)
 				}
-				when := time.UnixMilli(e.At)
-				if when.Before(from) || !to.IsZero() && !when.Before(to) {
-					continue
-				}
-				out = append(out, panel.Event{Time: when, Code: e.Code, Severity: e.Severity, Subject: e.Subject, Text: e.Text, Detail: e.Detail, Block: at, Hash: blk.Hash})
 			}
 		}
-		if n := len(out) - panel.MaxEvents; n > 0 {
-			out = slices.Delete(out, 0, n)
-		}
 		if len(blocks) < submitBatch {
-			return out, nil
+			return nil
 		}
 	}
 }

@@ -48,25 +48,28 @@ type gateway struct {
 	id          identity
 	self        chain.Key
 
-	lock    *journal.Lock // of the state folder; it ends with whoever holds this
-	roster  *roster
-	net     *p2p.Node
-	journal *journal.Journal
-	ledger  *consensus.Engine
-	feed    *feed
-	outbox  *outbox
-	devices *devices
-	station *station.Station
-	watch   *watchdog.Watchdog
-	live    *live.Hub
-	mqtt    *mqtt.Service
-	panel   *panel.Server
-	readers []*access.Reader
-	metrics *prometheus.Registry
-	warden  *warden.Warden // nil: the guard is off
-	feeder  *feederLink    // nil: the feeder is not shared by a leader
-	posted  posted         // what neighbours expect to sell
-	dimmed  ledger.DimView // the ledger's order that the station has
+	lock     *journal.Lock // of the state folder; it ends with whoever holds this
+	roster   *roster
+	net      *p2p.Node
+	journal  *journal.Journal
+	ledger   *consensus.Engine
+	feed     *feed
+	outbox   *outbox
+	devices  *devices
+	station  *station.Station
+	watch    *watchdog.Watchdog
+	live     *live.Hub
+	mqtt     *mqtt.Service
+	panel    *panel.Server
+	readers  []*access.Reader
+	metrics  *prometheus.Registry
+	warden   *warden.Warden // nil: the guard is off
+	filter   *packetFilter  // of the guard; nil: it is off
+	needed   *needed        // what the guard spares; nil: it is off
+	culprits culprits       // neighbours that the guard may shut out
+	feeder   *feederLink    // nil: the feeder is not shared by a leader
+	posted   posted         // what neighbours expect to sell
+	dimmed   ledger.DimView // the ledger's order that the station has
 }
 
 // gossipTopic carries signed gateway blocks of one microgrid.
@@ -448,6 +451,9 @@ func (g *gateway) gossip(_ context.Context, from peer.ID, data []byte) p2p.Verdi
 	v, err := g.journal.Accept(data)
 	if err != nil {
 		g.log.Debug("gossip", "peer", from, "verdict", v, "why", err)
+		if v == journal.Reject {
+			g.blame(from, err)
+		}
 	}
 	switch v {
 	case journal.Accept:

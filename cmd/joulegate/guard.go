@@ -21,11 +21,11 @@ func newGuardCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "guard",
 		Short: "Watch names, packets and programs",
-		Long: `The guard watches what this gateway asks for, talks to and runs. status asks
-a running gateway; the others try its parts on files and names, need no privilege
-and change nothing.`,
+		Long: `The guard watches what this gateway asks for, talks to and runs. status, release,
+answer, code and report talk to a running gateway; replay and domain try its parts on files
+and names, need no privilege and change nothing.`,
 	}
-	cmd.AddCommand(newGuardReplayCmd(), newGuardDomainCmd(), newGuardStatusCmd(), newGuardSensorsCmd())
+	cmd.AddCommand(newGuardReplayCmd(), newGuardDomainCmd(), newGuardStatusCmd(), newGuardReleaseCmd(), newGuardAnswerCmd(), newGuardCodeCmd(), newGuardReportCmd(), newGuardSensorsCmd())
 	return cmd
 }
 

@@ -3,14 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os/exec"
-	"strconv"
+	"sync"
 	"time"
-
-	"github.com/spf13/cobra"
 
 	"github.com/joulegate/joulegate/board/mqtt"
 	"github.com/joulegate/joulegate/board/panel"
@@ -37,6 +34,8 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 			setup.Network.Baseline = append(setup.Network.Baseline, d)
 		}
 	}
+	g.filter, g.needed = newPacketFilter(g.self), newNeeded(g)
+	react, unable := g.reactor(g.filter), g.unable()
 	w, err := warden.New(warden.Config{
 		Start: func() *exec.Cmd { return itself("guard", "sensors") },
 		Setup: setup, Charging: g.charging, Memory: setup.Memory, Heartbeat: c.Heartbeat.D(), Store: guardStore{g.journal},
@@ -48,9 +47,15 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 			}
 			return g.roster.name(k)
 		},
-		Log: g.log.With("part", "guard"),
+		Modes: c.Modes(), React: react.Do, Never: g.needed.never, Asked: g.askGuard,
+		Unable: func() map[string]string { return unable },
+		Log:    g.log.With("part", "guard"),
 	})
-	if err == nil && c.DNS.On() {
+	if err != nil {
+		return nil, err
+	}
+	g.metrics.MustRegister(guardMetrics{w.Status})
+	if c.DNS.On() {
 		g.metrics.MustRegister(nameMetrics{w.Status})
 	}
 	return w, err
@@ -110,7 +115,18 @@ func (g *gateway) runGuard(ctx context.Context) error {
 		return nil
 	}
 	done := make(chan error, 1)
-	go func() { done <- g.warden.Run(ctx) }()
+	go func() {
+		var wg sync.WaitGroup
+		wg.Go(func() { g.needed.run(ctx) })
+		err := g.warden.Run(ctx)
+		wg.Wait()
+		done <- err
+	}()
+	defer func() { // what is in force is done again at the next start
+		if err := g.filter.close(); err != nil {
+			g.log.Warn("blocked addresses stay until they expire", "err", err)
+		}
+	}()
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()
 	var last string
@@ -122,13 +138,9 @@ func (g *gateway) runGuard(ctx context.Context) error {
 		case <-t.C:
 		}
 		s := g.warden.Status()
-		s.Findings = nil // a summary; they may name what is the household's
-		if s.Names != nil && s.Names.Reload.Error != "" {
-			n := *s.Names
-			n.Reload.Error = "refused: see 'joulegate guard status'" // it may quote a list of the household's
-			s.Names = &n
-		}
-		key := fmt.Sprint(s.Child.PID, s.Told, s.Silent)
+		s = panel.DiscreetStatus(s) // they may name what is the household's
+		s.Findings = nil            // a summary
+		key := fmt.Sprint(s.Child.PID, s.Told, s.Silent, s.Reacted, s.Suspended.IsZero(), standingIDs(s.Reactions), standingIDs(s.Questions))
 		for _, c := range s.Coverage {
 			key += c.Level + c.Reason
 		}
@@ -142,68 +154,18 @@ func (g *gateway) runGuard(ctx context.Context) error {
 	}
 }
 
+func standingIDs(all []guard.Standing) (ids []uint64) {
+	for _, s := range all {
+		ids = append(ids, s.ID)
+	}
+	return ids
+}
+
 func (b backend) Guard(context.Context) (guard.Status, error) {
 	if b.warden == nil {
 		return guard.Status{Mode: "off", Coverage: []guard.Coverage{}, Findings: []guard.Finding{}, Told: map[string]uint64{}, Silent: []string{}}, nil
 	}
 	return b.warden.Status(), nil
-}
-
-func newGuardStatusCmd() *cobra.Command {
-	return query(&cobra.Command{
-		Use:   "status",
-		Short: "Say what the guard of the running gateway sees and has found",
-		Long: `status tells how much every sensor of the running gateway sees, and why not more,
-and the newest findings. Everything is observed; nothing is blocked or killed.`,
-		Example: "  joulegate guard status\n  joulegate guard status --json",
-		Args:    cobra.NoArgs,
-	}, func(cmd *cobra.Command, g *panel.Client, _ []string) (guard.Status, error) {
-		return g.Guard(cmd.Context())
-	}, printGuard)
-}
-
-func printGuard(w io.Writer, s guard.Status) error {
-	if s.Mode == "off" {
-		_, err := fmt.Fprintln(w, "the guard is off: guard.mode in the configuration")
-		return err
-	}
-	state := fmt.Sprintf("process %d, %d MB of its own, started %s", s.Child.PID, s.Child.MemoryMB, s.Child.Since.Local().Format(time.DateTime))
-	if s.Child.PID == 0 {
-		state = "no sensor runs: " + s.Child.Ended
-	}
-	if s.Child.Restarts > 0 {
-		state += fmt.Sprintf(", restarted %d times", s.Child.Restarts)
-	}
-	fmt.Fprintf(w, "mode %s; %s\n\n", s.Mode, state)
-	rows := [][]string{{"SENSOR", "LEVEL", "SEEN", "LOST", ""}}
-	for _, c := range s.Coverage {
-		rows = append(rows, []string{c.Sensor.String(), c.Level, strconv.FormatUint(c.Seen, 10), strconv.FormatUint(c.Lost, 10), c.Reason})
-	}
-	if err := table(w, rows); err != nil {
-		return err
-	}
-	if s.Names != nil {
-		fmt.Fprintln(w)
-		if err := printNames(w, *s.Names); err != nil {
-			return err
-		}
-	}
-	for _, n := range s.Silent {
-		fmt.Fprintf(w, "\nthe guard of %s is silent\n", n)
-	}
-	if s.HeldBack > 0 {
-		fmt.Fprintf(w, "\n%d records were held back: too many for the ledger\n", s.HeldBack)
-	}
-	if len(s.Findings) == 0 {
-		_, err := fmt.Fprintln(w, "\nnothing found")
-		return err
-	}
-	fmt.Fprintln(w)
-	rows = [][]string{{"LAST", "SEVERITY", "RULE", "SUBJECT", "COUNT"}}
-	for _, f := range s.Findings {
-		rows = append(rows, []string{f.Last.Local().Format(time.DateTime), f.Severity.String(), f.Rule, f.Subject.String(), strconv.FormatUint(f.Count, 10)})
-	}
-	return table(w, rows)
 }
 
 // neighbourBlock takes a neighbour's block that the journal has stored.

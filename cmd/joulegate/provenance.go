@@ -33,16 +33,25 @@ func provenance(c config.Config) string {
 
 // programHash is the SHA-256 of the file that this program runs from.
 func programHash() string {
-	f, err := os.Open("/proc/self/exe")
+	sum, err := fileHash("/proc/self/exe")
 	if err != nil {
 		return "unknown: " + err.Error()
+	}
+	return sum
+}
+
+// fileHash is a file's SHA-256.
+func fileHash(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
 	}
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
-		return "unknown: " + err.Error()
+		return "", err
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 const (

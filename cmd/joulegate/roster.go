@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,9 @@ type roster struct {
 	self  chain.Key
 	start []chain.Member // genesis and address book
 	now   atomic.Pointer[members]
+
+	mu     sync.Mutex
+	barred map[chain.Key]bool // by the guard, for a while; still members
 }
 
 // members is one immutable view of the membership.
@@ -30,7 +34,7 @@ type members struct {
 }
 
 func newRoster(self chain.Key, start []chain.Member) *roster {
-	r := &roster{self: self, start: start}
+	r := &roster{self: self, start: start, barred: map[chain.Key]bool{}}
 	r.update(nil, nil)
 	return r
 }
@@ -78,7 +82,36 @@ func (r *roster) update(views []ledger.MemberView, invitations []ledger.Invitati
 func (r *roster) active(key chain.Key) bool { return r.now.Load().byKey[key].Active }
 
 // allow is the membership gate of the network.
-func (r *roster) allow(id peer.ID) bool { _, ok := r.now.Load().byPeer[id]; return ok }
+func (r *roster) allow(id peer.ID) bool {
+	key, ok := r.now.Load().byPeer[id]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return ok && !r.barred[key]
+}
+
+// bar shuts a member out of the network, or lets it in again.
+func (r *roster) bar(key chain.Key, on bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if on {
+		r.barred[key] = true
+	} else {
+		delete(r.barred, key)
+	}
+}
+
+// named returns the active member of that name.
+func (r *roster) named(name string) (chain.Key, bool) {
+	for key, m := range r.now.Load().byKey {
+		if m.Active && m.Name == name {
+			return key, true
+		}
+	}
+	return chain.Key{}, false
+}
+
+// actives counts the active members.
+func (r *roster) actives() int { return len(r.now.Load().byPeer) }
 
 // guest lets a holder of the network key knock while an invitation is open.
 func (r *roster) guest(peer.ID) bool { return time.Now().Before(r.now.Load().invite) }

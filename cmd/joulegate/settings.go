@@ -39,10 +39,11 @@ type settings struct {
 	doc     storedSettings
 	cfg     config.Config // in force in this process
 	stop    context.CancelCauseFunc
-	changed func()                     // tells MQTT
-	meters  func() []metered           // what the meters say
-	wake    chan struct{}              // holds a token when a deadline may have moved
-	check   func(want []string) string // empty: all is well
+	changed func()                              // tells MQTT
+	meters  func() []metered                    // what the meters say
+	wake    chan struct{}                       // holds a token when a deadline may have moved
+	check   func(want []string) string          // empty: all is well
+	permit  func(cur, next config.Config) error // what only a running gateway knows; nil: nothing
 }
 
 type metered struct {
@@ -341,6 +342,11 @@ func (s *settings) ConfigChange(_ context.Context, d config.Desired, by string) 
 	if err != nil {
 		return panel.ConfigResult{}, err
 	}
+	if s.permit != nil {
+		if err := s.permit(cur, next); err != nil {
+			return panel.ConfigResult{}, err
+		}
+	}
 	e := config.Propose{
 		Base: d.Base, Text: string(config.Render(next)), By: by, Txn: d.Txn,
 		Confirm: time.Duration(d.ConfirmS) * time.Second, Meters: s.goodMeters(),
@@ -485,6 +491,8 @@ func (r remote) Command(ctx context.Context, client, name string, args json.RawM
 			return coded(nil, err)
 		}
 		return r.settings.result(), nil
+	case "guard.release", "guard.answer", "guard.resume":
+		return r.guardCommand(ctx, name, args)
 	case "diag":
 		s, err := backend(r).Status(ctx)
 		if err != nil {
@@ -522,7 +530,7 @@ func (g *gateway) follow(stop context.CancelCauseFunc) {
 		}
 		return all
 	}
-	s.check = g.well
+	s.check, s.permit = g.well, g.permit
 	if err := g.mqtt.PublishSchema(config.Schema()); err != nil {
 		g.log.Warn("schema not published", "err", err)
 	}

@@ -41,7 +41,7 @@ const short = id => id.startsWith('sys:') ? id.slice(4) : id.slice(0, 6) + '…'
 const plural = (n, one, many = one + 's') => num(n) + ' ' + (n === 1 ? one : many);
 const zeroID = '0'.repeat(32);
 
-const data = { status: null, market: null, members: [], sessions: [], energy: null, ledger: null, snapshot: null, blocks: [] };
+const data = { status: null, market: null, members: [], sessions: [], energy: null, ledger: null, snapshot: null, blocks: [], guard: null };
 
 // house draws what stands there: panels if it ever produced, a sun while it
 // sells, a car while one is plugged in.
@@ -251,7 +251,62 @@ function energy() {
   });
 }
 
-function render() { street(); prices(); here(); ledger(); sessions(); energy(); }
+const senses = { domain: 'Names', packet: 'Network', process: 'Programs', load: 'Machine' };
+const acts = { block: 'An address is blocked', kill: 'End a program', quarantine: 'A neighbour is shut out', safe_stop: 'Charging is stopped' };
+const asks = { block: 'Block an address?', kill: 'End a program?', quarantine: 'Shut a neighbour out?', safe_stop: 'Stop charging?' };
+const day = t => new Date(t).toLocaleString([], { dateStyle: 'short', timeStyle: 'short' });
+
+function guard() {
+  const g = data.guard;
+  if (!g) return;
+  const sees = (g.coverage ?? []).filter(c => c.level !== 'none').length;
+  const active = (g.rules ?? []).filter(r => r.mode !== 'observe');
+  $('guardstate').textContent = g.mode === 'off' ? 'off' : `${sees} of ${(g.coverage ?? []).length} sensors see · ` + (active.length ? `${plural(active.length, 'rule')} may act or ask` : 'observes, does nothing by itself') + (g.held_back ? ` · ${num(g.held_back)} records held back` : '');
+  draw('guard', [g.mode, (g.coverage ?? []).map(c => [c.sensor, c.level, c.reason, c.lost]), g.findings, g.reactions, g.questions, g.silent, g.suspended, g.unable], () => {
+    if (g.mode === 'off') return el('p.empty', 'The guard is off.');
+    const button = (text, order, title) => {
+      const b = el('button', { type: 'button' }, text);
+      b.addEventListener('click', () => command(order, title));
+      return b;
+    };
+    const why = r => `${g.words?.[r.rule] ?? r.rule} (${r.rule})`;
+    const rows = [];
+    for (const q of g.questions ?? []) rows.push(el('div.row.asks', el('h3', asks[q.action] ?? q.action), el('span.buttons', button('Yes', { do: 'answer', id: q.id, yes: true }, asks[q.action]), button('No', { do: 'answer', id: q.id }, asks[q.action])), el('p.sub', `${why(q)} · asked ${day(q.since)}, forgotten ${day(q.until)} · number ${q.id}`)));
+    for (const r of g.reactions ?? []) rows.push(el('div.row.alarm', el('h3', acts[r.action] ?? r.action), button('Release', { do: 'release', id: r.id }, 'Release it?'), el('p.sub', `${why(r)} · until ${day(r.until)} · number ${r.id}`)));
+    if (g.suspended) rows.push(el('div.row', el('h3', 'Everything was released'), button('React again', { do: 'resume' }, 'React again?'), el('p.sub', `nothing is done before ${day(g.suspended)}`)));
+    for (const [what, reason] of Object.entries(g.unable ?? {})) rows.push(el('div.row.alarm', el('h3', `${what} cannot be done here`), el('p.sub', reason)));
+    for (const n of g.silent ?? []) rows.push(el('div.row.alarm', el('h3', `The guard of ${n} is silent`), el('p.sub', 'it has promised to say that it is at work, and has not')));
+    const found = (g.findings ?? []).slice(0, 8);
+    return [
+      el('ul.senses', (g.coverage ?? []).map(c => el('li', el('span.pill' + (c.level === 'none' ? '' : c.lost ? '.sun' : '.ok'), senses[c.sensor] ?? c.sensor), el('span.sub', c.level === 'none' ? (c.reason || 'sees nothing') : c.level + (c.reason ? ': ' + c.reason : '') + (c.lost ? `, ${num(c.lost)} missed` : ''))))),
+      rows.length && el('div.rows', rows),
+      found.length ? el('div.scroll', { tabindex: 0, role: 'region', 'aria-label': 'Findings' }, el('table', el('thead', el('tr', ['Last', 'Severity', 'What was found', 'Count'].map(h => el('th', { scope: 'col' }, h)))),
+        el('tbody', found.map(f => el('tr', el('td', day(f.last)), el('td', el('span.pill' + ({ critical: '.bad', high: '.bad', medium: '.sun' }[f.severity] ?? ''), f.severity)), el('td.long', g.words?.[f.rule] ?? f.rule, el('small', f.rule)), el('td', num(f.count))))))) : el('p.empty', 'Nothing was found.'),
+      el('p.sub', 'Findings are signed and linked: verifiable by a third party. Addresses, names and programs are shown at the gateway only: joulegate guard status. ', el('a', { href: api + '/guard/report' }, 'Report')),
+    ];
+  });
+}
+
+// command gives the guard one order, with a code that whoever looks after the
+// gateway has made.
+function command(order, title) {
+  const d = $('code');
+  $('h-code').textContent = title;
+  $('refusal').textContent = '';
+  $('digits').value = '';
+  $('send').onclick = async e => {
+    e.preventDefault();
+    if (!$('digits').reportValidity()) return;
+    try {
+      const r = await fetch(api + '/guard/orders', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ ...order, code: $('digits').value }) });
+      if (r.ok) { d.close(); soon(); return; }
+      $('refusal').textContent = (await r.json()).message;
+    } catch { $('refusal').textContent = 'The gateway was not reached.'; }
+  };
+  d.showModal();
+}
+
+function render() { street(); prices(); here(); ledger(); sessions(); energy(); guard(); }
 
 // The slot's clock runs between updates.
 setInterval(() => {
@@ -269,7 +324,7 @@ async function refresh() {
       if (r.ok) data[key] = await r.json();
     } catch { /* the status pill tells */ }
   };
-  await Promise.all([ask('/status', 'status'), ask('/market/status', 'market'), ask('/members', 'members'), ask('/sessions', 'sessions'), ask('/energy', 'energy'), ask('/ledger/status', 'ledger')]);
+  await Promise.all([ask('/status', 'status'), ask('/market/status', 'market'), ask('/members', 'members'), ask('/sessions', 'sessions'), ask('/energy', 'energy'), ask('/ledger/status', 'ledger'), ask('/guard/card', 'guard')]);
   data.members ??= []; data.sessions ??= [];
   for (const b of data.ledger?.blocks ?? []) if (!data.blocks.some(x => x.height === b.height)) data.blocks.push(b);
   render();
