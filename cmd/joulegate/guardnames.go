@@ -32,6 +32,8 @@ type nameServer struct {
 	now     func() time.Duration
 	log     *slog.Logger
 	answers *domain.Answers
+	bypass  *bypass     // nil: nobody looks
+	mark    uint32      // of packets to upstreams
 	orders  chan uint64 // to read the lists anew; the newest counts
 
 	mu     sync.Mutex
@@ -45,7 +47,11 @@ type nameServer struct {
 const resolvConf = "/etc/resolv.conf"
 
 func newNameServer(c config.DNS, report func(guard.Finding), now func() time.Duration, log *slog.Logger) *nameServer {
-	return &nameServer{c: c, report: report, now: now, log: log, answers: domain.NewAnswers(now, ownAddresses()), orders: make(chan uint64, 1), reason: "not started", since: time.Now()}
+	n := &nameServer{c: c, report: report, now: now, log: log, answers: domain.NewAnswers(now, ownAddresses()), orders: make(chan uint64, 1), reason: "not started", since: time.Now()}
+	if c.Bypass == "observe" {
+		n.bypass = newBypass(report, now, log)
+	}
+	return n
 }
 
 // order has the lists read anew. Of the first order only the number counts:
@@ -69,12 +75,20 @@ func (n *nameServer) names() *guard.Names {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.server == nil {
-		return &guard.Names{Listen: []string{}, Lists: []guard.NameList{}, Only: n.c.Only, Bypass: guard.NameBypass{State: "off"}}
+		return &guard.Names{Listen: []string{}, Lists: []guard.NameList{}, Only: n.c.Only, Bypass: n.past()}
 	}
 	out := n.server.Names()
 	out.Reload.Order = max(out.Reload.Order, n.base)
-	out.Bypass.State = "off"
+	out.Bypass = n.past()
 	return &out
+}
+
+// past is what went past the server.
+func (n *nameServer) past() guard.NameBypass {
+	if n.bypass == nil {
+		return guard.NameBypass{State: "off"}
+	}
+	return n.bypass.status()
 }
 
 // Coverage implements sensor.
@@ -101,6 +115,12 @@ func (n *nameServer) set(s *domain.Server, reason string) {
 
 // Run answers until ctx ends. Whatever keeps it from listening may pass.
 func (n *nameServer) Run(ctx context.Context) error {
+	if n.bypass != nil && n.bypass.open() {
+		n.mark = bypassMark
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { n.bypass.run(ctx) })
+	}
 	for {
 		err := n.serve(ctx)
 		if ctx.Err() != nil {
@@ -120,7 +140,10 @@ func (n *nameServer) serve(ctx context.Context) error {
 	c := domain.Config{
 		Listen: n.c.Listen, Upstreams: n.c.Upstreams, Local: n.c.Local, Null: n.c.Answer == "null",
 		// Questions that come before the lists are read wait in the sockets.
-		Filter: domain.Empty(n.c.Only), Answers: n.answers, Report: n.report, Now: n.now, Log: n.log,
+		Filter: domain.Empty(n.c.Only), Answers: n.answers, Report: n.report, Now: n.now, Mark: n.mark, Log: n.log,
+	}
+	if n.bypass != nil {
+		c.Answered = n.bypass.answered
 	}
 	for _, s := range n.c.Clients {
 		if p, err := config.ParsePrefix(s); err == nil { // the configuration was checked
@@ -307,6 +330,9 @@ func printNames(w io.Writer, n guard.Names) error {
 			return err
 		}
 	}
+	if b := n.Bypass; b.State != "off" {
+		fmt.Fprintf(w, "\npast the name server: %s; packets to other name servers %d, to resolvers over HTTPS %d, to addresses nobody asked for %d\n", b.State, b.DNS, b.DoH, b.Unasked)
+	}
 	if n.Reload.Error != "" {
 		fmt.Fprintf(w, "\nthe newest lists were refused: %s\n", n.Reload.Error)
 	}
@@ -330,6 +356,9 @@ func nameCounts(n guard.Names) []nameCount {
 		{"rebound", "Answers of public names with private addresses.", n.Rebound},
 		{"refused", "Questions of strangers.", n.Refused},
 		{"dropped", "Questions that were malformed or too many.", n.Dropped},
+		{"bypass_dns", "Packets of this machine to other name servers.", n.Bypass.DNS},
+		{"bypass_doh", "Packets of this machine to public resolvers over HTTPS.", n.Bypass.DoH},
+		{"bypass_unasked", "Packets of this machine to addresses that were no answer.", n.Bypass.Unasked},
 	}
 }
 

@@ -135,6 +135,10 @@ func runSensors(ctx context.Context, c sensorsSetup, in io.Reader, out *os.File,
 			if names != nil && (first || o.Reload != was) {
 				names.order(o.Reload, first)
 			}
+			if names != nil && names.bypass != nil {
+				names.bypass.steer(o.Bypass, o.Exempt)
+			}
+			o.Exempt = nil // said when it changes
 		}
 	}()
 	t := time.NewTicker(time.Second)

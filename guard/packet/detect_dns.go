@@ -2,6 +2,7 @@ package packet
 
 import (
 	"bytes"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -20,6 +21,7 @@ const (
 // dnsDetector looks at questions and answers.
 type dnsDetector struct {
 	resolvers map[Addr]bool // may be asked; empty: anybody
+	doh       map[Addr]bool // public ones
 	domains   *table[domain]
 }
 
@@ -33,7 +35,10 @@ type domain struct {
 }
 
 func newDNS(r Rules) *dnsDetector {
-	d := &dnsDetector{resolvers: map[Addr]bool{}, domains: newTable[domain](1024>>r.shrink, r.Seed)}
+	d := &dnsDetector{resolvers: map[Addr]bool{}, doh: map[Addr]bool{}, domains: newTable[domain](1024>>r.shrink, r.Seed)}
+	for _, a := range PublicResolvers() {
+		d.doh[addrOf(a)] = true
+	}
 	for _, a := range r.Resolvers {
 		d.resolvers[addrOf(a)] = true
 	}
@@ -72,7 +77,7 @@ func (d *dnsDetector) bypass(e *Event, out *sink) {
 	switch {
 	case e.dstPort == 853:
 		by = "DoT or DoQ"
-	case e.dstPort == 443 && isDoH(e.dst):
+	case e.dstPort == 443 && d.doh[e.dst]:
 		by = "DoH"
 	case e.dstPort == 53 && len(d.resolvers) > 0 && !d.resolvers[e.src]: // a resolver asks others
 		by = "DNS"
@@ -177,30 +182,24 @@ var dohNames = [...]string{
 	"doh.dns.sb", "dns.controld.com", "freedns.controld.com", "dns0.eu", "doh.applied-privacy.net", "doh.ffmuc.net", "dns.switch.ch", "dnsforge.de", "doh.pub", "dns.alidns.com",
 }
 
-// v4 is an IPv4 address as a number.
-func v4(a, b, c, d uint32) uint32 { return a<<24 | b<<16 | c<<8 | d }
+// Their addresses, IPv4 and IPv6.
+var dohAddrs = [...]string{
+	"8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844", // Google
+	"1.1.1.1", "1.0.0.1", "1.1.1.2", "1.0.0.2", "1.1.1.3", "1.0.0.3", "2606:4700:4700::1111", "2606:4700:4700::1001", // Cloudflare
+	"9.9.9.9", "9.9.9.10", "9.9.9.11", "149.112.112.112", "149.112.112.10", "149.112.112.11", "2620:fe::fe", "2620:fe::9", // Quad9
+	"208.67.222.222", "208.67.220.220", // OpenDNS
+	"94.140.14.14", "94.140.15.15", // AdGuard
+	"45.90.28.0", "45.90.30.0", // NextDNS
+	"76.76.2.0", "76.76.10.0", // Control D
+	"223.5.5.5", "223.6.6.6", // AliDNS
+}
 
-// isDoH tells whether a well-known public resolver has the address.
-func isDoH(a Addr) bool {
-	if v, ok := a.isV4(); ok {
-		switch v {
-		case v4(8, 8, 8, 8), v4(8, 8, 4, 4), // Google
-			v4(1, 1, 1, 1), v4(1, 0, 0, 1), v4(1, 1, 1, 2), v4(1, 0, 0, 2), v4(1, 1, 1, 3), v4(1, 0, 0, 3), // Cloudflare
-			v4(9, 9, 9, 9), v4(9, 9, 9, 10), v4(9, 9, 9, 11), v4(149, 112, 112, 112), v4(149, 112, 112, 10), v4(149, 112, 112, 11), // Quad9
-			v4(208, 67, 222, 222), v4(208, 67, 220, 220), // OpenDNS
-			v4(94, 140, 14, 14), v4(94, 140, 15, 15), // AdGuard
-			v4(45, 90, 28, 0), v4(45, 90, 30, 0), // NextDNS
-			v4(76, 76, 2, 0), v4(76, 76, 10, 0), // Control D
-			v4(223, 5, 5, 5), v4(223, 6, 6, 6): // AliDNS
-			return true
-		}
-		return false
+// PublicResolvers returns the addresses at which well-known resolvers answer
+// over HTTPS.
+func PublicResolvers() []netip.Addr {
+	out := make([]netip.Addr, len(dohAddrs))
+	for i, s := range dohAddrs {
+		out[i] = netip.MustParseAddr(s)
 	}
-	switch a {
-	case Addr{0x2001486048600000, 0x8888}, Addr{0x2001486048600000, 0x8844}, // Google
-		Addr{0x2606470047000000, 0x1111}, Addr{0x2606470047000000, 0x1001}, // Cloudflare
-		Addr{0x262000fe00000000, 0xfe}, Addr{0x262000fe00000000, 0x9}: // Quad9
-		return true
-	}
-	return false
+	return out
 }

@@ -34,6 +34,7 @@ const (
 	MaxCoverage = 8        // sensors
 	MaxReason   = 1024     // bytes
 	MaxLearned  = 256      // addresses of one message
+	MaxExempt   = 1024     // addresses of one order
 	MaxRule     = 128      // bytes of a rule's name
 	MaxListen   = 8        // addresses of the name server
 	MaxLists    = 128      // of names
@@ -59,7 +60,10 @@ type Beat struct {
 type Order struct {
 	Charging bool   `json:"charging"` // the charger is at work: writes to devices are graver
 	Reload   uint64 `json:"reload"`   // how often reading the lists of names anew was asked for
-	Bypass   bool   `json:"bypass"`   // what goes past the name server is dropped
+	Bypass   bool   `json:"bypass"`   // what goes past the name server is refused
+	// Exempt are destinations that need no name: neighbours, the broker. nil:
+	// those that were told last.
+	Exempt []netip.Prefix `json:"exempt,omitempty"`
 }
 
 // Write writes one frame.

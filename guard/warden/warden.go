@@ -25,6 +25,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime/debug"
@@ -113,6 +114,8 @@ type Warden struct {
 
 	held   atomic.Uint64
 	reload atomic.Uint64 // how often Reload was called
+	bypass atomic.Bool   // guard.DomainBypass is enforced
+	exempt atomic.Pointer[[]netip.Prefix]
 
 	mu     sync.Mutex
 	status guard.Status
@@ -221,6 +224,25 @@ func (w *Warden) Status() guard.Status {
 // the number under which Status tells how that goes.
 func (w *Warden) Reload() uint64 { return w.reload.Add(1) }
 
+// steer is what the process is told now, once a second. Told is what it knows
+// of the exempt.
+func (w *Warden) steer(told *[]netip.Prefix) pipe.Order {
+	o := pipe.Order{Charging: w.c.Charging(), Reload: w.reload.Load(), Bypass: w.bypass.Load()}
+	if all := w.exempt.Load(); all != nil && !slices.Equal(*all, *told) {
+		o.Exempt, *told = *all, *all
+	}
+	return o
+}
+
+// spare asks what must not be touched, for the policy and for what leaves
+// this machine.
+func (w *Warden) spare() policy.Output {
+	n := w.c.Never()
+	nets := n.Nets[:min(len(n.Nets), pipe.MaxExempt)]
+	w.exempt.Store(&nets)
+	return w.policy.SetNever(n)
+}
+
 // Heard takes a neighbour's block. It never blocks: a heartbeat that does not
 // fit is followed by another one.
 func (w *Warden) Heard(b *chain.Signed) {
@@ -256,7 +278,7 @@ func (w *Warden) Run(ctx context.Context) error {
 	})
 	wg.Go(func() { w.react(ctx) })
 	if w.c.Never != nil {
-		w.do(w.policy.SetNever(w.c.Never()))
+		w.do(w.spare())
 	}
 	w.do(w.began)
 	tick := time.NewTicker(time.Second)
@@ -304,9 +326,10 @@ func (w *Warden) turn(ctx context.Context, tick <-chan time.Time, due *times) (m
 		now := w.now()
 		if w.c.Never != nil && now >= due.never {
 			due.never = now + neverEach
-			w.do(w.policy.SetNever(w.c.Never()))
+			w.do(w.spare())
 		}
 		w.do(w.policy.Tick(now, w.seeing()))
+		w.bypass.Store(w.policy.Mode(guard.DomainBypass) == guard.Enforce)
 		w.neighbours(now)
 		if w.c.Heartbeat > 0 && now >= w.due {
 			w.due = now + w.c.Heartbeat
@@ -790,10 +813,11 @@ func (w *Warden) once(ctx context.Context) (err error) {
 	wrote := make(chan struct{})
 	go func() { // a process that does not read must not hold the watch up
 		defer close(wrote)
+		var exempt []netip.Prefix // as told
 		say := func(v any) bool { return pipe.Write(orders, v) == nil }
 		t := time.NewTicker(time.Second)
 		defer t.Stop()
-		for ok := say(w.c.Setup); ok; ok = say(pipe.Order{Charging: w.c.Charging(), Reload: w.reload.Load()}) {
+		for ok := say(w.c.Setup); ok; ok = say(w.steer(&exempt)) {
 			select {
 			case <-t.C:
 			case <-stop:
