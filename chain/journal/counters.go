@@ -16,6 +16,7 @@ type Counters struct {
 	Gaps          uint64 // chains begun past their start, whose older part nobody has
 	Equivocations uint64
 	Dropped       uint64 // neighbours' blocks dropped for space, or before a hole
+	Retired       uint64 // own blocks let go: old, and on the ledger
 	Epochs        uint64 // epochs opened
 	WriteErrors   uint64
 	Repaired      uint64 // damage found and repaired at start
@@ -25,7 +26,7 @@ type Counters struct {
 
 type counters struct {
 	appended, stored, fetched, oversize, invalid, foreign, strangers, replays, held, heldFull atomic.Uint64
-	gaps, equivocations, dropped, epochs, writeErrors, repaired, served, syncErrors           atomic.Uint64
+	gaps, equivocations, dropped, retired, epochs, writeErrors, repaired, served, syncErrors  atomic.Uint64
 }
 
 // Counters returns the counts so far.
@@ -35,7 +36,7 @@ func (j *Journal) Counters() Counters {
 		Appended: c.appended.Load(), Stored: c.stored.Load(), Fetched: c.fetched.Load(),
 		Oversize: c.oversize.Load(), Invalid: c.invalid.Load(), Foreign: c.foreign.Load(), Strangers: c.strangers.Load(),
 		Replays: c.replays.Load(), Held: c.held.Load(), Overrun: c.heldFull.Load(), Gaps: c.gaps.Load(),
-		Equivocations: c.equivocations.Load(), Dropped: c.dropped.Load(), Epochs: c.epochs.Load(),
+		Equivocations: c.equivocations.Load(), Dropped: c.dropped.Load(), Retired: c.retired.Load(), Epochs: c.epochs.Load(),
 		WriteErrors: c.writeErrors.Load(), Repaired: c.repaired.Load(), Served: c.served.Load(), SyncErrors: c.syncErrors.Load(),
 	}
 }

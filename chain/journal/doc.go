@@ -31,8 +31,16 @@
 // next of its epoch is stored; one further ahead is held for a while and
 // fetched around by Sync; one already there is a replay; a different one for
 // the same place is equivocation, and both are kept as evidence. Each
-// author's copies have a limit in bytes, the oldest go first. Own blocks are
-// never dropped.
+// author's copies have a limit in bytes, the oldest go first.
+//
+// # Letting own blocks go
+//
+// Own blocks are what bills rest on. One is let go when three things hold: the
+// ledger has told for its epoch that it is booked, its time is before the one
+// that Config.Retire names, and it is the oldest of its epoch that is left. The
+// ledger may go on to a new epoch without the last blocks of the one before:
+// those stay for ever. So does the newest own block, because neighbours'
+// answers are compared with it.
 //
 // # Catching up
 //

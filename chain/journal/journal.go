@@ -26,6 +26,7 @@ const (
 	MaxHeld         = 64        // blocks held out of order per author; further ones are ignored
 	MaxHeldBytes    = 4 << 20   // of all authors together, likewise
 	MaxEvidence     = 16        // equivocations kept per author; further ones are only counted
+	MaxRetired      = 256       // own blocks let go at a time, in one batch; the next goes on
 	MaxLeaves       = 4096      // raw readings under one root; more is an error
 	MaxValue        = 1 << 20   // bytes saved under one key; more is an error
 	NeighbourBytes  = 8 << 20   // default of Config.NeighbourBytes
@@ -77,6 +78,12 @@ type Config struct {
 	// backup, 0 if it did not. Blocks that were signed between may be unknown
 	// to all who answer: the next one is of an epoch that is not older.
 	Restored uint32
+
+	// Retire, if set, tells how far the ledger holds this gateway's chain and
+	// the time before which own blocks that it holds need not stay here; zero:
+	// they all stay. The ledger's word alone lets a block go, and only for the
+	// epoch that it speaks of: one that it has skipped exists nowhere else.
+	Retire func() (booked chain.Position, before time.Time)
 
 	NeighbourBytes int64 // kept per neighbour; 0: the default
 	ReadingsBytes  int64 // of raw readings kept; 0: the default
@@ -246,12 +253,18 @@ func (j *Journal) checkMeta() error {
 }
 
 // Run exchanges heads with every neighbour each SyncEvery and after Nudge,
-// and fetches what is missing, until ctx ends.
+// fetches what is missing, and lets old own blocks go, until ctx ends.
 func (j *Journal) Run(ctx context.Context) error {
 	tick := time.NewTicker(SyncEvery)
 	defer tick.Stop()
 	for {
 		j.syncAll(ctx)
+		for more := true; more && ctx.Err() == nil; {
+			var err error
+			if more, err = j.retire(false); err != nil {
+				j.log.Error("old own blocks are kept for now", "err", err)
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -48,6 +48,10 @@ func (j *Journal) Recover(ctx context.Context, neighbours []Neighbour) (Recovere
 	}
 	wg.Wait()
 
+	// Before a new epoch begins: of the old one nobody will speak any more.
+	if _, err := j.retire(true); err != nil {
+		return Recovered{}, err
+	}
 	r := Recovered{Answered: len(answers)}
 	before, _ := j.ownHead()
 	var newest *chain.Signed
@@ -109,8 +113,14 @@ func (j *Journal) ownHead() (segment, bool) {
 	return j.authors[j.self].newest()
 }
 
-// contradicts reports whether another block than b is held at b's place.
+// contradicts reports whether another block than b is held at b's place. Of
+// one that was let go nobody can tell. The caller holds j.mu.
 func (j *Journal) contradicts(b *chain.Signed) bool {
+	if a := j.authors[j.self]; a != nil {
+		if i, ok := a.find(b.Epoch); ok && b.Number < a.segments[i].First {
+			return false
+		}
+	}
 	have, err := j.Block(b.Author, b.Position())
 	return err != nil || have == nil || have.Hash != b.Hash
 }

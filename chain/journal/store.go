@@ -55,6 +55,8 @@ type segment struct {
 	Head  uint64     `cbor:"3,keyasint"`
 	Hash  chain.Hash `cbor:"4,keyasint"` // of Head
 	Bytes int64      `cbor:"5,keyasint"`
+	// Booked is how far the ledger was seen to hold an own epoch.
+	Booked uint64 `cbor:"6,keyasint,omitempty"`
 }
 
 func (s segment) head() chain.Position { return chain.Position{Epoch: s.Epoch, Number: s.Head} }
@@ -259,6 +261,12 @@ func (j *Journal) tailsMatch() bool {
 func (j *Journal) rebuild() error {
 	batch := j.db.NewBatch()
 	defer batch.Close()
+	booked := map[uint32]uint64{}
+	if a := j.authors[j.self]; a != nil {
+		for _, s := range a.segments {
+			booked[s.Epoch] = s.Booked
+		}
+	}
 	for k, a := range j.authors {
 		for _, s := range a.segments {
 			if err := batch.Delete(keySegment(k, s.Epoch)); err != nil {
@@ -288,8 +296,12 @@ func (j *Journal) rebuild() error {
 		return err
 	}
 	for k, a := range j.authors {
-		for _, s := range a.segments {
-			if err := batch.Set(keySegment(k, s.Epoch), chain.Marshal(s)); err != nil {
+		for i := range a.segments {
+			s := &a.segments[i]
+			if k == j.self {
+				s.Booked = booked[s.Epoch]
+			}
+			if err := batch.Set(keySegment(k, s.Epoch), chain.Marshal(*s)); err != nil {
 				return err
 			}
 		}
