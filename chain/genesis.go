@@ -24,7 +24,7 @@ type Genesis struct {
 	StartSeconds int64     `json:"start_limit_seconds"` // held without energy longer than this: void
 	Basis        string    `json:"basis"`               // legal basis of selling for money; "simulated" until recorded
 	Money        Money     `json:"money,omitzero"`
-	RetainDays   int64     `json:"retain_days,omitempty"` // slots and settled sessions stay in the state; 400, at least 40. Blocks stay
+	RetainDays   int64     `json:"retain_days,omitempty"` // slots and settled sessions stay in the state; 400, at least 40. Blocks go when each gateway likes
 	StoragePPM   int64     `json:"storage_ppm,omitempty"` // certificates on discharge per certified charging, 100000..1000000; 850000
 }
 

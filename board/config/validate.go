@@ -24,6 +24,13 @@ const MinCurrent meter.MilliAmpere = 6000
 // offer.
 const MaxCurrent meter.MilliAmpere = 32_000
 
+// MinKeepDays is the least that blocks of the ledger are kept: validators
+// answer for two weeks for what they have signed.
+const (
+	MinKeepDays = 21
+	maxKeepDays = 36_525
+)
+
 // Modes of a charger.
 var modes = []string{"off", "now", "surplus", "market"}
 
@@ -393,6 +400,13 @@ func (c *Config) services(k *checker) {
 		k.add("panel.listen", "%q is not host:port", c.Panel.Listen)
 	}
 	k.between("ledger.timeout_commit", c.Ledger.TimeoutCommit, ms(50), sec(60))
+	if d := c.Ledger.KeepDays; d != 0 && (d < MinKeepDays || d > maxKeepDays) {
+		k.add("ledger.keep_days", "%d: 0, or %d to %d", d, MinKeepDays, maxKeepDays)
+	}
+	// Own records are what bills rest on: they go last.
+	if d, blocks := c.Ledger.JournalDays, c.Ledger.KeepDays; d != 0 && (d < max(blocks, MinKeepDays) || d > maxKeepDays) {
+		k.add("ledger.journal_days", "%d: 0, or %d to %d: own records stay as long as blocks do", d, max(blocks, MinKeepDays), maxKeepDays)
+	}
 	if c.Board == "simulated" && len(c.Chargers) > 0 && c.Pins.Socket == "" {
 		k.add("pins.socket", "board simulated needs the socket of its pins")
 	}

@@ -31,7 +31,7 @@ type Backend interface {
 	Watch(ctx context.Context) (<-chan Update, error)
 
 	LedgerStatus(ctx context.Context) (LedgerStatus, error)
-	// LedgerVerify re-executes every block and may take minutes. It calls
+	// LedgerVerify re-executes every block that is here and may take minutes. It calls
 	// progress, from one goroutine, as often as it likes.
 	LedgerVerify(ctx context.Context, progress func(VerifyProgress)) (VerifyReport, error)
 	// Bundle writes what a third party needs to check the ledger offline. It
@@ -184,8 +184,9 @@ type Block struct {
 type LedgerStatus struct {
 	ledger.Status
 	StateHash  chain.Hash       `json:"state_hash"`
-	Validator  bool             `json:"validator"` // this gateway votes
-	Waiting    int              `json:"waiting"`   // transactions not in a block yet
+	First      int64            `json:"first_height"` // oldest block that is here
+	Validator  bool             `json:"validator"`    // this gateway votes
+	Waiting    int              `json:"waiting"`      // transactions not in a block yet
 	CatchingUp bool             `json:"catching_up,omitempty"`
 	Sync       string           `json:"sync,omitempty"`     // what is done to catch up without the blocks
 	Halted     string           `json:"halted,omitempty"`   // why the ledger stopped for good
@@ -214,7 +215,8 @@ type BundleQuery struct {
 
 // VerifyReport is the outcome of re-executing the ledger.
 type VerifyReport struct {
-	FromHeight int64      `json:"from_height"`
+	FromHeight int64      `json:"from_height"` // first block that was executed again
+	Start      string     `json:"start"`       // what that began from, and who vouches for it
 	Height     int64      `json:"height"`
 	StateHash  chain.Hash `json:"state_hash"`
 	Violations []string   `json:"violations"`

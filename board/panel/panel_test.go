@@ -187,7 +187,7 @@ func (f *fake) LedgerVerify(ctx context.Context, progress func(VerifyProgress)) 
 			progress(p)
 		}
 	}
-	return VerifyReport{1, 57, chain.Sum([]byte("57")), []string{}}, ctx.Err()
+	return VerifyReport{1, "the genesis", 57, chain.Sum([]byte("57")), []string{}}, ctx.Err()
 }
 
 func (f *fake) StateHash(_ context.Context, h int64) (StateHash, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
@@ -18,6 +19,8 @@ import (
 // the state after block Tip-1. It is used by one goroutine and does not change.
 type History interface {
 	Range() (first, tip int64)
+	// Way returns the changes of validators in the blocks before First.
+	Way() ([]*chain.Checkpoint, error)
 	Header(height int64) (chain.LedgerHeader, error)
 	Txs(height int64) ([][]byte, error)
 	// Checkpoint returns a block's votes.
@@ -60,6 +63,19 @@ type Source struct {
 	Progress    func(block, of int64)
 }
 
+// ErrDropped is returned for what reaches back to blocks that are not here.
+var ErrDropped = errors.New("blocks have been dropped here")
+
+// dropped says from where on there are blocks.
+func (s *Source) dropped() error {
+	first, _ := s.History.Range()
+	h, err := s.History.Header(first)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: the first is %d of %s, slot %d", ErrDropped, first, time.Unix(0, h.Time).UTC().Format("2006-01-02 15:04:05 MST"), chain.SlotAt(h.Time/1e6, s.SlotSeconds))
+}
+
 // ErrNoSession is returned for a session that the ledger does not know.
 var ErrNoSession = errors.New("the ledger knows no such session")
 
@@ -93,8 +109,11 @@ func (s *Source) claim(q Query) (proof.Claim, error) {
 		if !ok {
 			return c, fmt.Errorf("session %s: %w", q.Session, ErrNoSession)
 		}
+		if v.OpenedHeight < first {
+			return c, fmt.Errorf("session %s was opened in block %d: %w", q.Session, v.OpenedHeight, s.dropped())
+		}
 		c.Session = q.Session
-		c.First = max(first, v.OpenedHeight)
+		c.First = v.OpenedHeight
 		if v.ClosedHeight > 0 {
 			c.To = min(v.ClosedHeight, tip-1)
 		}
@@ -109,6 +128,9 @@ func (s *Source) claim(q Query) (proof.Claim, error) {
 		from, err := s.height(q.FromMs)
 		if err != nil {
 			return c, err
+		}
+		if from == first && first > 1 { // block first-1 may belong to it
+			return c, fmt.Errorf("the range begins too early: %w", s.dropped())
 		}
 		to, err := s.height(q.ToMs)
 		if err != nil {
@@ -156,6 +178,15 @@ type collector struct {
 // way writes how trust comes from the genesis to the first block: every
 // change of validators before it.
 func (c *collector) way(ctx context.Context) error {
+	before, err := c.src.History.Way()
+	if err != nil {
+		return err
+	}
+	for _, p := range before {
+		if err := c.out.Checkpoint(p); err != nil {
+			return err
+		}
+	}
 	first, _ := c.src.History.Range()
 	for h := first; h < c.claim.First; h++ {
 		if err := ctx.Err(); err != nil {

@@ -104,6 +104,7 @@ func (e *Engine) enqueue(tx []byte) (Result, error) {
 // Status is the ledger at a glance.
 type Status struct {
 	ChainID    string           `json:"chain_id"`
+	First      int64            `json:"first"`      // oldest block that is here
 	Height     int64            `json:"height"`     // last committed block
 	BlockTime  time.Time        `json:"block_time"` // its time
 	AppHash    chain.Hash       `json:"app_hash"`   // of the state after it
@@ -132,7 +133,7 @@ func (e *Engine) Status() (s Status) {
 		}
 	}()
 	s = Status{
-		ChainID: e.doc.ChainID, Height: last.height, BlockTime: last.time, Validator: e.validator,
+		ChainID: e.doc.ChainID, First: max(e.blocks.Base(), 1), Height: last.height, BlockTime: last.time, Validator: e.validator,
 		CatchingUp: e.consR.WaitSync(), Peers: e.sw.Peers().Size(), Mempool: e.pool.Size(),
 		Sync: *e.syncer.status.Load(),
 	}
@@ -194,12 +195,12 @@ type Block struct {
 	Txs            [][]byte   `json:"txs"`
 }
 
-// Block returns the block at height, 1 to Status().Height.
+// Block returns the block at height, Status().First to Status().Height.
 func (e *Engine) Block(height int64) (b Block, err error) {
 	defer recovered(&err)
 	raw := e.blocks.LoadBlock(height)
 	if raw == nil {
-		return b, fmt.Errorf("no block %d, the ledger is at %d", height, e.blocks.Height())
+		return b, e.absent(height)
 	}
 	return toBlock(raw), nil
 }
@@ -217,8 +218,16 @@ func toBlock(raw *cmt.Block) Block {
 	return b
 }
 
-// AppHashAt returns the root of the state after block height, 0 to
-// Status().Height. It is what the validators signed in block height+1 or, for
+// absent says which blocks are here.
+func (e *Engine) absent(height int64) error {
+	if first := e.blocks.Base(); height < first {
+		return fmt.Errorf("block %d has been dropped: blocks are kept from %d on", height, first)
+	}
+	return fmt.Errorf("no block %d, the ledger is at %d", height, e.blocks.Height())
+}
+
+// AppHashAt returns the root of the state after block height, Status().First-1
+// to Status().Height. It is what the validators signed in block height+1 or, for
 // the last block, what this gateway computed.
 func (e *Engine) AppHashAt(height int64) (h chain.Hash, err error) {
 	defer recovered(&err)
@@ -231,7 +240,7 @@ func (e *Engine) AppHashAt(height int64) (h chain.Hash, err error) {
 	if m := e.blocks.LoadBlockMeta(height + 1); m != nil && height >= 0 && height < last.height {
 		return chain.Hash(m.Header.AppHash), nil
 	}
-	return h, fmt.Errorf("no state at height %d, the ledger is at %d", height, last.height)
+	return h, fmt.Errorf("no state of height %d: %w", height, e.absent(height+1))
 }
 
 // LightBlock returns the header of height with the validators' signatures and
@@ -245,7 +254,7 @@ func (e *Engine) LightBlock(height int64) (b []byte, err error) {
 		commit = e.blocks.LoadSeenCommit(height)
 	}
 	if m == nil || commit == nil {
-		return nil, fmt.Errorf("no signed block %d, the ledger is at %d", height, e.blocks.Height())
+		return nil, fmt.Errorf("it is not signed: %w", e.absent(height))
 	}
 	vals, err := validatorsOf(e.states, height)
 	if err != nil {

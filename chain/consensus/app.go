@@ -44,12 +44,14 @@ type app struct {
 	// onFailure is told that the ledger cannot go on. It returns the error
 	// for CometBFT, or does not return.
 	onFailure func(error) error
-	guard     bool // stop before a block that this program is too old for
+	guard     bool      // stop before a block that this program is too old for
+	retain    *retainer // nil: everything is kept
 
 	mu     sync.Mutex
 	last   committed
 	check  *ledger.Overlay // what CheckTx sees: last, plus what it accepted
 	prune  sync.RWMutex    // held for reading while a snapshot is read
+	pruned int64           // versions up to here are gone; the retainer's own
 	closed bool
 }
 
@@ -287,7 +289,7 @@ func misbehaviour(ms []abci.Misbehavior) []Misbehaviour {
 }
 
 // Commit saves the executed block: height, root and state in one synced
-// batch. Every block is kept: a later checkpoint may allow pruning.
+// batch.
 func (a *app) Commit(context.Context, *abci.RequestCommit) (*abci.ResponseCommit, error) {
 	if err := a.save(); err != nil {
 		return nil, a.onFailure(fmt.Errorf("save state: %w", err))
@@ -296,7 +298,12 @@ func (a *app) Commit(context.Context, *abci.RequestCommit) (*abci.ResponseCommit
 	if err := a.outdated(); err != nil {
 		return nil, a.onFailure(err)
 	}
-	return &abci.ResponseCommit{}, nil
+	res := &abci.ResponseCommit{}
+	if a.retain != nil {
+		res.RetainHeight = a.retain.height()
+		a.retain.nudge()
+	}
+	return res, nil
 }
 
 func (a *app) save() (err error) {
@@ -316,7 +323,6 @@ func (a *app) save() (err error) {
 		return err
 	}
 	a.pending = nil
-	a.pruneVersions(version)
 	for _, m := range ev.Misbehaviour {
 		a.log.Error("validator misbehaved", "height", ev.Height, "kind", m.Kind, "validator", m.Validator, "at", m.Height)
 	}
@@ -329,23 +335,46 @@ func (a *app) save() (err error) {
 
 // outdated returns an error if the next block has rules that this program is
 // too old for.
-func (a *app) outdated() error {
+func (a *app) outdated() (err error) {
 	if !a.guard {
 		return nil
 	}
-	return a.view(func(c committed, st ledger.State) error { return ledger.Outdated(st, c.height+1) })
+	a.mu.Lock()
+	c := a.last
+	a.mu.Unlock()
+	defer recovered(&err)
+	st, err := a.stateOf(c) // without the lock of readers: no block waits for pruning
+	if err != nil {
+		return err
+	}
+	return errors.Join(ledger.Outdated(st, c.height+1), a.db.check())
 }
 
-// pruneVersions drops old versions now and then. It never waits for a reader:
-// the next block will do.
-func (a *app) pruneVersions(version int64) {
-	if version%pruneEvery != 0 || version <= KeepVersions || !a.prune.TryLock() {
-		return
+// pruneVersions drops a bounded number of old versions, up to a height, in one
+// synced batch. It does nothing, and says so, while somebody reads. The tree
+// is one of its own: what nothing newer refers to is nothing that the writer
+// or a reader of recent versions could touch.
+func (a *app) pruneVersions(to int64) (done bool, err error) {
+	if !a.prune.TryLock() {
+		return false, nil
 	}
 	defer a.prune.Unlock()
-	if err := a.tree.DeleteVersionsTo(version - KeepVersions); err != nil {
-		a.log.Warn("old ledger states are not pruned", "height", version, "err", err)
+	t, err := openTree(a.db)
+	if err != nil {
+		return false, err
 	}
+	have := t.AvailableVersions()
+	if len(have) == 0 {
+		return false, nil
+	}
+	to = min(to, int64(have[0])+maxPruned-1)
+	if int64(have[0]) <= to {
+		if err := t.DeleteVersionsTo(to); err != nil {
+			return false, fmt.Errorf("prune versions of the ledger state: %w", err)
+		}
+	}
+	a.pruned = to
+	return true, nil
 }
 
 // close ends readers. The tree's database is closed by its owner.

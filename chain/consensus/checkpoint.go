@@ -17,7 +17,7 @@ func (e *Engine) Checkpoint(height int64) (c *chain.Checkpoint, err error) {
 	if height == 0 {
 		height = e.blocks.Height()
 	}
-	return checkpointAt(e.blocks, e.states, height)
+	return keptCheckpoint(e.blocks, e.states, e.milestones, height)
 }
 
 // CheckpointHome is Engine.Checkpoint on the stores of a gateway that does not
@@ -34,7 +34,17 @@ func CheckpointHome(home string, height int64) (c *chain.Checkpoint, err error) 
 	if height == 0 {
 		height = blocks.Height()
 	}
-	return checkpointAt(blocks, sm.NewStore(s.state, sm.StoreOptions{DiscardABCIResponses: true}), height)
+	return keptCheckpoint(blocks, sm.NewStore(s.state, sm.StoreOptions{DiscardABCIResponses: true}), milestonesOf(home), height)
+}
+
+// keptCheckpoint also finds those that outlive their blocks.
+func keptCheckpoint(blocks *store.BlockStore, states sm.Store, kept milestones, height int64) (*chain.Checkpoint, error) {
+	if height < blocks.Base() {
+		if c := kept.lookup(height); c != nil {
+			return c, nil
+		}
+	}
+	return checkpointAt(blocks, states, height)
 }
 
 // checkpointAt reads header, votes and validators of a stored block.

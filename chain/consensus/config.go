@@ -24,20 +24,23 @@ const (
 	// MaxBlockBytes bounds a ledger block; the rest waits for the next.
 	MaxBlockBytes = 2 << 20
 	// KeepVersions is how many past states stay provable. Older ones are
-	// pruned; blocks are kept for ever.
+	// pruned.
 	KeepVersions = 128
 
-	pruneEvery    = 64             // blocks between prunings, so that they share one sync
-	recentResults = 2 * MempoolTxs // committed results remembered for retries; the oldest is forgotten
-	maxWaiters    = 16_384         // transactions waited for at a time; further ones get ErrFull
-	maxSubscriber = 256            // subscriptions; further ones are refused
-	maxNoted      = 1024           // peers of which consensus keeps the state; beyond, those who are not connected are forgotten
-	nodeCache     = 8_192          // tree nodes in memory, for the writer and for the readers each
-	dbBlockCache  = 2 << 20        // bytes per store
-	dbWriteBuffer = 1 << 20        // bytes per store
-	dbOpenFiles   = 64             // per store
-	submitTimeout = 30 * time.Second
-	redialEvery   = 3 * time.Second
+	pruneEvery      = 64             // blocks between prunings of versions
+	maxPruned       = 32             // versions pruned at a time: one synced batch
+	maxPrunedBlocks = 256            // blocks dropped with each new one; the next goes on
+	milestoneRetry  = time.Hour      // after a state could not be kept
+	recentResults   = 2 * MempoolTxs // committed results remembered for retries; the oldest is forgotten
+	maxWaiters      = 16_384         // transactions waited for at a time; further ones get ErrFull
+	maxSubscriber   = 256            // subscriptions; further ones are refused
+	maxNoted        = 1024           // peers of which consensus keeps the state; beyond, those who are not connected are forgotten
+	nodeCache       = 8_192          // tree nodes in memory, for the writer and for the readers each
+	dbBlockCache    = 2 << 20        // bytes per store
+	dbWriteBuffer   = 1 << 20        // bytes per store
+	dbOpenFiles     = 64             // per store
+	submitTimeout   = 30 * time.Second
+	redialEvery     = 3 * time.Second
 )
 
 // Timing is how patiently validators wait for one another. The zero value of
@@ -63,6 +66,11 @@ func (t Timing) withDefaults() Timing {
 	return t
 }
 
+// MinKeepBlocks is the least that Config.KeepBlocks may be in a microgrid
+// whose genesis was written by this program: evidence of misbehaviour counts
+// for 14 days, and catching up and telling take a while.
+const MinKeepBlocks = 21 * 24 * time.Hour
+
 // Config is what an Engine needs.
 type Config struct {
 	Home        string    // folder of the ledger's stores and of the validator key
@@ -83,6 +91,12 @@ type Config struct {
 	// Pause is called before Run ends with ErrSnapshot and returns when the
 	// owner can bear that. Nil: at any time.
 	Pause func(context.Context)
+
+	// KeepBlocks is how long blocks stay, by block time; at least as long as
+	// their validators can be held to account (MinKeepBlocks), 0 for ever.
+	// What is older goes once the state after it has been kept as a whole:
+	// half of KeepBlocks more may be there.
+	KeepBlocks time.Duration
 
 	Timing Timing
 	Log    *slog.Logger

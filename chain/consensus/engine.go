@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -50,22 +51,24 @@ type Engine struct {
 	genesis   chain.Genesis
 	validator chain.Key
 
-	stores   *stores
-	app      *app
-	conns    proxy.AppConns
-	bus      *cmt.EventBus
-	blocks   *store.BlockStore
-	states   sm.Store
-	pool     *mempool.CListMempool
-	evidence *evidence.Pool
-	cons     *cs.State
-	consR    *cs.Reactor
-	exec     *sm.BlockExecutor
-	sw       *lp2p.Switch
-	keeper   *peerKeeper
-	server   *server
-	syncer   *syncer
-	handlers []p2p.Reactor
+	stores     *stores
+	app        *app
+	conns      proxy.AppConns
+	bus        *cmt.EventBus
+	blocks     *store.BlockStore
+	states     sm.Store
+	pool       *mempool.CListMempool
+	evidence   *evidence.Pool
+	cons       *cs.State
+	consR      *cs.Reactor
+	exec       *sm.BlockExecutor
+	sw         *lp2p.Switch
+	keeper     *peerKeeper
+	server     *server
+	syncer     *syncer
+	retain     *retainer
+	milestones milestones
+	handlers   []p2p.Reactor
 
 	handshaking bool
 	broken      bool // the start failed half-way; Run's own
@@ -90,6 +93,10 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if least := doc.ConsensusParams.Evidence.MaxAgeDuration * 3 / 2; c.KeepBlocks != 0 && c.KeepBlocks < least {
+		return nil, fmt.Errorf("consensus: blocks kept for %v, at least %v: validators answer for what they signed for %v",
+			c.KeepBlocks, least, doc.ConsensusParams.Evidence.MaxAgeDuration)
+	}
 	pv, err := loadValidator(c.Home)
 	if err != nil {
 		return nil, err
@@ -103,7 +110,7 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	}
 	e := &Engine{
 		log: c.Log, cfg: c, doc: doc, genesis: g, validator: chain.Key(pv.Key.PubKey.Bytes()),
-		stores: s, stop: make(chan struct{}), halt: make(chan struct{}), hub: newHub(), handshaking: true,
+		milestones: milestonesOf(c.Home), stores: s, stop: make(chan struct{}), halt: make(chan struct{}), hub: newHub(), handshaking: true,
 	}
 	defer func() {
 		if err != nil {
@@ -123,6 +130,11 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	}
 	e.server = &server{e: e, dir: outgoingDir(c.Home), limit: snapshotFor}
 	e.syncer = newSyncer(e)
+	e.retain, err = newRetainer(e.app, e.blocks, e.states, e.milestones, c.KeepBlocks, c.Log)
+	if err != nil {
+		return nil, err
+	}
+	e.app.retain = e.retain
 	e.app.guard = true
 	if err := e.app.outdated(); err != nil {
 		e.setHalted(err)
@@ -288,13 +300,11 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		return damaged(e.cfg.Home, err)
 	}
 	e.log.Info("ledger runs", "height", e.app.height(), "chain", e.doc.ChainID, "validator", e.validator.Short())
-	repeating, stopRepeating := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		(&repeater{cons: e.cons, consR: e.consR, set: e.keeper.set}).run(repeating)
-	}()
-	defer func() { stopRepeating(); <-ended }()
+	beside, stopBeside := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	others.Go(func() { (&repeater{cons: e.cons, consR: e.consR, set: e.keeper.set}).run(beside) })
+	others.Go(func() { e.retain.run(beside) })
+	defer func() { stopBeside(); others.Wait() }()
 	// A snapshot that is ready ends what runs here; the next Open begins with it.
 	ctx, ready := context.WithCancelCause(ctx)
 	defer ready(nil)

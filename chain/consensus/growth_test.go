@@ -1,11 +1,14 @@
 package consensus
 
 import (
+	"cmp"
 	"crypto/ed25519"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -20,7 +23,6 @@ import (
 	sm "github.com/cometbft/cometbft/state"
 	"github.com/cometbft/cometbft/store"
 	cmt "github.com/cometbft/cometbft/types"
-	"github.com/cosmos/iavl"
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
@@ -49,7 +51,8 @@ type grower struct {
 	conns  proxy.AppConns
 	blocks *store.BlockStore
 	exec   *sm.BlockExecutor
-	tree   *iavl.MutableTree
+	app    *app
+	states sm.Store
 	state  sm.State
 	last   *cmt.Commit
 	keys   map[string]crypto.PrivKey
@@ -81,13 +84,26 @@ type growSession struct {
 }
 
 func newGrower(t testing.TB, slotSeconds, retainDays int64) *grower {
-	g := &grower{t: t, home: t.TempDir(), keys: map[string]crypto.PrivKey{}, now: time.Unix(1_800_000_000, 0), slot: slotSeconds, driver: keyFrom("driver")}
 	gen := testGenesis()
 	gen.SlotSeconds, gen.RetainDays = slotSeconds, retainDays
+	return growFrom(t, gen, growing{})
+}
+
+// growing says how a generated ledger differs from a real one.
+type growing struct {
+	validators int           // founders who vote; 0: as many as may
+	blocks     int64         // for which evidence of misbehaviour counts; 0: as the genesis has it
+	age        time.Duration // likewise
+}
+
+// growFrom makes a ledger of growGateways founders.
+func growFrom(t testing.TB, gen chain.Genesis, how growing) *grower {
+	how.validators = cmp.Or(how.validators, ledger.MaxValidators)
+	g := &grower{t: t, home: t.TempDir(), keys: map[string]crypto.PrivKey{}, now: time.Unix(1_800_000_000, 0), slot: gen.SlotSeconds, driver: keyFrom("driver")}
 	for i := range growGateways {
 		d := &growDevice{key: keyFrom(fmt.Sprint("grow ", i)), imp: 1000}
 		m := chain.Member{Device: public(d.key), Name: fmt.Sprintf("house%02d", i), Owner: public(keyFrom(fmt.Sprint("owner ", i))), MaxPower: 17_000}
-		if i < ledger.MaxValidators {
+		if i < how.validators {
 			k := cmted.GenPrivKeyFromSecret([]byte(m.Name))
 			m.Validator = chain.Key(k.PubKey().Bytes())
 			g.keys[k.PubKey().Address().String()] = k
@@ -98,23 +114,26 @@ func newGrower(t testing.TB, slotSeconds, retainDays int64) *grower {
 	path := filepath.Join(g.home, "genesis.json")
 	_, err := WriteGenesis(path, gen, g.now.Add(-time.Second))
 	must(t, err)
+	if how.blocks > 0 {
+		shortEvidence(t, path, how.blocks, how.age)
+	}
 	doc, gen, _, err := ReadGenesis(path)
 	must(t, err)
 	g.stores, err = openStores(g.home, false)
 	must(t, err)
 	a, err := newApp(g.stores.ledger, doc, gen, slog.New(slog.DiscardHandler))
 	must(t, err)
-	g.tree = a.tree
-	states := sm.NewStore(g.stores.state, sm.StoreOptions{DiscardABCIResponses: true})
+	g.app = a
+	g.states = sm.NewStore(g.stores.state, sm.StoreOptions{DiscardABCIResponses: true})
 	g.conns = proxy.NewAppConns(proxy.NewLocalClientCreator(a), proxy.NopMetrics())
 	must(t, g.conns.Start())
-	g.state, err = states.LoadFromDBOrGenesisDoc(doc)
+	g.state, err = g.states.LoadFromDBOrGenesisDoc(doc)
 	must(t, err)
 	g.blocks = store.NewBlockStore(g.stores.blocks)
-	must(t, cs.NewHandshaker(states, g.state, g.blocks, doc).Handshake(g.conns))
-	g.state, err = states.Load()
+	must(t, cs.NewHandshaker(g.states, g.state, g.blocks, doc).Handshake(g.conns))
+	g.state, err = g.states.Load()
 	must(t, err)
-	g.exec = sm.NewBlockExecutor(states, cmtlog.NewNopLogger(), g.conns.Consensus(), &mempool.NopMempool{}, sm.EmptyEvidencePool{}, g.blocks)
+	g.exec = sm.NewBlockExecutor(g.states, cmtlog.NewNopLogger(), g.conns.Consensus(), &mempool.NopMempool{}, sm.EmptyEvidencePool{}, g.blocks)
 	g.last = &cmt.Commit{}
 	return g
 }
@@ -153,6 +172,31 @@ func (g *grower) block(txs ...[]byte) {
 	g.state, err = g.exec.ApplyBlock(g.state, id, b)
 	must(g.t, err)
 	g.last = c
+	if g.app.retain != nil {
+		must(g.t, g.app.retain.step(g.t.Context()))
+	}
+}
+
+// keepBlocks prunes from now on.
+func (g *grower) keepBlocks(keep time.Duration) {
+	r, err := newRetainer(g.app, g.blocks, g.states, milestonesOf(g.home), keep, slog.New(slog.DiscardHandler))
+	must(g.t, err)
+	g.app.retain = r
+}
+
+// shortEvidence rewrites a genesis so that evidence of misbehaviour counts for
+// so long and so many blocks only.
+func shortEvidence(t testing.TB, path string, blocks int64, age time.Duration) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	var doc map[string]any
+	must(t, json.Unmarshal(b, &doc))
+	e := doc["consensus_params"].(map[string]any)["evidence"].(map[string]any)
+	e["max_age_num_blocks"], e["max_age_duration"] = fmt.Sprint(blocks), fmt.Sprint(age.Nanoseconds())
+	b, err = json.Marshal(doc)
+	must(t, err)
+	must(t, os.WriteFile(path, b, 0o600))
 }
 
 func (g *grower) sign(d *growDevice, records ...chain.Record) []byte {
@@ -319,7 +363,7 @@ func BenchmarkTenYears(b *testing.B) {
 			at = day
 			size[day] = h.disk("ledger")
 		}
-		n, logical := h.entries(working{h.tree})
+		n, logical := h.entries(working{h.app.tree})
 		h.close()
 		slot := float64(max(size[42], size[48], size[55])) / (40 * 24)
 

@@ -16,11 +16,10 @@ import (
 	"github.com/joulegate/joulegate/chain/tree"
 )
 
-// History is what a gateway can prove: signed blocks from the first that
-// is here to a tip, and the
-// state that the last of them signs, after
-// the block before. It is valid while the
-// function runs that it was handed to, and used by one goroutine.
+// History is what a gateway can prove: signed blocks from the first that is
+// here to a tip, the state that the last of them signs, after the block
+// before, and the changes of validators before the first. It is valid while
+// the function runs that it was handed to, and used by one goroutine.
 type History struct {
 	first, tip int64
 	state      ledger.State
@@ -28,11 +27,12 @@ type History struct {
 	blocks *store.BlockStore
 	states sm.Store
 	tree   *iavl.ImmutableTree
+	kept   milestones
 }
 
 // History calls fn with what is here now. Blocks go on meanwhile.
 func (e *Engine) History(fn func(*History) error) error {
-	return history(e.app, e.blocks, e.states, fn)
+	return history(e.app, e.blocks, e.states, e.milestones, fn)
 }
 
 // HistoryHome is History on the stores of a gateway that does not run. It
@@ -52,12 +52,12 @@ func HistoryHome(home, genesisFile string, fn func(*History) error) (err error) 
 	if err != nil {
 		return fmt.Errorf("%s: %w", dataDir(home), err)
 	}
-	return history(a, store.NewBlockStore(s.blocks), sm.NewStore(s.state, sm.StoreOptions{DiscardABCIResponses: true}), fn)
+	return history(a, store.NewBlockStore(s.blocks), sm.NewStore(s.state, sm.StoreOptions{DiscardABCIResponses: true}), milestonesOf(home), fn)
 }
 
-func history(a *app, blocks *store.BlockStore, states sm.Store, fn func(*History) error) error {
+func history(a *app, blocks *store.BlockStore, states sm.Store, kept milestones, fn func(*History) error) error {
 	return a.view(func(c committed, _ ledger.State) error {
-		h := &History{first: max(blocks.Base(), 1), tip: min(blocks.Height(), c.height+1), blocks: blocks, states: states, tree: c.tree}
+		h := &History{first: max(blocks.Base(), 1), tip: min(blocks.Height(), c.height+1), blocks: blocks, states: states, tree: c.tree, kept: kept}
 		if h.tip <= h.first {
 			return errors.New("no state has been signed yet: the ledger needs two blocks")
 		}
@@ -107,6 +107,10 @@ func (h *History) Checkpoint(height int64) (c *chain.Checkpoint, err error) {
 	defer recovered(&err)
 	return checkpointAt(h.blocks, h.states, height)
 }
+
+// Way returns the changes of validators in the blocks before the first, in
+// order: how trust comes from the genesis to what is here.
+func (h *History) Way() ([]*chain.Checkpoint, error) { return h.kept.changes(h.first - 1) }
 
 // Prove returns the branch to key or, if the state has no such entry, the
 // branches to its neighbours, which prove that.

@@ -32,10 +32,18 @@ func TestReplayTellsEveryMovement(t *testing.T) {
 			t.Errorf("%d paid in, %v", sum, err)
 		}
 	}
-	check(func(fn func(int64, time.Time, ledger.BlockOutput)) error { return n.eng.Replay(t.Context(), fn) })
+	fromGenesis := func(s Start) error {
+		if s.Height != 0 || s.State.Get(ledger.AccountKey(account("driver"))) != nil {
+			t.Errorf("begins after block %d", s.Height)
+		}
+		return nil
+	}
+	check(func(fn func(int64, time.Time, ledger.BlockOutput)) error {
+		return n.eng.Replay(t.Context(), time.Time{}, fromGenesis, fn)
+	})
 	n.stop()
 	check(func(fn func(int64, time.Time, ledger.BlockOutput)) error {
-		return ReplayHome(t.Context(), n.home, w.genesis, fn)
+		return ReplayHome(t.Context(), n.home, w.genesis, time.Now(), fromGenesis, fn)
 	})
 }
 

@@ -512,7 +512,8 @@ func makeSnapshot(a *app, blocks *store.BlockStore, states sm.Store, height int6
 	return m, err
 }
 
-func snapshotOf(t *iavl.ImmutableTree, blocks *store.BlockStore, states sm.Store, height int64, dir string) (*snapshotManifest, error) {
+// signedState returns the manifest of the state after a block, without a tree.
+func signedState(blocks *store.BlockStore, states sm.Store, height int64) (*snapshotManifest, error) {
 	m := &snapshotManifest{}
 	for i, c := range []*chain.Checkpoint{&m.At, &m.Next} {
 		p, err := checkpointAt(blocks, states, height+int64(i))
@@ -528,6 +529,30 @@ func snapshotOf(t *iavl.ImmutableTree, blocks *store.BlockStore, states sm.Store
 		}
 		m.Turns = append(m.Turns, turnOf(s))
 	}
+	return m, nil
+}
+
+// fill writes the tree and notes what it is.
+func (m *snapshotManifest) fill(w io.Writer, t *iavl.ImmutableTree) (err error) {
+	c := &chunker{out: bufio.NewWriterSize(w, 64<<10)}
+	if m.Nodes, err = writeTree(c, t); err != nil {
+		return err
+	}
+	if want := 2*t.Size() - 1; m.Nodes != want { // the library ends early where it cannot read
+		return fmt.Errorf("snapshot: %d of %d nodes could be read", m.Nodes, want)
+	}
+	if err := c.end(); err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	m.Size, m.Chunks = c.size, c.sums
+	return m.check()
+}
+
+func snapshotOf(t *iavl.ImmutableTree, blocks *store.BlockStore, states sm.Store, height int64, dir string) (*snapshotManifest, error) {
+	m, err := signedState(blocks, states, height)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
@@ -536,15 +561,7 @@ func snapshotOf(t *iavl.ImmutableTree, blocks *store.BlockStore, states sm.Store
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
 	defer f.Close()
-	c := &chunker{out: bufio.NewWriterSize(f, 64<<10)}
-	if m.Nodes, err = writeTree(c, t); err != nil {
-		return nil, err
-	}
-	if err := c.end(); err != nil {
-		return nil, fmt.Errorf("snapshot: %w", err)
-	}
-	m.Size, m.Chunks = c.size, c.sums
-	if err := m.check(); err != nil {
+	if err := m.fill(f, t); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {

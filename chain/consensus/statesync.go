@@ -474,7 +474,7 @@ func (s *syncer) build(ctx context.Context, m *snapshotManifest) error {
 	return s.clean()
 }
 
-func buildStores(_ context.Context, e *Engine, m *snapshotManifest, from, dir string) (err error) {
+func buildStores(ctx context.Context, e *Engine, m *snapshotManifest, from, dir string) (err error) {
 	s, err := openStoresIn(dir, false)
 	if err != nil {
 		return err
@@ -486,6 +486,10 @@ func buildStores(_ context.Context, e *Engine, m *snapshotManifest, from, dir st
 	}
 	defer f.Close()
 	if err := m.importTree(s.ledger, f); err != nil {
+		return err
+	}
+	// What executes blocks again will begin there.
+	if err := milestonesOf(e.cfg.Home).adopt(ctx, m, f.Name()); err != nil {
 		return err
 	}
 	return m.bootstrap(e.doc, s.blocks, s.state)

@@ -2,10 +2,14 @@ package consensus
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	dbm "github.com/cometbft/cometbft-db"
@@ -24,17 +28,21 @@ import (
 
 // Report is the outcome of a verification.
 type Report struct {
-	FromHeight int64      `json:"from_height"`
-	Height     int64      `json:"height"`     // last block that was executed and found right
-	StateHash  chain.Hash `json:"state_hash"` // root that it led to
-	Violations []string   `json:"violations"` // empty: all is right
+	FromHeight int64      `json:"from_height"` // first block that was executed
+	Start      string     `json:"start"`       // what that began from, and who vouches for it, in words
+	Height     int64      `json:"height"`      // last block that was executed and found right
+	StateHash  chain.Hash `json:"state_hash"`  // root that it led to
+	Violations []string   `json:"violations"`  // empty: all is right
 }
 
 // Verify reads every entry of the stores, so that their checksums are checked,
-// and executes every block again from the genesis, on an empty state in memory, exactly as a gateway that joins today would: signatures, links,
-// results and app hash of each header are checked, and what is on disk is
-// compared with what comes out, entry by entry. progress, which may be nil, is
-// told now and then how far it is.
+// and executes every block again that is here, on a state in memory, exactly as
+// a gateway that joins today would: signatures, links, results and app hash of
+// each header are checked, and what is on disk is compared with what comes out,
+// entry by entry. It begins with the genesis or, where the first blocks have
+// been dropped, with the oldest state that was kept for them, once the way of
+// the validators' signatures from the genesis to that state's root has been
+// checked. progress, which may be nil, is told now and then how far it is.
 //
 // What is wrong is a line in Violations; an error means that the verification
 // itself could not run. It reads beside a running ledger and does not stop it.
@@ -42,7 +50,8 @@ func (e *Engine) Verify(ctx context.Context, progress func(height, of int64)) (R
 	var r Report
 	err := e.app.view(func(c committed, st ledger.State) error {
 		var err error
-		r, err = verify(ctx, e.doc, e.genesis, e.stores, e.blocks, c, c.height, st, progress)
+		v := verification{e.doc, e.genesis, e.stores, e.blocks, e.states, e.milestones, begunWithSnapshot(e.cfg.Home), progress}
+		r, err = v.run(ctx, c, c.height, st)
 		return err
 	})
 	return r, err
@@ -119,7 +128,8 @@ func VerifyHome(ctx context.Context, home, genesisFile string, progress func(hei
 	// view's own error is a read failure: again a finding.
 	var fatal error
 	if verr := a.view(func(c committed, st ledger.State) error {
-		r, fatal = verify(ctx, doc, g, s, blocks, c, blocks.Height(), st, progress)
+		v := verification{doc, g, s, blocks, sm.NewStore(s.state, sm.StoreOptions{DiscardABCIResponses: true}), milestonesOf(home), begunWithSnapshot(home), progress}
+		r, fatal = v.run(ctx, c, blocks.Height(), st)
 		return nil
 	}); verr != nil {
 		r.Violations = append(r.Violations, verr.Error())
@@ -127,24 +137,67 @@ func VerifyHome(ctx context.Context, home, genesisFile string, progress func(hei
 	return r, fatal
 }
 
-// verify executes blocks 1 to height and compares the state at have.height.
-func verify(ctx context.Context, doc *cmt.GenesisDoc, g chain.Genesis, s *stores, blocks *store.BlockStore,
-	have committed, height int64, st ledger.State, progress func(height, of int64),
-) (Report, error) {
-	r := Report{FromHeight: 1, Violations: []string{}}
+// verification is what a ledger is verified from.
+type verification struct {
+	doc        *cmt.GenesisDoc
+	genesis    chain.Genesis
+	stores     *stores
+	blocks     *store.BlockStore
+	states     sm.Store
+	milestones milestones
+	snapshot   bool // the stores began with one
+	progress   func(height, of int64)
+}
+
+func begunWithSnapshot(home string) bool {
+	_, err := os.Stat(filepath.Join(dataDir(home), snapshotMark))
+	return err == nil
+}
+
+// run executes the blocks up to height and compares the state at have.height.
+func (v *verification) run(ctx context.Context, have committed, height int64, st ledger.State) (Report, error) {
+	r := Report{FromHeight: 1, Start: "the genesis", Violations: []string{}}
 	found := func(format string, args ...any) { r.Violations = append(r.Violations, fmt.Sprintf(format, args...)) }
-	for _, err := range s.scan(ctx) {
+	for _, err := range v.stores.scan(ctx) {
 		found("%v", err)
-	}
-	if base := blocks.Base(); base > 1 {
-		return r, fmt.Errorf("blocks before %d are not here, so they cannot be executed again", base)
 	}
 	if height < have.height {
 		found("state of height %d, but blocks only up to %d", have.height, height)
 	}
-	x, err := newReplay(doc, g)
-	if err != nil {
+	var x *replay
+	var err error
+	base := v.blocks.Base()
+	if base == 0 { // a snapshot came, and no block since
+		base = have.height + 1
+	}
+	if base > 1 {
+		a, missing := v.milestones.from(base)
+		if missing != nil {
+			found("%v", missing)
+			return r, nil
+		}
+		r.FromHeight, r.Height, r.StateHash = a.height()+1, a.height(), a.Next.StateRoot()
+		if r.Start, err = v.vouched(a, st); err == nil {
+			x, err = v.replayFrom(ctx, a)
+		}
+		if ctx.Err() != nil {
+			return r, context.Cause(ctx)
+		} else if err != nil {
+			found("%v", err)
+			return r, nil // what follows rests on it
+		}
+	} else if x, err = newReplay(v.doc, v.genesis); err != nil {
 		return r, err
+	}
+	// States that are kept wait for the time when a replay begins with them.
+	later, err := v.milestones.all()
+	for _, a := range later {
+		if err == nil && a.height() >= r.FromHeight {
+			err = a.check(ctx)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		found("%v", err)
 	}
 	defer x.stop()
 	x.app.onCommit = func(ev BlockEvent, _ []txOutcome) {
@@ -152,11 +205,11 @@ func verify(ctx context.Context, doc *cmt.GenesisDoc, g chain.Genesis, s *stores
 			found("block %d: a transaction would have broken an invariant: %s", ev.Height, v.Info)
 		}
 	}
-	for h := int64(1); h <= height; h++ {
+	for h := r.FromHeight; h <= height; h++ {
 		if err := ctx.Err(); err != nil {
 			return r, context.Cause(ctx)
 		}
-		if err := x.apply(blocks, h); err != nil {
+		if err := x.apply(v.blocks, h); err != nil {
 			found("block %d: %v", h, err)
 			return r, nil // what follows rests on it
 		}
@@ -167,12 +220,12 @@ func verify(ctx context.Context, doc *cmt.GenesisDoc, g chain.Genesis, s *stores
 			}
 			x.compare(st, func(format string, args ...any) { found("state of height %d: "+format, append([]any{h}, args...)...) })
 		}
-		if progress != nil && (h%64 == 0 || h == height) {
-			progress(h, height)
+		if v.progress != nil && (h%64 == 0 || h == height) {
+			v.progress(h, height)
 		}
 	}
-	if height > 0 {
-		if err := x.signed(blocks, height); err != nil {
+	if height >= r.FromHeight {
+		if err := x.signed(v.blocks, height); err != nil {
 			found("block %d: %v", height, err)
 		}
 	}
@@ -187,6 +240,39 @@ func verify(ctx context.Context, doc *cmt.GenesisDoc, g chain.Genesis, s *stores
 	return r, nil
 }
 
+// vouched checks that the validators' signatures lead from the genesis to the
+// block that signs a milestone's root, and says who signed.
+func (v *verification) vouched(a milestone, st ledger.State) (string, error) {
+	changes, err := v.milestones.changes(a.height())
+	if err != nil {
+		return "", err
+	}
+	way := fmt.Sprintf("%d changes of validators lead there from the genesis", len(changes))
+	trust := chain.TrustGenesis(v.genesis, v.doc.GenesisTime)
+	for _, c := range append(changes, &a.Next) {
+		err := trust.Verify(c)
+		if errors.Is(err, chain.ErrNotTrusted) && v.snapshot {
+			way = "this gateway began with a snapshot: it checked then how trust comes there, and cannot show it again"
+			break
+		}
+		if err != nil {
+			return "", fmt.Errorf("the way from the genesis to the state of height %d: %w", a.height(), err)
+		}
+		trust = c.Trust()
+	}
+	names := map[chain.Key]string{}
+	for _, m := range ledger.Members(st) {
+		names[m.Validator] = m.Name
+	}
+	var signers []string
+	for _, vote := range a.Next.Commit.Votes {
+		key := a.Next.Set[vote.Index].Key
+		signers = append(signers, cmp.Or(names[key], key.Short()))
+	}
+	return fmt.Sprintf("the state after block %d of %s: %d of %d validators have signed its root in block %d (%s); %s",
+		a.height(), a.At.Time().Format(time.DateOnly), len(signers), len(a.Next.Set), a.height()+1, strings.Join(signers, ", "), way), nil
+}
+
 // replay is a ledger in memory that executes blocks.
 type replay struct {
 	app    *app
@@ -195,16 +281,48 @@ type replay struct {
 	exec   *sm.BlockExecutor
 	state  sm.State
 	lastID cmt.BlockID
+	first  int64 // block that it executes
+}
+
+// open makes the parts that both ways of beginning need.
+func (x *replay) open(doc *cmt.GenesisDoc, g chain.Genesis, db *treeDB) (err error) {
+	x.states = sm.NewStore(dbm.NewMemDB(), sm.StoreOptions{DiscardABCIResponses: true})
+	if x.app, err = newApp(db, doc, g, slog.New(slog.DiscardHandler)); err != nil {
+		return err
+	}
+	x.conns = proxy.NewAppConns(proxy.NewLocalClientCreator(x.app), proxy.NopMetrics())
+	if err := x.conns.Start(); err != nil {
+		return err
+	}
+	x.exec = sm.NewBlockExecutor(x.states, cmtlog.NewNopLogger(), x.conns.Consensus(), &mempool.NopMempool{}, sm.EmptyEvidencePool{}, store.NewBlockStore(dbm.NewMemDB()))
+	return nil
+}
+
+// replayFrom begins with the state of a milestone.
+func (v *verification) replayFrom(ctx context.Context, a milestone) (_ *replay, err error) {
+	defer recovered(&err)
+	db := &treeDB{DB: iavldb.NewMemDB()}
+	if err := a.load(ctx, db); err != nil {
+		return nil, err
+	}
+	next := v.blocks.LoadBlockMeta(a.height() + 1)
+	if next == nil || chain.Hash(next.Header.Hash()) != a.Next.Header.Hash() {
+		return nil, fmt.Errorf("block %d is not the one that signs the state of height %d", a.height()+1, a.height())
+	}
+	x := &replay{first: a.height() + 1}
+	if err := x.open(v.doc, v.genesis, db); err != nil {
+		return nil, err
+	}
+	if x.state, err = a.state(v.doc); err != nil {
+		return nil, err
+	}
+	return x, x.states.Bootstrap(x.state)
 }
 
 func newReplay(doc *cmt.GenesisDoc, g chain.Genesis) (_ *replay, err error) {
 	defer recovered(&err)
-	x := &replay{states: sm.NewStore(dbm.NewMemDB(), sm.StoreOptions{DiscardABCIResponses: true})}
-	if x.app, err = newApp(&treeDB{DB: iavldb.NewMemDB()}, doc, g, slog.New(slog.DiscardHandler)); err != nil {
-		return nil, err
-	}
-	x.conns = proxy.NewAppConns(proxy.NewLocalClientCreator(x.app), proxy.NopMetrics())
-	if err := x.conns.Start(); err != nil {
+	x := &replay{first: 1}
+	if err := x.open(doc, g, &treeDB{DB: iavldb.NewMemDB()}); err != nil {
 		return nil, err
 	}
 	if x.state, err = x.states.LoadFromDBOrGenesisDoc(doc); err != nil {
@@ -214,11 +332,8 @@ func newReplay(doc *cmt.GenesisDoc, g chain.Genesis) (_ *replay, err error) {
 	if err := cs.NewHandshaker(x.states, x.state, empty, doc).Handshake(x.conns); err != nil {
 		return nil, err
 	}
-	if x.state, err = x.states.Load(); err != nil {
-		return nil, err
-	}
-	x.exec = sm.NewBlockExecutor(x.states, cmtlog.NewNopLogger(), x.conns.Consensus(), &mempool.NopMempool{}, sm.EmptyEvidencePool{}, empty)
-	return x, nil
+	x.state, err = x.states.Load()
+	return x, err
 }
 
 func (x *replay) stop() { _ = x.conns.Stop() }
@@ -242,7 +357,9 @@ func (x *replay) apply(blocks *store.BlockStore, h int64) (err error) {
 		return err
 	}
 	if h%1000 == 0 {
-		return x.states.PruneStates(max(h-1000, 1), h-1, h-1)
+		if from := max(h-1000, x.first+1); from < h-1 { // the first ones are what later ones refer to
+			return x.states.PruneStates(from, h-1, h-1)
+		}
 	}
 	return nil
 }

@@ -77,6 +77,22 @@ type Statement struct {
 	Rows       []StatementRow `json:"movements"`
 }
 
+// Begin takes what the account held after a block, before the movements of
+// the next ones are added; height 0 is the genesis. It refuses a statement that
+// should begin earlier, and dates one that says no beginning.
+func (s *Statement) Begin(height, timeMs int64, a ledger.AccountView) error {
+	at := time.UnixMilli(timeMs).UTC()
+	switch {
+	case height == 0:
+	case s.FromMs == 0:
+		s.FromMs = timeMs + 1
+	case s.FromMs <= timeMs:
+		return fmt.Errorf("blocks up to %d have been dropped here: a statement can begin after %s", height, at.Format("2006-01-02 15:04:05 MST"))
+	}
+	s.Opening, s.Closing, s.OpenCredit, s.Credit = a.Balance, a.Balance, a.Credits, a.Credits
+	return nil
+}
+
 // Add takes a block's movements. Blocks come in order.
 func (s *Statement) Add(height, timeMs int64, moves []ledger.Movement) {
 	for _, m := range moves {

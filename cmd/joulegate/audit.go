@@ -152,7 +152,7 @@ func (b backend) Bundle(ctx context.Context, q panel.BundleQuery, w io.Writer) e
 	}
 	src := audit.Source{Genesis: hash, Profiles: profiles{b.devices.library}, Readings: b.journal}
 	err = b.ledger.History(func(h *consensus.History) error { return bundleOf(ctx, src, b.genesis, h, q, w) })
-	if errors.Is(err, audit.ErrNoSession) {
+	if errors.Is(err, audit.ErrNoSession) || errors.Is(err, audit.ErrDropped) {
 		return panel.NotFound("%v", err)
 	}
 	return err

@@ -96,7 +96,7 @@ func (b backend) LedgerStatus(context.Context) (panel.LedgerStatus, error) {
 		return st, err
 	}
 	j, n := b.journal.Counters(), b.net.Counters()
-	st.Validator, st.Waiting, st.Blocks, st.Halted, st.CatchingUp = s.Voting, s.Mempool, b.feed.recent(), s.Halted, s.CatchingUp
+	st.First, st.Validator, st.Waiting, st.Blocks, st.Halted, st.CatchingUp = s.First, s.Voting, s.Mempool, b.feed.recent(), s.Halted, s.CatchingUp
 	st.Sync = s.Sync.String()
 	st.Counters = map[string]int64{
 		"blocks_appended": int64(j.Appended), "blocks_stored": int64(j.Stored), "blocks_fetched": int64(j.Fetched),
@@ -109,7 +109,7 @@ func (b backend) LedgerStatus(context.Context) (panel.LedgerStatus, error) {
 
 func (b backend) LedgerVerify(ctx context.Context, progress func(panel.VerifyProgress)) (panel.VerifyReport, error) {
 	r, err := b.ledger.Verify(ctx, func(h, to int64) { progress(panel.VerifyProgress{Height: h, To: to}) })
-	return panel.VerifyReport{FromHeight: r.FromHeight, Height: r.Height, StateHash: r.StateHash, Violations: r.Violations}, err
+	return verifyReport(r), err
 }
 
 func (b backend) Claim(_ context.Context, session chain.ID, account chain.Account) ([]byte, error) {

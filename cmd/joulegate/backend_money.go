@@ -46,7 +46,7 @@ func (b backend) Statement(ctx context.Context, a chain.Account, from, to int64)
 		return s, err
 	}
 	s.Simulated = rules.Simulated()
-	err = b.ledger.Replay(ctx, func(height int64, at time.Time, out ledger.BlockOutput) {
+	err = b.ledger.Replay(ctx, beginning(s), openStatement(&s), func(height int64, at time.Time, out ledger.BlockOutput) {
 		s.Add(height, at.UnixMilli(), out.Movements)
 	})
 	return s, err

@@ -74,6 +74,9 @@ func partOf(name string) part {
 			return store
 		}
 	case dir == "consensus":
+		if file, ok := strings.CutPrefix(rest, "milestones/"); ok && !strings.Contains(file, ".new") {
+			return store
+		}
 		for _, db := range []string{"blockstore", "state", "evidence", "ledger"} {
 			if file, ok := strings.CutPrefix(rest, "data/"+db+".db/"); ok && file != "LOCK" {
 				return store

@@ -138,7 +138,7 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	}
 	g.journal, err = journal.Open(st.journal(), journal.Config{
 		ChainID: g.genesis.ChainID, Key: g.id.device, Member: g.roster.active, Neighbours: g.neighbours,
-		Known: g.knownPosition, Stored: g.neighbourBlock, Fresh: freshDevice(st), Restored: restored, Log: log.With("part", "journal"),
+		Known: g.knownPosition, Retire: g.retired, Stored: g.neighbourBlock, Fresh: freshDevice(st), Restored: restored, Log: log.With("part", "journal"),
 	})
 	if err != nil {
 		return nil, err
@@ -152,7 +152,8 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	g.ledger, err = consensus.Open(ctx, consensus.Config{
 		Home: st.consensus(), GenesisFile: st.genesis(), Host: g.net.Host(),
 		Neighbours: g.ledgers, Pause: g.uncharged,
-		Timing: consensus.Timing{Commit: cfg.Ledger.TimeoutCommit.D()}, Log: log.With("part", "ledger"),
+		KeepBlocks: time.Duration(cfg.Ledger.KeepDays) * 24 * time.Hour,
+		Timing:     consensus.Timing{Commit: cfg.Ledger.TimeoutCommit.D()}, Log: log.With("part", "ledger"),
 	})
 	if err != nil {
 		return nil, err
@@ -399,6 +400,19 @@ func (g *gateway) knownPosition() (p chain.Position) {
 		}
 	})
 	return p
+}
+
+// retired tells the journal how far the ledger holds this gateway's chain and
+// which own blocks need not stay, by the ledger's clock.
+func (g *gateway) retired() (booked chain.Position, before time.Time) {
+	if g.ledger == nil { // the journal is opened first
+		return booked, before
+	}
+	s := g.ledger.Status()
+	if days := g.cfg.Ledger.JournalDays; days > 0 && s.Height > 0 {
+		before = s.BlockTime.AddDate(0, 0, -int(days))
+	}
+	return g.knownPosition(), before
 }
 
 // neighbours returns the connected members' journals.

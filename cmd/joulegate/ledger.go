@@ -54,6 +54,9 @@ func newLedgerStatusCmd() *cobra.Command {
 		if s.UpdateHeight > 0 {
 			rows = append(rows, []string{"UPDATE", fmt.Sprintf("this program is too old for the rules from block %d on: update joulegate before", s.UpdateHeight)})
 		}
+		if s.First > 1 {
+			rows = append(rows, []string{"blocks", fmt.Sprintf("%d and later are here, older ones have been dropped", s.First)})
+		}
 		if s.Counters == nil { // from the stores
 			rows = append(rows, []string{"this gateway", "does not run"})
 		} else {
@@ -80,7 +83,12 @@ func newLedgerVerifyCmd() *cobra.Command {
 		Short: "Execute every block again and compare",
 		Long: `Executes every block from genesis on a fresh state, checks the invariants after
 each, and compares every state hash with the one the validators signed. Works on
-a running or a stopped gateway. Exits 1 on any violation.`,
+a running or a stopped gateway. Exits 1 on any violation.
+
+Where old blocks have been dropped (ledger.keep_days) it begins with the
+oldest state that was kept in their place, says which, and whose signatures lead
+from the genesis to it. What happened before cannot be executed again here: ask
+a gateway that keeps more, or a bundle that was made in time.`,
 		Example: "  joulegate ledger verify\n  joulegate ledger verify --state /mnt/old-card --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -96,7 +104,10 @@ a running or a stopped gateway. Exits 1 on any violation.`,
 				report.Violations = []string{}
 			}
 			err = emit(cmd, report, func(w io.Writer) error {
-				fmt.Fprintf(w, "blocks      %d to %d\nstate hash  %s\n", report.FromHeight, report.Height, report.StateHash)
+				fmt.Fprintf(w, "began from  %s\nblocks      %d to %d\nstate hash  %s\n", report.Start, report.FromHeight, report.Height, report.StateHash)
+				if report.FromHeight > 1 {
+					fmt.Fprintf(w, "not here    blocks before %d: they were not executed again\n", report.FromHeight)
+				}
 				for _, v := range report.Violations {
 					fmt.Fprintln(w, "VIOLATION  ", v)
 				}
@@ -202,7 +213,11 @@ func verifyLedger(cmd *cobra.Command, progress func(height, to int64)) (panel.Ve
 	}
 	st := stateOf(cmd)
 	r, err := consensus.VerifyHome(cmd.Context(), st.consensus(), st.genesis(), progress)
-	return panel.VerifyReport{FromHeight: r.FromHeight, Height: r.Height, StateHash: r.StateHash, Violations: r.Violations}, err
+	return verifyReport(r), err
+}
+
+func verifyReport(r consensus.Report) panel.VerifyReport {
+	return panel.VerifyReport{FromHeight: r.FromHeight, Start: r.Start, Height: r.Height, StateHash: r.StateHash, Violations: r.Violations}
 }
 
 func newMarketCmd() *cobra.Command {

@@ -56,7 +56,7 @@ func newRulesShowCmd() *cobra.Command {
 				rows = append(rows, []string{"", k.String()})
 			}
 			rows = append(rows,
-				[]string{"state", "keeps slots and settled sessions for " + n(r.RetainDays) + " days; blocks are kept"},
+				[]string{"state", "keeps slots and settled sessions for " + n(r.RetainDays) + " days"},
 				[]string{"invoices", map[bool]string{true: "issued by themselves after every month, of UTC where no others are set: joulegate invoice periods ls", false: "only when an operator asks"}[r.Invoices == ledger.InvoicesMonthly]},
 				[]string{"storage", percent(r.StoragePPM) + " of certified charging is certified on discharge"},
 				[]string{"payouts", "due in " + n(r.PayoutDays) + " days"},

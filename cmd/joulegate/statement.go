@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/joulegate/joulegate/chain/invoice"
@@ -28,10 +29,28 @@ func statement(cmd *cobra.Command, a chain.Account, from, to int64) (invoice.Sta
 	}
 	s := newStatement(a, g.Currency, from, to)
 	s.Simulated = cmp.Or(g.Basis, chain.Simulated) == chain.Simulated
-	err = consensus.ReplayHome(cmd.Context(), st.consensus(), st.genesis(), func(height int64, at time.Time, out ledger.BlockOutput) {
+	err = consensus.ReplayHome(cmd.Context(), st.consensus(), st.genesis(), beginning(s), openStatement(&s), func(height int64, at time.Time, out ledger.BlockOutput) {
 		s.Add(height, at.UnixMilli(), out.Movements)
 	})
 	return s, err
+}
+
+// beginning is the time of which a statement must know the state.
+func beginning(s invoice.Statement) time.Time {
+	if s.FromMs == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(s.FromMs)
+}
+
+// openStatement begins a statement where the blocks do.
+func openStatement(s *invoice.Statement) func(consensus.Start) error {
+	return func(b consensus.Start) error {
+		if err := s.Begin(b.Height, b.Time.UnixMilli(), ledger.AccountOf(b.State, s.Account)); err != nil {
+			return panel.NotFound("%v", err)
+		}
+		return nil
+	}
 }
 
 func newSalt() (salt [16]byte) {

@@ -147,6 +147,9 @@ func proofOf(st ledger.State, slot chain.Slot) (panel.SlotProof, error) {
 	if slot == 0 {
 		slot = ledger.StatusOf(st).LastCleared
 	}
+	if err := kept(st, slot, slot); err != nil {
+		return panel.SlotProof{}, err
+	}
 	p, r, err := ledger.ProblemOf(st, slot)
 	if err != nil {
 		return panel.SlotProof{}, panel.NotFound("%v", err)
