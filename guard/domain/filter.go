@@ -20,7 +20,7 @@ type Filter struct {
 
 // Empty returns a filter without lists: with only it blocks everything, else
 // nothing.
-func Empty(only bool) *Filter { return &Filter{only: only} }
+func Empty(only bool) *Filter { return &Filter{block: &Set{}, only: only} }
 
 // Options of a filter.
 type Options struct {

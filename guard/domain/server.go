@@ -94,7 +94,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{c: c, cache: newCache(c.Cache), waiting: make(chan struct{}, MaxWaiting), since: time.Now(), tally: newTally(c.Report, c.Now)}
 	if c.Filter == nil {
-		c.Filter = &Filter{}
+		c.Filter = Empty(false)
 	}
 	s.filter.Store(c.Filter)
 	for _, u := range c.Upstreams {

@@ -440,6 +440,24 @@ func (c counted) Accept() (net.Conn, error) {
 	return conn, err
 }
 
+// Without lists a server says so, and answers everything or, when only what is
+// allowed passes, nothing.
+func TestServerWithoutLists(t *testing.T) {
+	for _, f := range []*Filter{nil, Empty(false), Empty(true)} {
+		s, addr := start(t, Config{Upstreams: []string{newZone(t).serve(t)}, Filter: f})
+		want := dns.RcodeSuccess
+		if f != nil && f.only {
+			want = dns.RcodeNameError
+		}
+		if r := query(t, "udp", addr, "www.example.com", dns.TypeA); r.Rcode != want {
+			t.Errorf("%+v: %v", f, r)
+		}
+		if n := s.Names(); n.Rules != 0 || len(n.Lists) != 0 || n.Only != (want == dns.RcodeNameError) || len(n.Listen) != 1 || n.Questions != 1 {
+			t.Errorf("%+v", n)
+		}
+	}
+}
+
 // While a new list is read the old one answers, and a broken one changes
 // nothing.
 func TestReloadWhileAnswering(t *testing.T) {
