@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"runtime"
@@ -136,6 +137,8 @@ type run struct {
 	slot    chain.Slot // that holds time
 	clock   clock      // as read; written back once, if the block had an effect
 	tariffs []chain.Tariff
+	recent  SlotView // what recentB holds
+	recentB []byte
 	events  []Event
 	broken  []Violation
 	bug     func(st State, raw []byte) error // nil but in tests
@@ -235,7 +238,7 @@ func CheckTx(st State, raw []byte) TxResult {
 	e, err := open(raw)
 	if err == nil {
 		if e.Type == chain.EnvelopeBlock {
-			_, err = r.link(scratch, raw, e)
+			_, _, err = r.link(scratch, raw, e)
 		} else {
 			err = r.transaction(scratch, e)
 		}
@@ -278,9 +281,7 @@ func Apply(st State, b BlockInput) (BlockOutput, error) {
 		out.Movements = block.trace.moves
 	}
 
-	effect := false
-	block.changed(func(_, _, _ []byte) { effect = true })
-	if !effect {
+	if block.unchanged() {
 		return out, nil
 	}
 	r.clock.Height, r.clock.TimeMs = b.Height, b.TimeMs
@@ -428,15 +429,16 @@ func validators(st State) []validator { return collect[validator](st, key(tabVal
 // validatorUpdates returns how the validator set differs from the parent's.
 func validatorUpdates(o *Overlay) []ValidatorUpdate {
 	var updates []ValidatorUpdate
-	o.changed(func(k, _, after []byte) {
-		if k[0] != tabValidator {
-			return
+	for _, s := range o.own.withPrefix(string([]byte{tabValidator})) {
+		k, after := []byte(s), o.own.values[s]
+		if bytes.Equal(o.parent.Get(k), after) {
+			continue
 		}
 		u := ValidatorUpdate{Key: chain.Key(k[1:])}
 		if after != nil {
 			u.Power = must[validator](k, after).Power
 		}
 		updates = append(updates, u)
-	})
+	}
 	return updates
 }

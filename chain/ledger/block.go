@@ -21,11 +21,10 @@ func (e *equivocation) Unwrap() error { return &e.refusal }
 // gatewayBlock executes a gateway's block. A record that is refused does not
 // void the others.
 func (r *run) gatewayBlock(st State, raw []byte, e chain.Envelope) ([]RecordResult, error) {
-	b, err := r.link(st, raw, e)
+	b, m, err := r.link(st, raw, e)
 	if err != nil {
 		return nil, err
 	}
-	m, _ := get[member](st, MemberKey(b.Author))
 	var refused []RecordResult
 	for i, rec := range b.Records {
 		if rec.Kind >= chain.KindEvidence {
@@ -60,20 +59,21 @@ func quoted(st State, author chain.Key, rec chain.Record) (chain.ID, bool) {
 }
 
 // link checks a gateway block's form, author and place in the author's chain,
-// and advances that chain.
+// and advances that chain. It returns the block and its author.
 //
 //	same epoch    number = last + 1, previous = hash of the last
 //	later epoch   number = 1
-func (r *run) link(st State, raw []byte, e chain.Envelope) (*chain.Signed, error) {
+func (r *run) link(st State, raw []byte, e chain.Envelope) (*chain.Signed, member, error) {
 	b, err := chain.OpenBlock(raw, e)
 	if err != nil {
-		return nil, refuse(formCode(err), "%v", err)
+		return nil, member{}, refuse(formCode(err), "%v", err)
 	}
 	if b.Chain != r.rules.ChainID {
-		return nil, refuse(CodeChain, "made for %q, this is %q", b.Chain, r.rules.ChainID)
+		return nil, member{}, refuse(CodeChain, "made for %q, this is %q", b.Chain, r.rules.ChainID)
 	}
-	if m, ok := get[member](st, MemberKey(b.Author)); !ok || !m.Active {
-		return nil, refuse(CodeNotMember, "author %s is no active member", b.Author.Short())
+	m, ok := get[member](st, MemberKey(b.Author))
+	if !ok || !m.Active {
+		return nil, m, refuse(CodeNotMember, "author %s is no active member", b.Author.Short())
 	}
 	head, known := HeadOf(st, b.Author)
 	pos := b.Position()
@@ -85,22 +85,22 @@ func (r *run) link(st State, raw []byte, e chain.Envelope) (*chain.Signed, error
 		past, ok := get[chain.Hash](st, pastKey(b.Author, pos))
 		switch {
 		case !ok:
-			return nil, refuse(CodeStale, "block %s, %s is at %s", pos, b.Author.Short(), head.Position)
+			return nil, m, refuse(CodeStale, "block %s, %s is at %s", pos, b.Author.Short(), head.Position)
 		case past == b.Hash:
-			return nil, refuse(CodeDuplicate, "block %s is in the ledger", pos)
+			return nil, m, refuse(CodeDuplicate, "block %s is in the ledger", pos)
 		}
-		return nil, fork(past)
+		return nil, m, fork(past)
 	case known && pos.Epoch == head.Position.Epoch:
 		if pos.Number != head.Position.Number+1 {
-			return nil, refuse(CodeGap, "block %s, %s is at %s", pos, b.Author.Short(), head.Position)
+			return nil, m, refuse(CodeGap, "block %s, %s is at %s", pos, b.Author.Short(), head.Position)
 		}
 		if b.Prev != head.Hash {
 			// The author has signed a successor of another block at the head.
 			pos = head.Position
-			return nil, fork(head.Hash)
+			return nil, m, fork(head.Hash)
 		}
 	case pos.Number != 1:
-		return nil, refuse(CodeGap, "block %s, but epoch %d starts at number 1", pos, pos.Epoch)
+		return nil, m, refuse(CodeGap, "block %s, but epoch %d starts at number 1", pos, pos.Epoch)
 	}
 	if known && pos.Epoch > head.Position.Epoch {
 		// Keep the hashes of this epoch and the one before.
@@ -120,7 +120,7 @@ func (r *run) link(st State, raw []byte, e chain.Envelope) (*chain.Signed, error
 	}
 	put(st, pastKey(b.Author, pos), b.Hash)
 	put(st, HeadKey(b.Author), Head{Position: pos, Hash: b.Hash, Height: r.height})
-	return b, nil
+	return b, m, nil
 }
 
 // record executes one record of a block by m.

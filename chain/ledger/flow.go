@@ -435,14 +435,16 @@ func certificates(st State, view *SlotView, nodes []market.Node, sites []*site, 
 			}
 		}
 	}
+	prices := map[string]*PriceView{}
+	for i := range view.Prices {
+		prices[view.Prices[i].Node] = &view.Prices[i]
+	}
 	for _, at := range sites {
 		a := accounts[at.device]
 		b := at.bucket
 		a.counters.Certificates.Charged += chargedWith(b.Charged, a.own, b.Produced+b.Discharged+at.sold+b.Import-b.Export-at.cars)
-		for i := range view.Prices {
-			if p := &view.Prices[i]; p.Node == at.member.Member.Name {
-				p.Own = a.own
-			}
+		if p := prices[at.member.Member.Name]; p != nil {
+			p.Own = a.own
 		}
 		put(st, key(tabCounters, at.device[:]), a.counters)
 	}

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"fmt"
 	"math/bits"
 
@@ -134,7 +135,7 @@ func (r *run) late(st State, m *member, s chain.Slot, d lateEnergy) error {
 	k := lateKey(s, device, chain.ID{})
 	l, _ := get[lateEnergy](st, k)
 	c := countersOf(st, device)
-	o := told(st, s, m)
+	o := r.told(st, s, m)
 	imp, exp := d.Import+d.FixImport, d.Export+d.FixExport
 
 	e := Energy{Produced: d.Produced}
@@ -190,25 +191,39 @@ type inTime struct {
 	uncertified meter.WattHour // left the house without a certificate
 }
 
+// slotOnce decodes a slot's entry, which is long, but once for all who are late
+// for it. The caller does not change it.
+func (r *run) slotOnce(st State, s chain.Slot) *SlotView {
+	k := SlotKey(s)
+	b := st.Get(k)
+	if b == nil {
+		return &SlotView{}
+	}
+	if !bytes.Equal(b, r.recentB) {
+		r.recent, r.recentB = must[SlotView](k, b), b
+	}
+	return &r.recent
+}
+
 // told returns what is known of m's part in slot s besides its own late
 // energy. Of a slot that is not cleared, or has left the state, that is nothing.
-func told(st State, s chain.Slot, m *member) (o inTime) {
-	v, _ := get[SlotView](st, SlotKey(s))
-	o.PriceView, _ = priceOf(&v, m.Member.Name)
+func (r *run) told(st State, s chain.Slot, m *member) (o inTime) {
+	o.PriceView, _ = priceOf(r.slotOnce(st, s), m.Member.Name)
 	if o.Node != "" {
-		each(st, FillKey(s, ""), func(_ []byte, f FillView) bool {
-			switch {
-			case f.Device != m.Member.Device:
-			case f.Session == chain.ID{} && f.Side == chain.Sell:
-				o.uncertified += f.Wh - f.Certified - f.Withdrawn
-			case f.Session == chain.ID{}:
-			case f.Side == chain.Sell:
-				o.sold += f.Wh
-			default:
-				o.cars += f.Wh
-			}
-			return true
-		})
+		if f, ok := get[FillView](st, FillKey(s, "sell/"+m.Member.Name)); ok {
+			o.uncertified = f.Wh - f.Certified - f.Withdrawn
+		}
+		for _, cars := range []struct {
+			prefix string
+			sum    *meter.WattHour
+		}{{"car/", &o.cars}, {"v2v/", &o.sold}} {
+			each(st, FillKey(s, cars.prefix), func(_ []byte, f FillView) bool {
+				if f.Device == m.Member.Device {
+					*cars.sum += f.Wh
+				}
+				return true
+			})
+		}
 	}
 	each(st, key(tabLateEnergy, slotBytes(s), m.Member.Device[:]), func(_ []byte, l lateEnergy) bool {
 		o.cars += l.Car

@@ -61,21 +61,30 @@ func firstPending(st State) (chain.Slot, bool) {
 // allReported tells whether nothing is missing of slot s: every active site,
 // the grid connection, and every charging session.
 func (r *run) allReported(st State, s chain.Slot) bool {
-	buckets := map[chain.Key]bucket{}
-	each(st, key(tabBucket, slotBytes(s)), func(k []byte, b bucket) bool {
-		buckets[chain.Key(k[8:])] = b
-		return true
+	some := false
+	st.Iterate(key(tabBucket, slotBytes(s)), func(_, _ []byte) bool {
+		some = true
+		return false
 	})
-	if len(buckets) == 0 && len(contractKeys(st, s)) > 0 {
+	if !some && len(contractKeys(st, s)) > 0 {
 		return false // nobody is missing where nobody has ever reported
 	}
-	if g, ok := get[connection](st, key(tabGrid)); ok && !buckets[g.Device].Connection {
-		return false
-	}
-	for _, m := range collect[member](st, key(tabMember)) {
-		if m.Active && !buckets[m.Member.Device].Reported && countersOf(st, m.Member.Device).Site {
+	if g, ok := get[connection](st, key(tabGrid)); ok {
+		if b, _ := get[bucket](st, bucketKey(s, g.Device)); !b.Connection {
 			return false
 		}
+	}
+	// It is asked in every block, so it ends at the first who is missing.
+	missing := false
+	st.Iterate(key(tabMember), func(k, v []byte) bool {
+		device := chain.Key(k[1:])
+		if b, _ := get[bucket](st, bucketKey(s, device)); !b.Reported {
+			missing = must[member](k, v).Active && countersOf(st, device).Site
+		}
+		return !missing
+	})
+	if missing {
+		return false
 	}
 	for _, id := range openSessions(st) {
 		if c := session(st, id); c.State == SessionCharging && c.Reported < s {
@@ -125,14 +134,16 @@ func (r *run) clear(st State, s chain.Slot) error {
 		return true
 	})
 	for _, at := range sites {
-		at.member, _ = get[member](st, MemberKey(at.device))
 		st.Delete(bucketKey(s, at.device))
 	}
 	houses := map[chain.Key]bool{} // whose nodes are in the tree: not those that are gone
 	for _, m := range collect[member](st, key(tabMember)) {
 		at := byDevice[m.Member.Device]
 		houses[m.Member.Device] = m.Active || at != nil
-		if m.Active && countersOf(st, m.Member.Device).Site && (at == nil || !at.bucket.Reported) {
+		if at != nil {
+			at.member = m
+		}
+		if m.Active && (at == nil || !at.bucket.Reported) && countersOf(st, m.Member.Device).Site {
 			view.Missing++
 		}
 	}

@@ -30,19 +30,21 @@ type State interface {
 	Iterate(prefix []byte, fn func(key, value []byte) bool)
 }
 
-// table is a map with a sorted index that is rebuilt only when it is needed.
+// table is a map with a sorted index that is completed only when it is needed.
 // A nil value marks a key as deleted.
 type table struct {
 	values map[string][]byte
-	keys   []string // every key of values
-	sorted bool
+	keys   []string // every key of values; the first sorted of them in order
+	sorted int
 }
 
-func newTable() table { return table{values: map[string][]byte{}, sorted: true} }
+func newTable() table { return table{values: map[string][]byte{}} }
 
 func (t *table) put(key string, value []byte) {
 	if _, ok := t.values[key]; !ok {
-		t.sorted = t.sorted && (len(t.keys) == 0 || t.keys[len(t.keys)-1] < key)
+		if n := len(t.keys); t.sorted == n && (n == 0 || t.keys[n-1] < key) {
+			t.sorted++
+		}
 		t.keys = append(t.keys, key)
 	}
 	t.values[key] = value
@@ -57,13 +59,24 @@ func (t *table) remove(key string) {
 	t.sort()
 	i := sort.SearchStrings(t.keys, key)
 	t.keys = slices.Delete(t.keys, i, i+1)
+	t.sorted--
 }
 
+// sort puts the keys that came since it was last called in their places.
+// Among many keys a few are new: those are sorted, and merged from the back.
 func (t *table) sort() {
-	if !t.sorted {
-		slices.Sort(t.keys)
-		t.sorted = true
+	fresh := slices.Clone(t.keys[t.sorted:])
+	slices.Sort(fresh)
+	old := t.sorted
+	for at := len(t.keys) - 1; len(fresh) > 0; at-- {
+		if last := len(fresh) - 1; old == 0 || t.keys[old-1] < fresh[last] {
+			t.keys[at], fresh = fresh[last], fresh[:last]
+		} else {
+			old--
+			t.keys[at] = t.keys[old]
+		}
 	}
+	t.sorted = len(t.keys)
 }
 
 // withPrefix returns the keys that start with prefix, ascending.
@@ -180,14 +193,25 @@ func (o *Overlay) Discard() {
 }
 
 // changed calls fn for every key whose value differs from the parent's,
-// ascending, with both values (nil: absent).
+// ascending, with both values (nil: absent). fn must not write to the overlay.
 func (o *Overlay) changed(fn func(key, before, after []byte)) {
-	for _, k := range o.own.withPrefix("") {
-		before, after := o.parent.Get([]byte(k)), o.own.values[k]
-		if !bytes.Equal(before, after) {
-			fn([]byte(k), before, after)
+	o.own.sort()
+	for _, s := range o.own.keys {
+		k := []byte(s)
+		if before, after := o.parent.Get(k), o.own.values[s]; !bytes.Equal(before, after) {
+			fn(k, before, after)
 		}
 	}
+}
+
+// unchanged reports whether Commit would change nothing.
+func (o *Overlay) unchanged() bool {
+	for k, after := range o.own.values { // in any order: only whether there is one
+		if !bytes.Equal(o.parent.Get([]byte(k)), after) {
+			return false
+		}
+	}
+	return true
 }
 
 // StateHash returns the SHA-256 over all keys and values in order, each with

@@ -208,15 +208,22 @@ func (r *run) admit(st State, m chain.Member, parent string, fee chain.NanoPerWh
 	if err := checkFutureParent(st, m.Name, parent); err != nil {
 		return err
 	}
-	active := 0
-	each(st, key(tabMember), func(_ []byte, m member) bool {
-		if m.Active {
-			active++
-		}
+	all := 0 // those who have left too
+	st.Iterate(key(tabMember), func(_, _ []byte) bool {
+		all++
 		return true
 	})
-	if active >= MaxMembers {
-		return refuse(CodeLimit, "%d members", active)
+	if all >= MaxMembers {
+		active := 0
+		each(st, key(tabMember), func(_ []byte, m member) bool {
+			if m.Active {
+				active++
+			}
+			return true
+		})
+		if active >= MaxMembers {
+			return refuse(CodeLimit, "%d members", active)
+		}
 	}
 	if m.Validator != (chain.Key{}) {
 		if st.Get(key(tabValidator, m.Validator[:])) != nil {
