@@ -40,10 +40,10 @@ type Backend interface {
 	// StateHash returns the hash after the block of that height; 0 means the
 	// latest.
 	StateHash(ctx context.Context, height int64) (StateHash, error)
-	// Claim returns a session's entry of the ledger, or an account's where
-	// the session is zero, with all that another microgrid checks it by
-	// (consensus.Claim). Only the control socket offers it.
-	Claim(ctx context.Context, session chain.ID, account chain.Account) ([]byte, error)
+	// Claim returns an entry of the ledger's state with all that another
+	// microgrid checks it by (consensus.Claim). Only the control socket
+	// offers it.
+	Claim(ctx context.Context, key []byte) ([]byte, error)
 	// Checkpoint returns the signed header of a block with its validators; 0
 	// means the latest.
 	Checkpoint(ctx context.Context, height int64) (chain.Checkpoint, error)

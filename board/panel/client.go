@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -149,11 +150,8 @@ func (c *Client) Checkpoint(ctx context.Context, height int64) (chain.Checkpoint
 }
 
 // Claim implements Backend.
-func (c *Client) Claim(ctx context.Context, session chain.ID, account chain.Account) ([]byte, error) {
-	if session != (chain.ID{}) {
-		return c.raw(ctx, "/ledger/claim?session="+session.String())
-	}
-	return c.raw(ctx, "/ledger/claim?account="+url.QueryEscape(account.String()))
+func (c *Client) Claim(ctx context.Context, key []byte) ([]byte, error) {
+	return c.raw(ctx, "/ledger/claim?key="+hex.EncodeToString(key))
 }
 
 // Genesis implements Backend.

@@ -400,20 +400,17 @@ func (s *Server) genesis(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// maxStateKey bounds the key of an entry of the ledger's state, in bytes.
+const maxStateKey = 256
+
 func (s *Server) claim(w http.ResponseWriter, r *http.Request) error {
-	var id chain.ID
-	var a chain.Account
-	q := r.URL.Query()
-	if text := q.Get("session"); text != "" {
-		if err := id.UnmarshalText([]byte(text)); err != nil {
-			return Invalid("session: %v", err)
-		}
-	} else if err := a.UnmarshalText([]byte(q.Get("account"))); err != nil {
-		return Invalid("account: %v", err)
+	key, err := hex.DecodeString(r.URL.Query().Get("key"))
+	if err != nil || len(key) == 0 || len(key) > maxStateKey {
+		return Invalid("key: 2 to %d hex digits", 2*maxStateKey)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()
-	b, err := s.cfg.Backend.Claim(ctx, id, a)
+	b, err := s.cfg.Backend.Claim(ctx, key)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ type Money interface {
 	// Payouts returns all payouts, or with open only those that wait.
 	Payouts(ctx context.Context, open bool) ([]ledger.PayoutView, error)
 	Disputes(ctx context.Context) ([]ledger.DisputeView, error)
+	Remotes(ctx context.Context) (Remotes, error)
 	// Invoices returns the documents of an account, or all with the zero
 	// account.
 	Invoices(ctx context.Context, id chain.Account) ([]Invoice, error)
@@ -41,6 +42,13 @@ type Rules struct {
 	// Attestations are what auditors have said, expired ones included as long
 	// as the ledger keeps them, newest first.
 	Attestations []ledger.AttestationView `json:"attestations"`
+}
+
+// Remotes are the microgrids that this one believes, and what it settles with
+// them.
+type Remotes struct {
+	Remotes     []ledger.RemoteView     `json:"remotes"`
+	Settlements []ledger.SettlementView `json:"settlements"`
 }
 
 // Invoice is a document of the ledger.
@@ -75,6 +83,7 @@ func moneyRoutes(handle func(pattern string, h func(r *http.Request) (any, error
 	if !control {
 		return
 	}
+	handle("GET /remotes", func(r *http.Request) (any, error) { return b.Remotes(r.Context()) })
 	account := func(r *http.Request, s string) (a chain.Account, err error) {
 		if err := a.UnmarshalText([]byte(s)); err != nil {
 			return a, Invalid("%v", err)
@@ -118,6 +127,11 @@ func (c *Client) Payouts(ctx context.Context, open bool) ([]ledger.PayoutView, e
 // Disputes implements Backend.
 func (c *Client) Disputes(ctx context.Context) ([]ledger.DisputeView, error) {
 	return get[[]ledger.DisputeView](ctx, c, "/disputes")
+}
+
+// Remotes implements Backend. Only the control socket offers it.
+func (c *Client) Remotes(ctx context.Context) (Remotes, error) {
+	return get[Remotes](ctx, c, "/remotes")
 }
 
 // Invoices implements Backend. Only the control socket offers it.

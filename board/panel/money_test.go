@@ -21,6 +21,8 @@ func (*books) Rules(context.Context) (Rules, error) {
 	return Rules{Rules: ledger.Rules{Threshold: 2}, Height: 9, Knows: 1}, nil
 }
 
+func (*books) Remotes(context.Context) (Remotes, error) { return Remotes{}, nil }
+
 func (*books) Payouts(_ context.Context, open bool) ([]ledger.PayoutView, error) {
 	all := []ledger.PayoutView{{Number: 1, State: ledger.PayoutPaid, Account: accountA}, {Number: 2, State: ledger.PayoutAsked, Overdue: true, Account: accountA}}
 	if open {

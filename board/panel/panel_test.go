@@ -162,8 +162,8 @@ func (f *fake) LedgerStatus(context.Context) (LedgerStatus, error) {
 	return l, nil
 }
 
-func (f *fake) Claim(_ context.Context, id chain.ID, a chain.Account) ([]byte, error) {
-	return fmt.Appendf(nil, "claim %s %s", id, a), nil
+func (f *fake) Claim(_ context.Context, key []byte) ([]byte, error) {
+	return fmt.Appendf(nil, "claim %x", key), nil
 }
 
 func (f *fake) Checkpoint(_ context.Context, height int64) (chain.Checkpoint, error) {
@@ -560,8 +560,7 @@ func TestAdministrationIsLocal(t *testing.T) {
 	ctx := t.Context()
 	tx := chain.SignTx("sunny-street", 1, chain.TxMint, chain.Mint{To: chain.AccountOf(pub(driver)), Amount: 1, BankRef: "x"}, key("operator"))
 	calls := map[string]func(b Backend) (any, error){
-		"claim":   func(b Backend) (any, error) { return b.Claim(ctx, closedID, chain.Account{}) },
-		"balance": func(b Backend) (any, error) { return b.Claim(ctx, chain.ID{}, chain.AccountGrid) },
+		"claim":   func(b Backend) (any, error) { return b.Claim(ctx, []byte("key")) },
 		"submit":  func(b Backend) (any, error) { return b.Submit(ctx, tx) },
 		"invite":  func(b Backend) (any, error) { return b.Invite(ctx, InviteRequest{Node: "feeder1", Valid: time.Hour}) },
 		"verify":  func(b Backend) (any, error) { return b.LedgerVerify(ctx, nil) },

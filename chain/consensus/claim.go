@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 
+	ics23 "github.com/cosmos/ics23/go"
+
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/tree"
 )
 
 // Claim is what one microgrid shows another of its ledger: an entry of the
@@ -57,6 +60,29 @@ func ParseClaim(b []byte) (c Claim, err error) {
 		return c, errors.New("claim: it names no entry")
 	}
 	return c, nil
+}
+
+// RemoteProof says the same as the claim in the form that another ledger
+// reads. It proves nothing by itself.
+func (c *Claim) RemoteProof() (p chain.RemoteProof, err error) {
+	defer recovered(&err)
+	var proof ics23.CommitmentProof
+	if err := proof.Unmarshal(c.Proof); err != nil {
+		return p, fmt.Errorf("claim: %w", err)
+	}
+	all, err := branches(&proof)
+	if err != nil {
+		return p, fmt.Errorf("claim: %w", err)
+	}
+	if len(all) == 0 {
+		return p, errors.New("claim: it proves nothing")
+	}
+	var told tree.Tree
+	for _, b := range all {
+		told.Add(b)
+	}
+	p.Checkpoint, p.Tree = c.Checkpoint, told.Bytes()
+	return p, nil
 }
 
 // Verify checks that the claim follows from what is trusted.

@@ -120,6 +120,14 @@ func (h *History) Prove(key []byte) (out []tree.Branch, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("prove %x: %w", key, err)
 	}
+	if out, err = branches(p); err != nil {
+		return nil, fmt.Errorf("prove %x: %w", key, err)
+	}
+	return out, nil
+}
+
+// branches reads iavl's proof of existence, or of absence between neighbours.
+func branches(p *ics23.CommitmentProof) (out []tree.Branch, err error) {
 	existing := []*ics23.ExistenceProof{p.GetExist()}
 	if n := p.GetNonexist(); n != nil {
 		existing = []*ics23.ExistenceProof{n.Left, n.Right}
@@ -130,7 +138,7 @@ func (h *History) Prove(key []byte) (out []tree.Branch, err error) {
 		}
 		b, err := branch(e)
 		if err != nil {
-			return nil, fmt.Errorf("prove %x: %w", key, err)
+			return nil, err
 		}
 		out = append(out, b)
 	}

@@ -112,11 +112,7 @@ func (b backend) LedgerVerify(ctx context.Context, progress func(panel.VerifyPro
 	return verifyReport(r), err
 }
 
-func (b backend) Claim(_ context.Context, session chain.ID, account chain.Account) ([]byte, error) {
-	key := ledger.AccountKey(account)
-	if session != (chain.ID{}) {
-		key = ledger.SessionKey(session)
-	}
+func (b backend) Claim(_ context.Context, key []byte) ([]byte, error) {
 	c, err := b.ledger.Claim(key)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,10 @@ func (b backend) Rules(context.Context) (panel.Rules, error) {
 	return view(b, func(st ledger.State) panel.Rules { return rulesOf(st, height) })
 }
 
+func (b backend) Remotes(context.Context) (panel.Remotes, error) {
+	return view(b, func(st ledger.State) panel.Remotes { return remotesOf(st) })
+}
+
 func (b backend) Payouts(_ context.Context, open bool) ([]ledger.PayoutView, error) {
 	return view(b, func(st ledger.State) []ledger.PayoutView { return payoutsOf(st, open) })
 }

@@ -2,16 +2,16 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
+	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/joulegate/joulegate/chain/ledger"
-	"github.com/joulegate/joulegate/chain/proof"
 	"github.com/spf13/cobra"
 )
 
@@ -19,23 +19,61 @@ import (
 func claimFlags(c *cobra.Command) *cobra.Command {
 	c.Flags().String("session", "", "`ID` of a session")
 	c.Flags().String("account", "", "an `ACCOUNT`, for its balance")
-	c.MarkFlagsMutuallyExclusive("session", "account")
-	c.MarkFlagsOneRequired("session", "account")
+	c.Flags().String("settlement", "", "`ID` of a settlement; with --with")
+	c.Flags().String("with", "", "`CHAIN` id of the microgrid with which the claiming one settles")
+	c.MarkFlagsMutuallyExclusive("session", "account", "settlement")
+	c.MarkFlagsOneRequired("session", "account", "settlement")
+	c.MarkFlagsRequiredTogether("settlement", "with")
 	return c
 }
 
-// claimed returns what the flags name; the account counts if the session is
-// zero.
-func claimed(cmd *cobra.Command) (id chain.ID, a chain.Account, err error) {
-	if s, _ := cmd.Flags().GetString("session"); s != "" {
-		id, err = sessionID(s)
-		return id, a, err
+// subject is what a claim is about.
+type subject struct {
+	keys  [][]byte // under one of which it is in the state
+	parse func(r *remoteClaim, value []byte) (row []string, err error)
+}
+
+// claimed returns what the flags name.
+func claimed(cmd *cobra.Command) (s subject, err error) {
+	flag := func(name string) string {
+		v, _ := cmd.Flags().GetString(name)
+		return v
 	}
-	s, _ := cmd.Flags().GetString("account")
-	if err := a.UnmarshalText([]byte(s)); err != nil {
-		return id, a, usageError{fmt.Errorf("--account: %w", err)}
+	if text := flag("session"); text != "" {
+		id, err := sessionID(text)
+		s.keys = [][]byte{ledger.SessionKey(id)}
+		s.parse = func(r *remoteClaim, value []byte) ([]string, error) {
+			v, err := ledger.ParseSession(value)
+			v.ID, r.Session = id, &v
+			return []string{"session", fmt.Sprintf("%s, %s, %s, captured %s", id, v.State, kWh(v.Wh), money(v.Captured))}, err
+		}
+		return s, err
 	}
-	return id, a, nil
+	if text := flag("settlement"); text != "" {
+		var id chain.ID
+		if err := id.UnmarshalText([]byte(text)); err != nil {
+			return s, usageError{fmt.Errorf("--settlement: %w", err)}
+		}
+		// Only one of the two ledgers locks: the other answers.
+		s.keys = [][]byte{ledger.SettlementKey(id, flag("with"), true), ledger.SettlementKey(id, flag("with"), false)}
+		s.parse = func(r *remoteClaim, value []byte) ([]string, error) {
+			v, err := ledger.ParseSettlement(value)
+			r.Settlement = &v
+			return []string{"settlement", fmt.Sprintf("%s, %s: %s on %s against %s on %s", id, v.State, money(v.Terms.Amount), v.Terms.Home, money(v.Terms.AwayAmount), v.Terms.Away)}, err
+		}
+		return s, nil
+	}
+	var a chain.Account
+	if err := a.UnmarshalText([]byte(flag("account"))); err != nil {
+		return s, usageError{fmt.Errorf("--account: %w", err)}
+	}
+	s.keys = [][]byte{ledger.AccountKey(a)}
+	s.parse = func(r *remoteClaim, value []byte) ([]string, error) {
+		n, err := ledger.ParseBalance(value)
+		r.Balance = &n
+		return []string{"balance", fmt.Sprintf("%s holds %s", a, money(n))}, err
+	}
+	return s, nil
 }
 
 func newLedgerClaimCmd() *cobra.Command {
@@ -45,13 +83,13 @@ func newLedgerClaimCmd() *cobra.Command {
 		Long: `Writes one entry of the newest signed state, a checkpoint of its block and the
 proof that leads from one to the other. The other side checks it with:
 joulegate ledger verify-remote FILE --trust GENESIS.json`,
-		Example: "  joulegate ledger claim --session 6f1c... --out session.claim",
+		Example: "  joulegate ledger claim --session 6f1c... --out session.claim\n  joulegate ledger claim --settlement 6f1c... --with street-b --out locked.claim",
 		Args:    cobra.NoArgs,
 	})
 	out := c.Flags().String("out", "", "`FILE` to write")
 	_ = c.MarkFlagRequired("out")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		id, a, err := claimed(cmd)
+		about, err := claimed(cmd)
 		if err != nil {
 			return err
 		}
@@ -59,7 +97,7 @@ joulegate ledger verify-remote FILE --trust GENESIS.json`,
 		if err != nil {
 			return err
 		}
-		b, err := cl.Claim(cmd.Context(), id, a)
+		b, err := claimOf(cmd, cl, about)
 		if err != nil {
 			return err
 		}
@@ -74,15 +112,30 @@ joulegate ledger verify-remote FILE --trust GENESIS.json`,
 	return c
 }
 
+// claimOf claims the first of the subject's entries that there is, or else that
+// the last is not there.
+func claimOf(cmd *cobra.Command, cl *panel.Client, about subject) (b []byte, err error) {
+	for _, k := range about.keys {
+		if b, err = cl.Claim(cmd.Context(), k); err != nil {
+			return nil, err
+		}
+		if c, err := consensus.ParseClaim(b); err != nil || len(c.Value) > 0 {
+			return b, err
+		}
+	}
+	return b, nil
+}
+
 // remoteClaim is what ledger verify-remote tells.
 type remoteClaim struct {
-	Chain   string              `json:"chain_id"`
-	Height  int64               `json:"height"` // whose state it is
-	Time    time.Time           `json:"time"`   // of the signed block after it
-	Unique  bool                `json:"proven_unique"`
-	Session *ledger.SessionView `json:"session,omitempty"`
-	Balance *chain.Nano         `json:"balance_nano,omitempty"`
-	Absent  bool                `json:"absent,omitempty"` // proven: there is no such entry
+	Chain      string                 `json:"chain_id"`
+	Height     int64                  `json:"height"` // whose state it is
+	Time       time.Time              `json:"time"`   // of the signed block after it
+	Unique     bool                   `json:"proven_unique"`
+	Session    *ledger.SessionView    `json:"session,omitempty"`
+	Balance    *chain.Nano            `json:"balance_nano,omitempty"`
+	Settlement *ledger.SettlementView `json:"settlement,omitempty"`
+	Absent     bool                   `json:"absent,omitempty"` // proven: there is no such entry
 }
 
 func newVerifyRemoteCmd() *cobra.Command {
@@ -102,7 +155,7 @@ one. Exits 1 if anything does not hold.`,
 	checkpoint := c.Flags().String("checkpoint", "", "`FILE` with a checkpoint of it that is trusted")
 	_ = c.MarkFlagRequired("trust")
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		id, account, err := claimed(cmd)
+		about, err := claimed(cmd)
 		if err != nil {
 			return err
 		}
@@ -123,11 +176,7 @@ one. Exits 1 if anything does not hold.`,
 		}
 		p := &c.Checkpoint
 		r := remoteClaim{Chain: p.Header.Chain, Height: p.StateHeight(), Time: p.Time(), Absent: len(c.Value) == 0, Unique: trust.VerifyAt(p, time.Now()) == nil}
-		want := ledger.AccountKey(account)
-		if id != (chain.ID{}) {
-			want = ledger.SessionKey(id)
-		}
-		if !bytes.Equal(c.Key, want) {
+		if !slices.ContainsFunc(about.keys, func(k []byte) bool { return bytes.Equal(c.Key, k) }) {
 			return fmt.Errorf("%s is signed, and about another entry than the one that was asked for", args[0])
 		}
 		rows := [][]string{
@@ -135,56 +184,16 @@ one. Exits 1 if anything does not hold.`,
 			{"state", fmt.Sprintf("after block %d, signed %s", r.Height, r.Time.Format(time.DateTime+" MST"))},
 			{"history", map[bool]string{true: "signed within the trusting period", false: "NOT PROVEN UNIQUE: trust is older than the trusting period, give a newer --checkpoint"}[r.Unique]},
 		}
-		switch {
-		case r.Absent:
+		if r.Absent {
 			rows = append(rows, []string{"entry", "there is none: its absence is proven"})
-		case id != (chain.ID{}):
-			s, err := ledger.ParseSession(c.Value)
+		} else {
+			row, err := about.parse(&r, c.Value)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			s.ID = id
-			r.Session = &s
-			rows = append(rows, []string{"session", fmt.Sprintf("%s, %s, %s, captured %s", id, s.State, kWh(s.Wh), money(s.Captured))})
-		default:
-			n, err := ledger.ParseBalance(c.Value)
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
-			r.Balance = &n
-			rows = append(rows, []string{"balance", fmt.Sprintf("%s holds %s", account, money(n))})
+			rows = append(rows, row)
 		}
 		return emit(cmd, r, func(w io.Writer) error { return table(w, rows) })
 	}
 	return c
-}
-
-// remoteTrust is what follows from another microgrid's files.
-func remoteTrust(genesis, checkpoint string) (chain.Trust, error) {
-	b, err := os.ReadFile(genesis)
-	if err != nil {
-		return chain.Trust{}, fmt.Errorf("--trust: %w", err)
-	}
-	g, err := proof.ParseGenesis(b)
-	if err != nil {
-		return chain.Trust{}, fmt.Errorf("--trust %s: %w", genesis, err)
-	}
-	trust := chain.TrustGenesis(g.State, g.Time)
-	if checkpoint == "" {
-		return trust, nil
-	}
-	if b, err = os.ReadFile(checkpoint); err != nil {
-		return trust, fmt.Errorf("--checkpoint: %w", err)
-	}
-	p, err := chain.ParseCheckpoint(b)
-	if err == nil {
-		err = p.Check()
-	}
-	if err == nil && p.Header.Chain != trust.Chain {
-		err = errors.New("it is of another chain than the genesis")
-	}
-	if err != nil {
-		return trust, fmt.Errorf("--checkpoint %s: %w", checkpoint, err)
-	}
-	return p.Trust(), nil
 }

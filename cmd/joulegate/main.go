@@ -104,7 +104,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 		newRunCmd(), newReflexCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newDoctorCmd(), newVersionCmd(), newManCmd(),
 		newGridCmd(), newPeerCmd(), newConfigCmd(), newBackupCmd(), newRestoreCmd(),
 		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newCommissionCmd(), newSessionCmd(), newReceiptCmd(), newCardCmd(), newMandateCmd(), newCodeCmd(), newJournalCmd(),
-		newLedgerCmd(), newAuditCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newMarketCmd(), newFlowCmd(),
+		newLedgerCmd(), newAuditCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newRemoteCmd(), newMarketCmd(), newFlowCmd(),
 		newGuardCmd(),
 	)
 	for _, c := range root.Commands() {
