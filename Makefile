@@ -23,6 +23,7 @@ help: ## this list
 .PHONY: build-here
 build-here: ## build bin/joulegate for this machine
 	CGO_ENABLED=0 $(GO) build $(BUILD) -o bin/joulegate ./cmd/joulegate
+	$(GO) run ./tools/verifypage -version $(VERSION) -out bin/joulegate-verify.html
 
 .PHONY: demo
 demo: build-here ## four gateways, their meters, cars and ledger, on this machine
@@ -86,7 +87,7 @@ build: ## dist/ for amd64, arm64, armv7 and armv6, without cgo
 	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=$$v $(GO) build $(BUILD) -o $$out ./cmd/joulegate; \
 	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=$$v $(GO) build -trimpath -ldflags '-s -w' -o $${out/joulegate-linux/joulegate-verify-linux} ./cmd/joulegate-verify; \
 	done
-	GOOS=js GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -o dist/joulegate-verify.wasm ./cmd/joulegate-verify
+	$(GO) run ./tools/verifypage -version $(VERSION) -out dist/joulegate-verify.html
 
 .PHONY: packages
 packages: build build-here ## dist/*.deb, with checksums, parts lists and provenance; the same bytes on every machine

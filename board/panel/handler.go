@@ -257,6 +257,7 @@ func (s *Server) Handler(control bool) http.Handler {
 	if s.cfg.Metrics != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: writeTimeout}))
 	}
+	mux.HandleFunc("GET /verify", s.verifier)
 	mux.Handle("/", s.page)
 
 	h := http.MaxBytesHandler(mux, MaxBody)

@@ -47,6 +47,7 @@ type Config struct {
 	Socket   string   // path of the control socket; empty: none
 	Log      *slog.Logger
 	Metrics  prometheus.Gatherer // served at /metrics; nil: no such page
+	Verifier string              // file of the page that checks bundles, served at /verify; empty: none
 }
 
 // Server holds both doors from New on and serves in Run.

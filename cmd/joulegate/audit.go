@@ -25,7 +25,7 @@ func newAuditCmd() *cobra.Command {
 		Use:   "audit",
 		Short: "Evidence that a third party checks offline",
 	}
-	c.AddCommand(newAuditBundleCmd(), newAuditVerifyCmd(), newAttestCmd(), newAttestationsCmd(), newAuditReceiptCmd())
+	c.AddCommand(newAuditBundleCmd(), newAuditVerifyCmd(), newAuditPageCmd(), newAttestCmd(), newAttestationsCmd(), newAuditReceiptCmd())
 	return c
 }
 
@@ -38,7 +38,8 @@ clearing certificates, evidence and the rules, and the proofs that hold them
 together. Everything by default; one session, or a range of time, is smaller.
 Works on a running or a stopped gateway.
 
-Whoever gets it checks it with: joulegate audit verify FILE --trust GENESIS.json`,
+Whoever gets it checks it with: joulegate audit verify FILE --trust GENESIS.json,
+or in a browser: joulegate audit page --out verify.html`,
 		Example: `  joulegate audit bundle --out ledger.jgb
   joulegate audit bundle --out may.jgb --from 2026-05-01T00:00:00Z --to 2026-06-01T00:00:00Z
   joulegate audit bundle --out session.jgb --session 0123456789abcdef0123456789abcdef`,

@@ -239,7 +239,7 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	}
 	opened = append(opened, g.mqtt.Close)
 	g.panel, err = panel.New(panel.Config{
-		Backend: backend{g}, Settings: set, Listen: cfg.Panel.Listen, Socket: st.control(), Log: log.With("part", "panel"), Metrics: g.metrics,
+		Backend: backend{g}, Settings: set, Listen: cfg.Panel.Listen, Socket: st.control(), Log: log.With("part", "panel"), Metrics: g.metrics, Verifier: verifierPage(),
 	})
 	if err != nil {
 		return nil, err

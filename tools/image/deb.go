@@ -29,6 +29,7 @@ type Package struct {
 	Time    time.Time // of every file, so that a rebuild gives the same bytes
 	Program string    // joulegate for Arch
 	Verify  string    // joulegate-verify for Arch
+	Page    string    // on which a browser checks bundles; "": left out
 	Host    string    // joulegate that runs here; writes manual and completions
 	Root    string    // of the project, for its documents
 
@@ -92,6 +93,9 @@ func writeDeb(p Package, w io.Writer) error {
 	s := &stage{dir: dir, time: p.Time}
 	s.file("/usr/bin/joulegate", 0o755, p.Program)
 	s.file("/usr/bin/joulegate-verify", 0o755, p.Verify)
+	if p.Page != "" {
+		s.file("/usr/share/joulegate/joulegate-verify.html", 0o644, p.Page)
+	}
 	s.own("/usr/lib/systemd/system/joulegate.service", 0o644, "joulegate.service")
 	s.own("/usr/lib/sysusers.d/joulegate.conf", 0o644, "sysusers.conf")
 	s.own("/usr/lib/udev/rules.d/60-joulegate.rules", 0o644, "60-joulegate.rules")

@@ -47,6 +47,7 @@ func release(dist, host, root string) error {
 		p := Package{
 			Arch: arch, Version: src.debVersion(), Time: src.Time, Host: host, Root: root,
 			Program: filepath.Join(dist, "joulegate-"+arches[arch]), Verify: filepath.Join(dist, "joulegate-verify-"+arches[arch]),
+			Page: filepath.Join(dist, "joulegate-verify.html"),
 		}
 		name := filepath.Join(dist, fmt.Sprintf("joulegate_%s_%s.deb", p.Version, arch))
 		if err := create(name, func(w io.Writer) error { return writeDeb(p, w) }); err != nil {
