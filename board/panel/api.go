@@ -415,6 +415,15 @@ func Unavailable(format string, a ...any) error {
 	return &Error{http.StatusServiceUnavailable, "unavailable", fmt.Sprintf(format, a...)}
 }
 
+// Filling says that statements can be told once their index has been filled,
+// and how far that is.
+func Filling(done, of int64) error {
+	return &Error{http.StatusServiceUnavailable, CodeFilling, fmt.Sprintf("the index of statements is being filled: block %d of %d; ask again in a moment", done, of)}
+}
+
+// CodeFilling is the code of [Filling].
+const CodeFilling = "filling"
+
 // asError makes any error presentable; shown tells whether a stranger may see
 // its text.
 func asError(err error) (e *Error, shown bool) {

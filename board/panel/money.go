@@ -24,8 +24,8 @@ type Money interface {
 	Invoice(ctx context.Context, id string) (Invoice, error)
 	// Unbilled returns the accounts that have something to bill.
 	Unbilled(ctx context.Context) ([]chain.Account, error)
-	// Statement executes the stored blocks again and returns an account's
-	// movements between two times, Unix ms, the first inclusive.
+	// Statement returns an account's movements from Unix ms to before Unix ms,
+	// [Filling] while their index is not complete. It needs the control socket.
 	Statement(ctx context.Context, id chain.Account, from, to int64) (invoice.Statement, error)
 }
 

@@ -35,12 +35,16 @@ type app struct {
 	tree    *iavl.MutableTree // the consensus goroutine's alone
 	saved   *iavl.MutableTree // never written, only asked for saved versions
 	pending *BlockEvent       // between FinalizeBlock and Commit
+	moves   []ledger.Movement // of pending
 	results []txOutcome       // of pending
 
 	// committedBlock is told every block after its state is on disk; recheck
 	// every transaction that a later block made invalid. They must not block.
 	onCommit  func(BlockEvent, []txOutcome)
 	onRecheck func(chain.Hash, ledger.TxResult)
+	// onMoves is told what a block moved before its state is on disk; nil if
+	// nobody wants to know.
+	onMoves func(height int64, at time.Time, moves []ledger.Movement)
 	// onFailure is told that the ledger cannot go on. It returns the error
 	// for CometBFT, or does not return.
 	onFailure func(error) error
@@ -252,7 +256,7 @@ func (a *app) execute(req *abci.RequestFinalizeBlock) (res *abci.ResponseFinaliz
 		}
 	}
 	o := ledger.NewOverlay(working{a.tree})
-	out, err := ledger.Apply(o, ledger.BlockInput{Height: req.Height, TimeMs: req.Time.UnixMilli(), Txs: req.Txs})
+	out, err := ledger.Apply(o, ledger.BlockInput{Height: req.Height, TimeMs: req.Time.UnixMilli(), Txs: req.Txs, Trace: a.onMoves != nil})
 	if err != nil {
 		return nil, err
 	}
@@ -269,6 +273,7 @@ func (a *app) execute(req *abci.RequestFinalizeBlock) (res *abci.ResponseFinaliz
 		Height: req.Height, Time: req.Time, AppHash: chain.Hash(hash), Txs: len(req.Txs),
 		Events: out.Events, Violations: out.Violations, Misbehaviour: misbehaviour(req.Misbehavior),
 	}
+	a.moves = out.Movements
 	a.results = make([]txOutcome, len(req.Txs))
 	res = &abci.ResponseFinalizeBlock{ValidatorUpdates: updates(out.Validators), AppHash: hash, TxResults: make([]*abci.ExecTxResult, len(req.Txs))}
 	for i, r := range out.Results {
@@ -312,6 +317,9 @@ func (a *app) save() (err error) {
 	if ev == nil {
 		panic("consensus: Commit without FinalizeBlock")
 	}
+	if a.onMoves != nil {
+		a.onMoves(ev.Height, ev.Time, a.moves)
+	}
 	hash, version, err := a.tree.SaveVersion()
 	if err != nil {
 		return err
@@ -322,7 +330,7 @@ func (a *app) save() (err error) {
 	if err := a.setCommitted(version, ev.Time); err != nil {
 		return err
 	}
-	a.pending = nil
+	a.pending, a.moves = nil, nil
 	for _, m := range ev.Misbehaviour {
 		a.log.Error("validator misbehaved", "height", ev.Height, "kind", m.Kind, "validator", m.Validator, "at", m.Height)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/ledger"
 )
 
 // Limits. Every queue here is bounded; what happens when it is full is said.
@@ -97,6 +98,11 @@ type Config struct {
 	// What is older goes once the state after it has been kept as a whole:
 	// half of KeepBlocks more may be there.
 	KeepBlocks time.Duration
+
+	// Movements is told what every block did to every account, in order,
+	// before the block's state is saved: a block that is executed again after
+	// a crash is told again. It must be quick. Nil: movements are not noted.
+	Movements func(height int64, at time.Time, moves []ledger.Movement)
 
 	Timing Timing
 	Log    *slog.Logger

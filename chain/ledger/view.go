@@ -416,6 +416,28 @@ func Accounts(st State) []AccountView {
 	return all
 }
 
+// Balances returns all accounts with no more than money and discount credit,
+// ascending.
+func Balances(st State) []AccountView {
+	credit := map[chain.Account]chain.Nano{}
+	each(st, key(tabLot), func(k []byte, l lot) bool {
+		credit[chain.Account(k[:20])] += l.Amount
+		return true
+	})
+	var all []AccountView
+	each(st, key(tabAccount), func(k []byte, n chain.Nano) bool {
+		a := chain.Account(k)
+		all = append(all, AccountView{Account: a, Balance: n, Credits: credit[a]})
+		return true
+	})
+	return all
+}
+
+// BalanceOf is the account's entry of [Balances].
+func BalanceOf(st State, a chain.Account) AccountView {
+	return AccountView{Account: a, Balance: balance(st, a), Credits: credits(st, a)}
+}
+
 // AccountOf returns one account; an unknown one is empty.
 func AccountOf(st State, a chain.Account) AccountView {
 	v := AccountView{Account: a, Balance: balance(st, a), Held: heldMoney(st)[a], Credits: credits(st, a), Lots: lots(st, a), Profile: ProfileOf(st, a)}

@@ -3,12 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/invoice"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/chain/passbook"
 )
 
 func (b backend) Rules(context.Context) (panel.Rules, error) {
@@ -43,17 +43,24 @@ func (b backend) Unbilled(context.Context) ([]chain.Account, error) {
 	return view(b, ledger.Unbilled)
 }
 
-func (b backend) Statement(ctx context.Context, a chain.Account, from, to int64) (invoice.Statement, error) {
+func (b backend) Statement(_ context.Context, a chain.Account, from, to int64) (invoice.Statement, error) {
 	s := newStatement(a, b.genesis.Currency, from, to)
-	rules, err := view(b, ledger.RulesOf)
-	if err != nil {
-		return s, err
-	}
-	s.Simulated = rules.Simulated()
-	err = b.ledger.Replay(ctx, beginning(s), openStatement(&s), func(height int64, at time.Time, out ledger.BlockOutput) {
-		s.Add(height, at.UnixMilli(), out.Movements)
+	var err error
+	failed := b.ledger.ViewAt(func(height int64, st ledger.State) {
+		rules := ledger.RulesOf(st)
+		s.Simulated = rules.Simulated()
+		err = b.passbook.Statement(&s, height, ledger.BalanceOf(st, a))
 	})
-	return s, err
+	if gap := (*passbook.GapError)(nil); errors.As(err, &gap) {
+		err = panel.NotFound("%v", err)
+	} else if errors.Is(err, passbook.ErrFilling) {
+		err = panel.Filling(b.passbook.Progress())
+	} else if errors.Is(err, passbook.ErrDamaged) {
+		err = panel.Unavailable("%v", err)
+	} else if err != nil {
+		err = panel.Invalid("%v", err)
+	}
+	return s, errors.Join(failed, err)
 }
 
 func newStatement(a chain.Account, currency string, from, to int64) invoice.Statement {

@@ -73,6 +73,10 @@ func partOf(name string) part {
 		if d, file, ok := strings.Cut(rest, "/"); ok && d == "blocks.db" && file != "LOCK" {
 			return store
 		}
+	case dir == "statements":
+		if file, ok := strings.CutPrefix(rest, "statements.db/"); ok && file != "LOCK" {
+			return store
+		}
 	case dir == "consensus":
 		if file, ok := strings.CutPrefix(rest, "milestones/"); ok && !strings.Contains(file, ".new") {
 			return store

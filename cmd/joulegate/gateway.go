@@ -22,6 +22,7 @@ import (
 	"github.com/joulegate/joulegate/chain/journal"
 	"github.com/joulegate/joulegate/chain/keys"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/chain/passbook"
 	"github.com/joulegate/joulegate/guard/warden"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/p2p"
@@ -53,6 +54,7 @@ type gateway struct {
 	net      *p2p.Node
 	journal  *journal.Journal
 	ledger   *consensus.Engine
+	passbook *passbook.Book // what the ledger does to accounts
 	feed     *feed
 	outbox   *outbox
 	devices  *devices
@@ -148,10 +150,15 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 		return nil, err
 	}
 
-	// The ledger, on the same host.
+	// The ledger, on the same host, and the book of what it does to accounts.
+	g.passbook, err = passbook.Open(passbook.Config{Dir: st.path("statements"), ChainID: g.genesis.ChainID, Log: log.With("part", "statements")})
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, func() { g.passbook.Close() })
 	g.ledger, err = consensus.Open(ctx, consensus.Config{
 		Home: st.consensus(), GenesisFile: st.genesis(), Host: g.net.Host(),
-		Neighbours: g.ledgers, Pause: g.uncharged,
+		Neighbours: g.ledgers, Pause: g.uncharged, Movements: g.passbook.Add,
 		KeepBlocks: time.Duration(cfg.Ledger.KeepDays) * 24 * time.Hour,
 		Timing:     consensus.Timing{Commit: cfg.Ledger.TimeoutCommit.D()}, Log: log.With("part", "ledger"),
 	})
@@ -278,6 +285,7 @@ func (g *gateway) run(ctx context.Context) error {
 		}
 		return quiet(lowerCtx, err)
 	})
+	lower.Go(func() error { return g.passbook.Run(lowerCtx, movements{g.ledger}) })
 	lower.Go(func() error { return quiet(lowerCtx, followed(g.feed.run(lowerCtx))) })
 	lower.Go(func() error {
 		// Nothing is signed before the neighbours have been asked.
@@ -343,7 +351,7 @@ func (g *gateway) run(ctx context.Context) error {
 	stopStores()
 	err = errors.Join(err, lower.Wait())
 	g.devices.close()
-	err = errors.Join(err, g.journal.Close(), g.net.Close(), g.lock.Unlock())
+	err = errors.Join(err, g.passbook.Close(), g.journal.Close(), g.net.Close(), g.lock.Unlock())
 	if cause := context.Cause(ctx); err == nil && startsAnew(cause) {
 		return cause
 	}

@@ -187,9 +187,11 @@ func newAccountStatementCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "statement ACCOUNT",
 		Short: "Every movement of an account, with its reason",
-		Long: `Executes the stored blocks again and lists what each did to the account: money
-and discount credit, with the session, slot or payment it was for. Works on a
-running or a stopped gateway. It takes longer the longer the ledger is.`,
+		Long: `Lists what happened to the account: money and discount credit, with the session,
+slot or payment it was for, and the balance after it. Works on a running or a
+stopped gateway. The gateway keeps an index of all movements for eleven years, also
+when it has dropped the blocks; every statement is checked against the ledger's own
+balance. What went before the index cannot be told, and is refused with its dates.`,
 		Example: "  joulegate account statement anna --from 2026-10-01 --to 2026-11-01\n  joulegate account statement sys:rounding --csv > rounding.csv",
 		Args:    cobra.ExactArgs(1),
 	}

@@ -1,9 +1,11 @@
 package main
 
 import (
-	"cmp"
+	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"time"
@@ -13,14 +15,61 @@ import (
 	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/joulegate/joulegate/chain/invoice"
 	"github.com/joulegate/joulegate/chain/ledger"
+	"github.com/joulegate/joulegate/chain/passbook"
 	"github.com/spf13/cobra"
 )
 
-// statement asks the running gateway, or executes the blocks of a stopped one.
+// movements is the ledger as the passbook sees it.
+type movements struct{ *consensus.Engine }
+
+func (m movements) Head(fn func(height int64, at time.Time, st ledger.State)) error {
+	return m.ViewAt(func(height int64, st ledger.State) { fn(height, time.UnixMilli(ledger.StatusOf(st).TimeMs), st) })
+}
+
+func (m movements) Replay(ctx context.Context, from time.Time, begin func(int64, time.Time, ledger.State) error, fn func(int64, time.Time, []ledger.Movement)) error {
+	return m.Engine.Replay(ctx, from, func(s consensus.Start) error { return begin(s.Height, s.Time, s.State) },
+		func(height int64, at time.Time, out ledger.BlockOutput) { fn(height, at, out.Movements) })
+}
+
+const (
+	tellAfter    = 2 * time.Second // after which a command tells how far it is
+	progressStep = time.Second     // between two lines about it
+)
+
+// told tells how far a long work is, to people, on stderr.
+type told struct {
+	w     io.Writer
+	start time.Time
+	told  time.Time
+}
+
+func newTold(cmd *cobra.Command) *told { return &told{w: cmd.ErrOrStderr(), start: time.Now()} }
+
+func (p *told) say(format string, args ...any) {
+	if now := time.Now(); now.Sub(p.start) >= tellAfter && now.Sub(p.told) >= progressStep {
+		p.told = now
+		fmt.Fprintf(p.w, format+"\n", args...)
+	}
+}
+
+// statement asks the running gateway, or reads the passbook of a stopped one;
+// without a passbook it executes the blocks again.
 func statement(cmd *cobra.Command, a chain.Account, from, to int64) (invoice.Statement, error) {
+	ctx := cmd.Context()
+	progress := newTold(cmd)
 	c, err := dial(cmd)
-	if err == nil {
-		return c.Statement(cmd.Context(), a, from, to)
+	for err == nil {
+		s, err := c.Statement(ctx, a, from, to)
+		e := (*panel.Error)(nil)
+		if !errors.As(err, &e) || e.Code != panel.CodeFilling {
+			return s, err
+		}
+		progress.say("%s", e.Message)
+		select {
+		case <-ctx.Done():
+			return s, context.Cause(ctx)
+		case <-time.After(progressStep / 4):
+		}
 	}
 	st := stateOf(cmd)
 	_, g, _, missing := consensus.ReadGenesis(st.genesis())
@@ -28,11 +77,30 @@ func statement(cmd *cobra.Command, a chain.Account, from, to int64) (invoice.Sta
 		return invoice.Statement{}, err
 	}
 	s := newStatement(a, g.Currency, from, to)
-	s.Simulated = cmp.Or(g.Basis, chain.Simulated) == chain.Simulated
-	err = consensus.ReplayHome(cmd.Context(), st.consensus(), st.genesis(), beginning(s), openStatement(&s), func(height int64, at time.Time, out ledger.BlockOutput) {
-		s.Add(height, at.UnixMilli(), out.Movements)
+	var top int64
+	failed := passbook.ErrDamaged
+	if err := consensus.ViewHome(st.consensus(), st.genesis(), func(height int64, _ time.Time, _ chain.Hash, now ledger.State) {
+		rules := ledger.RulesOf(now)
+		s.Simulated, top = rules.Simulated(), height
+		book, err := passbook.Open(passbook.Config{Dir: st.path("statements"), ChainID: g.ChainID, ReadOnly: true})
+		if err == nil {
+			err = errors.Join(book.Statement(&s, height, ledger.BalanceOf(now, a)), book.Close())
+		}
+		failed = err
+	}); err != nil {
+		return s, err
+	}
+	if !errors.Is(failed, passbook.ErrDamaged) && !errors.Is(failed, passbook.ErrFilling) {
+		return s, failed
+	}
+	again := newStatement(a, g.Currency, from, to)
+	again.Simulated = s.Simulated
+	progress = newTold(cmd)
+	err = consensus.ReplayHome(ctx, st.consensus(), st.genesis(), beginning(again), openStatement(&again), func(height int64, at time.Time, out ledger.BlockOutput) {
+		again.Add(height, at.UnixMilli(), out.Movements)
+		progress.say("there is no index of statements: executing the blocks again, %d of %d", height, top)
 	})
-	return s, err
+	return again, err
 }
 
 // beginning is the time of which a statement must know the state.
