@@ -55,6 +55,7 @@ const (
 
 	burst     = 100
 	silence   = 15 * time.Second // without a beat a process is taken for stuck
+	tidyUp    = 2 * time.Second  // for a process whose gateway ends
 	firstWait = time.Second      // before a process is started again; doubles
 	lastWait  = 5 * time.Minute
 	neverEach = 10 * time.Second // between two looks at what must not be touched
@@ -826,9 +827,13 @@ func (w *Warden) once(ctx context.Context) (err error) {
 		}
 	}()
 	err = w.watch(ctx, cmd.Process.Pid, beats, read)
-	_ = cmd.Process.Kill()
 	close(stop)
 	orders.Close()
+	if ctx.Err() == nil {
+		_ = cmd.Process.Kill()
+	} else { // it may take away what it has put into the packet filter
+		defer time.AfterFunc(tidyUp, func() { _ = cmd.Process.Kill() }).Stop()
+	}
 	ended := cmd.Wait()
 	r.Close()
 	<-wrote

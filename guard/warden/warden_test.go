@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -17,6 +19,7 @@ import (
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/guard"
 	"github.com/joulegate/joulegate/guard/pipe"
+	"github.com/joulegate/joulegate/guard/policy"
 )
 
 // The test's own program is the sensors' process too: what it does there, the
@@ -59,6 +62,10 @@ func child(what string) {
 	var o pipe.Order
 	for pipe.Read(in, &o) == nil {
 		_ = pipe.Write(out, pipe.Message{Beat: &pipe.Beat{Coverage: []guard.Coverage{{Sensor: guard.Packet, Level: "ring", Since: now}}}})
+	}
+	if file := os.Getenv("WARDEN_TIDY"); file != "" { // the gateway has hung up
+		time.Sleep(50 * time.Millisecond)
+		_ = os.WriteFile(file, nil, 0o600)
 	}
 }
 
@@ -206,6 +213,51 @@ func TestTheSensorsProcessDies(t *testing.T) {
 }
 
 // What goes on the ledger names nobody, and matches what the journal keeps.
+// TestTheSensorsProcessTidiesUp: when the gateway ends, the process has a
+// moment for what it has put into the kernel.
+func TestTheSensorsProcessTidiesUp(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tidy")
+	t.Setenv("WARDEN_TIDY", file)
+	k := keep(t, "works", nil)
+	k.tells(t, guard.ARPSpoof)
+	k.end()
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWhatTheProcessIsTold: what is exempt, when it changes; that names are
+// read anew; whether what goes past them is refused.
+func TestWhatTheProcessIsTold(t *testing.T) {
+	nets := []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}
+	w, err := New(Config{
+		Charging: func() bool { return true }, Store: &memory{m: map[string][]byte{}}, Log: slog.New(slog.DiscardHandler),
+		Never: func() policy.Never { return policy.Never{Nets: nets} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []netip.Prefix
+	if o := w.steer(&told); !o.Charging || o.Bypass || o.Reload != 0 || o.Exempt != nil {
+		t.Errorf("%+v", o)
+	}
+	w.spare()
+	w.bypass.Store(true)
+	if n := w.Reload(); n != 1 {
+		t.Errorf("the first reload is number %d", n)
+	}
+	if o := w.steer(&told); !o.Bypass || o.Reload != 1 || len(o.Exempt) != 1 {
+		t.Errorf("%+v", o)
+	}
+	if o := w.steer(&told); o.Exempt != nil {
+		t.Errorf("told again: %v", o.Exempt)
+	}
+	var fresh []netip.Prefix // a process that was started anew
+	if o := w.steer(&fresh); len(o.Exempt) != 1 {
+		t.Errorf("%+v", o)
+	}
+}
+
 func TestARecordNamesNobody(t *testing.T) {
 	k := keep(t, "good", nil)
 	k.tells(t, guard.ARPSpoof)
