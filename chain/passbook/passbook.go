@@ -284,11 +284,11 @@ func (b *Book) enter(n block) error {
 			sums[m.Account] = s
 			order = append(order, m.Account)
 		}
-		// One row for one reason: a slot's clearing moves a system account
-		// once for every house.
+		// A slot's clearing moves a system account once for every house: of
+		// those, one row tells one reason. People see every movement.
 		k := key{m.Credit, m.Cause, m.Ref}
 		i, ok := s.at[k]
-		if !ok {
+		if !ok || !m.Account.IsSystem() {
 			i = len(s.rows)
 			s.at[k] = i
 			s.rows = append(s.rows, row{Credit: m.Credit, Cause: m.Cause, Ref: m.Ref})
