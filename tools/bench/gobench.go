@@ -29,6 +29,10 @@ type measurer struct {
 	samples  map[scene]sample
 	failed   map[scene]error
 	binary   string
+
+	blocked       []string // names of the servers' list
+	servers       map[string]answering
+	serversFailed map[string]error
 }
 
 func (m *measurer) say(format string, args ...any) { fmt.Fprintf(m.progress, format+"\n", args...) }

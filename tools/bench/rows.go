@@ -38,7 +38,7 @@ const (
 	bundles   = "./chain/proof"
 	modbus    = "./drivers/modbus"
 	fault     = "./tools/bench/fault"
-	names     = "./guard/domain"
+	domains   = "./guard/domain"
 	packets   = "./guard/packet"
 )
 
@@ -92,8 +92,14 @@ var rows = []row{
 
 	{"guard.rss", "idle with guard: memory", "<=", 115, "MB", 1, agent{guarded, rss}},
 	{"guard.cpu", "idle with guard: one core", "<=", none, "%", 2, agent{guarded, cpu}},
-	{"guard.name", "guard, per blocked name", "<=", 6, "bytes", 1, bench{pkg: names, name: "BenchmarkLookup/bytes", metric: "bytes/name"}},
-	{"guard.lookup", "guard, lookup of a name among a million", "<=", 300, "ns", 0, bench{pkg: names, name: "BenchmarkLookup", metric: "cpu-ns", time: "1000000x", worst: highest}},
+	{"guard.name", "guard, per blocked name", "<=", 6, "bytes", 1, bench{pkg: domains, name: "BenchmarkLookup/bytes", metric: "bytes/name"}},
+	{"guard.lookup", "guard, lookup of a name among a million", "<=", 300, "ns", 0, bench{pkg: domains, name: "BenchmarkLookup", metric: "cpu-ns", time: "1000000x", worst: highest}},
+	{"guard.answers", "guard, blocked answers per second of a core, a million names", ">=", 100_000, "/s", 0, names{"ours", perCore}},
+	{"guard.answers.dnsmasq", "the same of dnsmasq", ">=", none, "/s", 0, names{"dnsmasq", perCore}},
+	{"guard.answers.unbound", "the same of unbound", ">=", none, "/s", 0, names{"unbound", perCore}},
+	{"guard.names.rss", "guard, the sensors' process with a million names: memory", "<=", none, "MB", 0, names{"ours", serverRSS}},
+	{"guard.names.rss.dnsmasq", "dnsmasq with them", "<=", none, "MB", 0, names{"dnsmasq", serverRSS}},
+	{"guard.names.rss.unbound", "unbound with them", "<=", none, "MB", 0, names{"unbound", serverRSS}},
 	{"guard.packet", "guard, per packet at 100,000 packets/s", "<=", 350, "ns", 0, bench{pkg: packets, name: "BenchmarkRing", metric: "cpu-ns", time: "500000x"}},
 	{"guard.packet.lost", "guard, packets lost at 100,000 packets/s", "<=", 0, "%", 3, bench{pkg: packets, name: "BenchmarkRing", metric: "%lost", time: "500000x"}},
 	{"guard.frame", "guard, public captures: a frame with decoding", "<=", none, "ns", 0, bench{pkg: packets, name: "BenchmarkCaptures", metric: "frame-ns"}},
