@@ -177,6 +177,12 @@ func (r *run) offer(st State, m *member, o chain.Offer) error {
 
 func goodQuality(q meter.Quality) bool { return q >= meter.Good && q <= meter.Stale }
 
+// begun reports whether slot s can have begun, by block time and what a clock
+// may run ahead of it.
+func (r *run) begun(s chain.Slot) bool {
+	return s <= maxSlot && s.Start(r.rules.SlotSeconds) <= r.time+r.skew()
+}
+
 // trust tells why registers that moved by imp and exp since fromMs cannot be
 // energy, or "" if they can.
 func (r *run) trust(q meter.Quality, s chain.Slot, fromMs, atMs int64, maxPower int64, deltas ...meter.WattHour) string {
@@ -184,7 +190,7 @@ func (r *run) trust(q meter.Quality, s chain.Slot, fromMs, atMs int64, maxPower 
 	switch {
 	case q != meter.Good:
 		return "quality is " + q.String()
-	case s < 0 || s > maxSlot || s.Start(r.rules.SlotSeconds) > r.time+r.skew():
+	case s < 0 || !r.begun(s):
 		return fmt.Sprintf("slot %d is ahead of block time", s)
 	}
 	for _, d := range deltas {

@@ -68,6 +68,8 @@ type act struct {
 	Correct   *correctAct `yaml:"correct"`
 	Release   *releaseAct `yaml:"release"`
 	Attest    *attestAct  `yaml:"attest"`
+	Mandate   *mandateAct `yaml:"mandate"`
+	Reserve   *reserveAct `yaml:"reserve"`
 	Revoke    string      `yaml:"revoke"` // house
 	Again     string      `yaml:"again"`  // submits the bytes of a label once more
 	Send      string      `yaml:"send"`   // submits what was kept under a label
@@ -181,6 +183,22 @@ type releaseAct struct {
 	By        string         `yaml:"by"` // operator
 }
 
+// mandateAct gives a card's key a mandate; sessions name the card as driver.
+type mandateAct struct {
+	Card   string `yaml:"card"`
+	By     string `yaml:"by"`
+	PerTap amount `yaml:"per_tap"`
+	PerDay amount `yaml:"per_day"`
+	Cap    price  `yaml:"cap"`
+}
+
+// reserveAct sets money apart for a house's gateway, or asks it back.
+type reserveAct struct {
+	By     string `yaml:"by"`
+	House  string `yaml:"house"`
+	Amount amount `yaml:"amount"`
+}
+
 type attestAct struct {
 	By      string `yaml:"by"`
 	Scope   string `yaml:"scope"`
@@ -197,6 +215,7 @@ type expect struct {
 	Balances map[string]amount     `yaml:"balances"`
 	Held     map[string]amount     `yaml:"held"`
 	Credits  map[string]amount     `yaml:"credits"`
+	Reserved map[string]amount     `yaml:"reserved"` // of dana, by house
 	Sessions map[string]sessionExp `yaml:"sessions"`
 	Slots    map[int64]slotExp     `yaml:"slots"`
 	Energy   *energyExp            `yaml:"energy"`
@@ -566,6 +585,15 @@ func (te *teller) sign(a *act) []byte {
 			x.By = "operator"
 		}
 		return te.bad(te.person(x.By), chain.TxMeterRelease, chain.MeterRelease{Device: te.house(x.House).key, Connector: x.Connector, Meter: x.Meter, Import: x.Import, Export: x.Export, Reason: "looked at"})
+	case a.Mandate != nil:
+		x := a.Mandate
+		card, payer := te.person(x.Card), te.person(x.By)
+		return te.bad(payer, chain.TxMandate, chain.Mandate{
+			Token: card.key, Kind: chain.MandateCard, PerTap: chain.Nano(x.PerTap), PerDay: chain.Nano(x.PerDay), Cap: chain.NanoPerWh(x.Cap), Expires: te.now + 365*dayMs,
+			Consent: chain.Sign(card.priv, chain.DomainMandate, chain.ConsentBytes("test", payer.key)),
+		})
+	case a.Reserve != nil:
+		return te.bad(te.person(a.Reserve.By), chain.TxOffline, chain.Offline{Gateway: te.house(a.Reserve.House).key, Amount: chain.Nano(a.Reserve.Amount)})
 	case a.Attest != nil:
 		x := a.Attest
 		b := chain.Attestation{Scope: x.Scope, From: t0 + int64(x.From), To: t0 + int64(x.To)}
@@ -722,6 +750,9 @@ func (te *teller) check(e *expect) {
 	}
 	for who, want := range e.Credits {
 		te.same(who+"'s credit", AccountOf(te.st, te.account(who)).Credits, chain.Nano(want))
+	}
+	for name, want := range e.Reserved {
+		te.same("reserved at "+name, ReserveOf(te.st, te.driver.account(), te.house(name).key).Amount, chain.Nano(want))
 	}
 	for name, x := range e.Sessions {
 		s, ok := SessionOf(te.st, sessionID(name))

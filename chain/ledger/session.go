@@ -105,6 +105,7 @@ type reading struct {
 	quality  meter.Quality
 	at       int64
 	export   meter.WattHour
+	unsynced bool // slot is the ledger's guess
 }
 
 func (r *run) sessionMeter(st State, m *member, b chain.SessionMeter) error {
@@ -112,7 +113,7 @@ func (r *run) sessionMeter(st State, m *member, b chain.SessionMeter) error {
 	if err != nil || b.Seq <= s.Seq {
 		return err // a repeated record has no effect
 	}
-	return r.advance(st, m, s, reading{b.Session, b.Seq, b.Slot, b.Register, b.Quality, b.At, b.Export})
+	return r.advance(st, m, s, reading{id: b.Session, seq: b.Seq, slot: b.Slot, register: b.Register, quality: b.Quality, at: b.At, export: b.Export})
 }
 
 func (r *run) sessionStop(st State, m *member, b chain.SessionStop) error {
@@ -130,7 +131,13 @@ func (r *run) sessionStop(st State, m *member, b chain.SessionStop) error {
 		return nil
 	}
 	ended := s.State >= SessionMetered
-	if err := r.advance(st, m, s, reading{b.Session, b.Seq, b.Slot, b.Register, b.Quality, b.At, b.Export}); err != nil {
+	n := reading{id: b.Session, seq: b.Seq, slot: b.Slot, register: b.Register, quality: b.Quality, at: b.At, export: b.Export}
+	if n.slot > r.slot && !r.begun(n.slot) {
+		// No record follows a stop that could bring its energy with a clock that
+		// is right: it is of now, and does not trade.
+		n.slot, n.unsynced = r.slot, true
+	}
+	if err := r.advance(st, m, s, n); err != nil {
 		return err
 	}
 	if s.Receipt == (chain.Hash{}) {
@@ -233,7 +240,7 @@ func (r *run) advance(st State, m *member, s *SessionView, n reading) error {
 	}
 	s.Register, s.RegisterMs = n.register, max(at, s.RegisterMs)
 	s.Export += given
-	follows := n.slot >= s.Reported && n.slot <= s.Reported+1
+	follows := !n.unsynced && n.slot >= s.Reported && n.slot <= s.Reported+1
 	s.Reported = max(s.Reported, n.slot)
 
 	bill := min(delta, s.MaxWh-s.Wh)

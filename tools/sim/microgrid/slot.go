@@ -147,6 +147,7 @@ func (w *Walk) report(s *charging) []chain.Record {
 	w.flow(s)
 	s.Seq++
 	shown, q := s.Reg, meter.Good
+	s.Clean = s.Clean && s.home.Skew == 0
 	if w.wrong() {
 		s.Clean = false
 		w.spoil(s.home)
