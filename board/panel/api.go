@@ -37,6 +37,9 @@ type Backend interface {
 	// Bundle writes what a third party needs to check the ledger offline. It
 	// may take minutes. Control socket only.
 	Bundle(ctx context.Context, q BundleQuery, w io.Writer) error
+	// Stores writes journal and ledger as they are at one moment, for a
+	// backup. Control socket only.
+	Stores(ctx context.Context, w io.Writer) error
 	// StateHash returns the hash after the block of that height; 0 means the
 	// latest.
 	StateHash(ctx context.Context, height int64) (StateHash, error)

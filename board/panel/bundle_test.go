@@ -38,6 +38,9 @@ func TestBundleIsWholeOrNotThere(t *testing.T) {
 	if err := control.Bundle(t.Context(), BundleQuery{}, io.Discard); err == nil || !strings.Contains(err.Error(), "no such session") {
 		t.Errorf("before the first byte: %v", err)
 	}
+	if err := tcp.Stores(t.Context(), io.Discard); err == nil {
+		t.Error("the stores came over TCP")
+	}
 	if err := tcp.Bundle(t.Context(), BundleQuery{}, io.Discard); err == nil {
 		t.Error("served over the network")
 	}

@@ -234,7 +234,14 @@ func (c *Client) Bundle(ctx context.Context, q BundleQuery, w io.Writer) error {
 			v.Set(key, t.Format(time.RFC3339Nano))
 		}
 	}
-	body, err := c.open(ctx, http.MethodGet, "/audit/bundle?"+v.Encode(), nil)
+	return c.download(ctx, "/audit/bundle?"+v.Encode(), w)
+}
+
+// Stores implements Backend. Only the control socket offers it.
+func (c *Client) Stores(ctx context.Context, w io.Writer) error { return c.download(ctx, "/stores", w) }
+
+func (c *Client) download(ctx context.Context, path string, w io.Writer) error {
+	body, err := c.open(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}

@@ -250,6 +250,7 @@ func (s *Server) Handler(control bool) http.Handler {
 		}
 		raw("/ledger/verify", s.ledgerVerify)
 		raw("/audit/bundle", s.bundle)
+		raw("/stores", s.stores)
 	}
 	mux.HandleFunc(Prefix+"/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, control, NotFound("no %s %s here", r.Method, short(r.URL.Path)))
@@ -547,10 +548,24 @@ func (s *Server) bundle(w http.ResponseWriter, r *http.Request) error {
 	if q.To, err = timeOf(r, "to"); err != nil {
 		return err
 	}
+	return s.whole(w, "bundle", func(out io.Writer) error { return s.cfg.Backend.Bundle(r.Context(), q, out) })
+}
+
+// stores answers with what a backup holds of journal and ledger.
+func (s *Server) stores(w http.ResponseWriter, r *http.Request) error {
+	if !s.verify.TryLock() {
+		return Unavailable("a verification, bundle or backup is being made already")
+	}
+	defer s.verify.Unlock()
+	return s.whole(w, "copy of the stores", func(out io.Writer) error { return s.cfg.Backend.Stores(r.Context(), out) })
+}
+
+// whole breaks the connection when an answer has begun and cannot be finished.
+func (s *Server) whole(w http.ResponseWriter, what string, write func(io.Writer) error) error {
 	out := &lateStream{w: w}
-	err = s.cfg.Backend.Bundle(r.Context(), q, out)
+	err := write(out)
 	if err != nil && out.started {
-		s.log.Warn("bundle was not finished", "err", err)
+		s.log.Warn(what+" was not finished", "err", err)
 		panic(http.ErrAbortHandler)
 	}
 	return err

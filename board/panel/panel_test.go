@@ -179,6 +179,9 @@ func (f *fake) Checkpoint(_ context.Context, height int64) (chain.Checkpoint, er
 	return c, nil
 }
 
+func (f *fake) Stores(_ context.Context, w io.Writer) error {
+	return f.bundle(BundleQuery{}, w)
+}
 func (f *fake) Bundle(_ context.Context, q BundleQuery, w io.Writer) error { return f.bundle(q, w) }
 
 func (f *fake) LedgerVerify(ctx context.Context, progress func(VerifyProgress)) (VerifyReport, error) {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +47,7 @@ const (
 	notKept part = iota
 	plain        // always
 	secret       // only with --with-keys
-	store        // only of a gateway that does not run
+	store        // journal and ledger: of a running gateway as it gives them
 )
 
 // partOf is the list of what a backup holds; name is relative to the state
@@ -65,6 +66,8 @@ func partOf(name string) part {
 			return secret
 		}
 	case dir == "receipts":
+		return plain
+	case name == "settings/revisions.json", name == "consensus/trust.json":
 		return plain
 	case name == "keys/new":
 	case dir == "keys", dir == "wallets":
@@ -86,8 +89,17 @@ func partOf(name string) part {
 				return store
 			}
 		}
+		// What stands for blocks that have been pruned.
+		if file, ok := strings.CutPrefix(rest, "data/anchors/"); ok && !strings.HasSuffix(file, ".tmp") || rest == "data/snapshot" {
+			return store
+		}
 	}
 	return notKept
+}
+
+// inDatabase reports whether a file changes while the gateway runs.
+func inDatabase(name string) bool {
+	return slices.ContainsFunc(storeNames, func(db string) bool { return strings.HasPrefix(name, db+"/") })
 }
 
 type manifest struct {
@@ -157,11 +169,11 @@ func newBackupCmd() *cobra.Command {
 		Use:   "backup FILE",
 		Short: "Write what this gateway cannot get back from its neighbours into one file",
 		Long: `backup writes one file, readable by its owner only: genesis, configuration, address
-book, parties and receipts. --with-keys adds the secret keys (device, receipts,
+book, settings, parties, receipts, journal and ledger. --with-keys adds the secret keys (device, receipts,
 network, cards, wallets): whoever has that file is this gateway, and can spend.
 
-It works on a running gateway. Journal and ledger are added when the gateway is
-stopped; a running one leaves them to its neighbours, who hold copies.
+It works on a stopped gateway and on a running one, which gives journal and ledger
+as they are at one moment and goes on meanwhile.
 
 The validator's key is never in it. Beside that key lies what it signed last, and
 a key that comes back without that memory could sign two blocks of one height.`,
@@ -172,7 +184,13 @@ a key that comes back without that memory could sign two blocks of one height.`,
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		withKeys, _ := cmd.Flags().GetBool("with-keys")
 		cfg, _ := cmd.Flags().GetString("config")
-		m, sum, err := writeBackup(stateOf(cmd), cfg, args[0], withKeys, time.Now())
+		m, sum, err := writeBackup(stateOf(cmd), cfg, args[0], withKeys, time.Now(), func(w io.Writer) error {
+			c, err := dial(cmd)
+			if err != nil {
+				return fmt.Errorf("the gateway runs and does not answer: %w", err)
+			}
+			return c.Stores(cmd.Context(), w)
+		})
 		if err != nil {
 			return err
 		}
@@ -210,14 +228,14 @@ func printBackup(w io.Writer, m manifest, sum chain.Hash, file string) error {
 		{"made", m.Created.Format(time.RFC3339)},
 		{"files", strconv.Itoa(len(m.Files))},
 		{"secret keys", yes(m.Keys, "INCLUDED", "not included; add --with-keys to be able to restore this gateway's identity")},
-		{"journal and ledger", yes(m.Ledger, "included", "not included: neighbours hold them; stop the gateway for a backup of them")},
+		{"journal and ledger", yes(m.Ledger, "included", "not included: neighbours hold them")},
 		{"validator's key", "never included"},
 	})
 }
 
 // writeBackup writes a backup of st. A gateway that does not run is kept from
-// starting meanwhile.
-func writeBackup(st state, config, file string, withKeys bool, now time.Time) (m manifest, sum chain.Hash, err error) {
+// starting meanwhile; one that does is asked for its stores.
+func writeBackup(st state, config, file string, withKeys bool, now time.Time, stores func(io.Writer) error) (m manifest, sum chain.Hash, err error) {
 	_, g, _, err := consensus.ReadGenesis(st.genesis())
 	if err != nil {
 		return m, sum, err
@@ -230,12 +248,26 @@ func writeBackup(st state, config, file string, withKeys bool, now time.Time) (m
 	if lock != nil {
 		defer func() { err = errors.Join(err, lock.Unlock()) }()
 	}
+	copied := ""
+	if running {
+		if copied, err = os.MkdirTemp(filepath.Dir(file), "."+filepath.Base(file)+".stores-*"); err != nil { // 0700
+			return m, sum, fmt.Errorf("backup: %w", err)
+		}
+		defer os.RemoveAll(copied)
+		r, w := io.Pipe()
+		go func() { w.CloseWithError(stores(w)) }()
+		err := readStores(r, copied)
+		r.CloseWithError(err) // lets the gateway go
+		if err != nil {
+			return m, sum, fmt.Errorf("backup: %w", err)
+		}
+	}
 	for range backupTries {
 		m = manifest{
 			Format: backupFormat, Version: backupVersion, Created: now.UTC().Truncate(time.Second), Program: version,
-			Chain: g.ChainID, Keys: withKeys, Ledger: !running,
+			Chain: g.ChainID, Keys: withKeys, Ledger: true,
 		}
-		sum, err = tryBackup(st, config, file, &m)
+		sum, err = tryBackup(st, copied, config, file, &m)
 		if !errors.Is(err, errChanged) {
 			break
 		}
@@ -245,7 +277,9 @@ func writeBackup(st state, config, file string, withKeys bool, now time.Time) (m
 
 var errChanged = errors.New("changed while it was read")
 
-func tryBackup(st state, config, file string, m *manifest) (sum chain.Hash, err error) {
+// tryBackup writes a backup of st, with the databases in the folder copied
+// instead of its own if there is one.
+func tryBackup(st state, copied, config, file string, m *manifest) (sum chain.Hash, err error) {
 	source := map[string]string{}
 	add := func(name, from string, i fs.FileInfo) error {
 		h := sha256.New()
@@ -257,25 +291,38 @@ func tryBackup(st state, config, file string, m *manifest) (sum chain.Hash, err 
 		m.Files = append(m.Files, backupFile{name, uint32(i.Mode().Perm()), n, chain.Hash(h.Sum(nil))})
 		return err
 	}
-	if err := filepath.WalkDir(string(st), func(from string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(string(st), from)
-		if err != nil || !e.Type().IsRegular() {
-			return err
-		}
-		name := filepath.ToSlash(rel)
-		p := partOf(name)
-		if p == notKept || p == secret && !m.Keys || p == store && !m.Ledger || name == "joulegate.yaml" {
-			return nil
-		}
-		i, err := e.Info()
-		if err != nil {
-			return err
-		}
-		return add(name, from, i)
-	}); err != nil {
+	walk := func(root string, foreign func(name string) bool) error {
+		return filepath.WalkDir(root, func(from string, e fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // it has gone meanwhile
+			}
+			if err != nil {
+				return err
+			}
+			rel, err := filepath.Rel(root, from)
+			if err != nil || !e.Type().IsRegular() {
+				return err
+			}
+			name := filepath.ToSlash(rel)
+			p := partOf(name)
+			if p == notKept || p == secret && !m.Keys || p == store && !m.Ledger || name == "joulegate.yaml" || foreign(name) {
+				return nil
+			}
+			i, err := e.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return add(name, from, i)
+		})
+	}
+	err = walk(string(st), func(name string) bool { return copied != "" && inDatabase(name) })
+	if err == nil && copied != "" {
+		err = walk(copied, func(name string) bool { return !inDatabase(name) })
+	}
+	if err != nil {
 		return sum, fmt.Errorf("backup of %s: %w", st, err)
 	}
 	if i, err := os.Stat(config); err == nil && i.Mode().IsRegular() {

@@ -19,6 +19,8 @@ import (
 	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/joulegate/joulegate/chain/journal"
 	"github.com/joulegate/joulegate/chain/keys"
+	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/opt"
 )
 
 // stateWithAll makes a state folder with something of everything.
@@ -48,7 +50,7 @@ func stateWithAll(t testing.TB) (st state, config string) {
 	for name, text := range map[string]string{
 		config: "version: 1\n", st.path("parties.yaml"): "people", st.path("receipts", "r1.ocmf"): "OCMF|{}|{}",
 		st.path("journal", "blocks.db", "000001.log"): "journal", st.path("consensus", "data", "ledger.db", "CURRENT"): "ledger",
-		st.path("consensus", "data", "cs.wal", "wal"): "votes", st.path("control.sock"): "", st.path("keys", "new"): "",
+		st.path("consensus", "data", "cs.wal", "wal"): "votes", st.path("settings", "revisions.json"): "revisions", st.path("settings", "LOCK"): "1", st.path("control.sock"): "", st.path("keys", "new"): "",
 	} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 			t.Fatal(err)
@@ -75,10 +77,62 @@ func tree(t *testing.T, dir string) (names []string) {
 	return names
 }
 
+// given are the stores of a running gateway, an entry each.
+var given = map[string]string{"journal/blocks.db": "own", "consensus/data/ledger.db": "account", "consensus/data/blockstore.db": "block"}
+
+func givenStores(t *testing.T) func(io.Writer) error {
+	return func(w io.Writer) error {
+		err := writeStores(w, func(entry func(string, []byte, []byte) error) error {
+			for name, text := range given {
+				if err := entry(name, []byte(text), []byte(name)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return err
+	}
+}
+
+// A copy that breaks off is no backup.
+func TestBackupOfBrokenStores(t *testing.T) {
+	st, config := stateWithAll(t)
+	lock, err := journal.LockDir(string(st))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Unlock()
+	var whole bytes.Buffer
+	if err := givenStores(t)(&whole); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for n := range whole.Len() {
+		_, _, err := writeBackup(st, config, filepath.Join(dir, "b"), false, time.Now(), func(w io.Writer) error {
+			_, err := w.Write(whole.Bytes()[:n])
+			return err
+		})
+		if err == nil {
+			t.Fatalf("a backup of %d of %d bytes", n, whole.Len())
+		}
+	}
+	if _, _, err := writeBackup(st, config, filepath.Join(dir, "b"), false, time.Now(), func(w io.Writer) error {
+		return writeStores(w, func(entry func(string, []byte, []byte) error) error { return entry("../evil", nil, nil) })
+	}); err == nil || !strings.Contains(err.Error(), "there is no") {
+		t.Errorf("a store of another name: %v", err)
+	}
+	if left := tree(t, dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 func TestBackupRestore(t *testing.T) {
 	st, config := stateWithAll(t)
 	now := time.Unix(1_770_000_000, 0)
-	public := []string{"genesis.json", "joulegate.yaml", "parties.yaml", "receipts/r1.ocmf", "restored"}
+	public := []string{"genesis.json", "joulegate.yaml", "parties.yaml", "receipts/r1.ocmf", "restored", "settings/revisions.json"}
 	secrets := []string{"keys/device.key", "keys/receipt.key", "psk", "wallets/operator.key"}
 	stores := []string{"consensus/data/ledger.db/CURRENT", "journal/blocks.db/000001.log"}
 	if _, err := os.Stat(st.path("wallets", "operator.key")); err != nil {
@@ -104,7 +158,7 @@ func TestBackupRestore(t *testing.T) {
 				defer lock.Unlock()
 			}
 			file := filepath.Join(t.TempDir(), "b")
-			m, sum, err := writeBackup(st, config, file, c.withKeys, now)
+			m, sum, err := writeBackup(st, config, file, c.withKeys, now, givenStores(t))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,11 +170,25 @@ func TestBackupRestore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if sum != sum2 || got.Keys != c.withKeys || got.Ledger == c.running || len(got.Files) != len(m.Files) {
+			if sum != sum2 || got.Keys != c.withKeys || !got.Ledger || len(got.Files) != len(m.Files) {
 				t.Errorf("restored %+v (%s), wrote %+v (%s)", got, sum2, m, sum)
 			}
 			want := slices.Sorted(slices.Values(c.want))
-			if have := tree(t, string(to)); !slices.Equal(have, want) {
+			have := tree(t, string(to))
+			if c.running { // its stores are what the gateway gave, not its files
+				for name, text := range given {
+					db, err := leveldb.OpenFile(to.path(filepath.FromSlash(name)), &opt.Options{ReadOnly: true})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if v, err := db.Get([]byte(text), nil); err != nil || string(v) != name {
+						t.Errorf("%s: %q, %v", name, v, err)
+					}
+					_ = db.Close()
+				}
+				have = slices.DeleteFunc(have, inDatabase)
+			}
+			if !slices.Equal(have, want) {
 				t.Errorf("restored\n%v\nwant\n%v", have, want)
 			}
 			for _, name := range c.want {
@@ -161,7 +229,7 @@ func TestBackupRestore(t *testing.T) {
 func TestBackupLeaksNothing(t *testing.T) {
 	st, config := stateWithAll(t)
 	file := filepath.Join(t.TempDir(), "b")
-	if _, _, err := writeBackup(st, config, file, false, time.Now()); err != nil {
+	if _, _, err := writeBackup(st, config, file, false, time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(file)
@@ -191,7 +259,7 @@ func TestRestoreRefuses(t *testing.T) {
 	st, config := stateWithAll(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "b")
-	if _, _, err := writeBackup(st, config, file, true, time.Now()); err != nil {
+	if _, _, err := writeBackup(st, config, file, true, time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
 	good, err := os.ReadFile(file)
@@ -286,7 +354,7 @@ func TestRestoreRefuses(t *testing.T) {
 func FuzzRestore(f *testing.F) {
 	st, config := stateWithAll(f)
 	file := filepath.Join(f.TempDir(), "b")
-	if _, _, err := writeBackup(st, config, file, true, time.Unix(1_770_000_000, 0)); err != nil {
+	if _, _, err := writeBackup(st, config, file, true, time.Unix(1_770_000_000, 0), nil); err != nil {
 		f.Fatal(err)
 	}
 	b, err := os.ReadFile(file)
