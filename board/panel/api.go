@@ -191,6 +191,7 @@ type LedgerStatus struct {
 	Validator  bool             `json:"validator"`    // this gateway votes
 	Waiting    int              `json:"waiting"`      // transactions not in a block yet
 	CatchingUp bool             `json:"catching_up,omitempty"`
+	NewKey     bool             `json:"new_key,omitempty"`  // the ledger counts another validator key of this gateway: it was restored
 	Sync       string           `json:"sync,omitempty"`     // what is done to catch up without the blocks
 	Halted     string           `json:"halted,omitempty"`   // why the ledger stopped for good
 	Counters   map[string]int64 `json:"counters,omitempty"` // refusals by reason, since start

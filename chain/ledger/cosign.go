@@ -9,7 +9,7 @@ import (
 // Who may state what. A statement that moves other people's money or changes
 // what they agreed to needs as many operators as the rules' threshold says:
 //
-//	mint  burn  payout paid  refund  revoke  rules  meter approval   threshold of operators
+//	mint  burn  payout paid  refund  revoke  replace  rules  meter approval   threshold of operators
 //	whom to believe about another microgrid                          threshold of operators
 //	mint beyond the day's cap                                        and an auditor
 //	resolve a dispute                                                an auditor; see [run.resolve]
@@ -89,6 +89,8 @@ func (r *run) agreed(st State, by authority, t chain.Tx) error {
 		return decoded(t, func(b chain.Burn) error { return r.burn(st, by, b) })
 	case chain.TxRevoke:
 		return decoded(t, func(b chain.Revoke) error { return r.revoke(st, by, b) })
+	case chain.TxReplace:
+		return decoded(t, func(b chain.Replace) error { return r.replace(st, by, b) })
 	case chain.TxRules:
 		return decoded(t, func(b chain.RulesChange) error { return r.proposeRules(st, by, b) })
 	case chain.TxPayoutPaid:

@@ -219,6 +219,19 @@ var txRows = map[chain.TxKind]txRow{
 		},
 		map[flaw]string{negative: "no number", overflow: "no number", state: "who is revoked is no member: unknown"},
 	},
+	chain.TxReplace: {
+		operator, func(r *ripe) any { return chain.SignReplace("test", r.a.member().Validator, chain.Key{7}, r.a.priv) },
+		func(r *ripe) map[flaw]try {
+			old := r.a.member().Validator
+			return map[flaw]try{
+				unknown:  {chain.SignReplace("test", old, chain.Key{7}, r.newcomer.priv), nil, CodeNotMember},
+				notYours: {nil, r.a.owner, CodeNotAllowed},
+				state:    {chain.SignReplace("test", chain.Key{8}, chain.Key{7}, r.a.priv), nil, CodeTaken},
+				form:     {chain.SignReplace("test", old, chain.Key{}, r.a.priv), nil, CodeMalformed},
+			}
+		},
+		map[flaw]string{negative: "no number", overflow: "no number"},
+	},
 	chain.TxTariff: {
 		operator, func(r *ripe) any { return chain.Tariff{From: firstSl + 90, To: firstSl + 91, Retail: 2, FeedIn: 1} },
 		func(r *ripe) map[flaw]try {

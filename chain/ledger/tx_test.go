@@ -327,3 +327,38 @@ func TestDamagedStateHaltsTheLedger(t *testing.T) {
 	}
 	equal(t, "state", StateHash(w.st), before)
 }
+
+// A gateway that was restored votes with a new key once operators agree; the
+// request works once, and not for the old key again.
+func TestReplaceValidator(t *testing.T) {
+	w := newWorld(t)
+	old := w.a.member().Validator
+	ask := chain.SignReplace("test", old, chain.Key{7}, w.a.priv)
+	stolen := ask
+	stolen.New = chain.Key{9}
+	w.refused(CodeSignature, w.bad(w.op, chain.TxReplace, stolen))
+	w.refused(CodeSignature, w.bad(w.op, chain.TxReplace, chain.SignReplace("another", old, chain.Key{7}, w.a.priv)))
+	w.refused(CodeTaken, w.bad(w.op, chain.TxReplace, chain.SignReplace("test", old, w.b.member().Validator, w.a.priv)))
+	w.refused(CodeTaken, w.bad(w.op, chain.TxReplace, chain.SignReplace("test", old, old, w.a.priv)))
+
+	out := w.ok(w.tx(w.op, chain.TxReplace, ask))
+	power := map[chain.Key]int64{}
+	for _, u := range out.Validators {
+		power[u.Key] = u.Power
+	}
+	if gone, had := power[old]; len(power) != 2 || !had || gone != 0 || power[chain.Key{7}] != votingPower {
+		t.Fatalf("validators %+v", out.Validators)
+	}
+	m, _ := MemberOf(w.st, w.a.key)
+	if m.Validator != (chain.Key{7}) || m.Power != votingPower {
+		t.Errorf("member %+v", m)
+	}
+	w.refused(CodeTaken, w.bad(w.op, chain.TxReplace, ask)) // once
+	back := chain.SignReplace("test", chain.Key{7}, chain.Key{8}, w.a.priv)
+	w.ok(w.tx(w.op, chain.TxReplace, back))
+	w.refused(CodeTaken, w.bad(w.op, chain.TxReplace, ask))
+
+	// Of the only validator too: it must sign the block itself, though.
+	w.ok(w.tx(w.op, chain.TxRevoke, chain.Revoke{Device: w.b.key}), w.tx(w.op, chain.TxRevoke, chain.Revoke{Device: w.c.key}))
+	w.ok(w.tx(w.op, chain.TxReplace, chain.SignReplace("test", chain.Key{8}, chain.Key{9}, w.a.priv)))
+}

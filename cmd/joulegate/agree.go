@@ -167,6 +167,10 @@ func proposalWords(p chain.Proposal) []string {
 		tell(p, func(b chain.Burn) { say("burn %s of %s for payment %q", money(b.Amount), b.From, b.BankRef) })
 	case chain.TxRevoke:
 		tell(p, func(b chain.Revoke) { say("revoke gateway %s: %s", b.Device, b.Reason) })
+	case chain.TxReplace:
+		tell(p, func(b chain.Replace) {
+			say("give the vote of gateway %s to validator key %s instead of %s", b.Device, b.New, b.Old.Short())
+		})
 	case chain.TxPayoutPaid:
 		tell(p, func(b chain.PayoutPaid) { say("payout %d has been paid as %q", b.Payout, b.BankRef) })
 	case chain.TxRefund:

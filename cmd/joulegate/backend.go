@@ -98,6 +98,9 @@ func (b backend) LedgerStatus(context.Context) (panel.LedgerStatus, error) {
 	j, n := b.journal.Counters(), b.net.Counters()
 	st.First, st.Validator, st.Waiting, st.Blocks, st.Halted, st.CatchingUp = s.First, s.Voting, s.Mempool, b.feed.recent(), s.Halted, s.CatchingUp
 	st.Sync = s.Sync.String()
+	if m, ok := b.roster.now.Load().byKey[b.self]; ok {
+		st.NewKey = m.Validator != (chain.Key{}) && m.Validator != s.Validator
+	}
 	st.Counters = map[string]int64{
 		"blocks_appended": int64(j.Appended), "blocks_stored": int64(j.Stored), "blocks_fetched": int64(j.Fetched),
 		"refused_oversize": int64(j.Oversize), "refused_invalid": int64(j.Invalid), "refused_foreign": int64(j.Foreign),

@@ -390,8 +390,13 @@ configuration is put into the state folder as joulegate.yaml.
 
 Never run the old gateway and the restored one together. The restored gateway
 signs its blocks in a new epoch, because it cannot know what was signed after the
-backup, and it has a new validator's key, which the ledger does not know: it
-follows the ledger without a vote.`,
+backup, and it has a new validator key, which the ledger does not know: it follows
+the ledger without a vote until operators give it the vote of the old key.
+
+  1. joulegate restore FILE --state DIR          on the new card
+  2. joulegate run --config DIR/joulegate.yaml --state DIR
+  3. joulegate grid replace --state DIR          prints a request
+  4. joulegate grid replace REQUEST              by an operator, at any gateway`,
 		Example: "  joulegate restore /media/usb/house1.backup --state /var/lib/joulegate",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -399,9 +404,14 @@ follows the ledger without a vote.`,
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "note: this gateway follows the ledger without a vote; its blocks continue in a new epoch")
-			if !m.Keys {
-				fmt.Fprintln(cmd.ErrOrStderr(), "note: the backup holds no keys; without the device's key this gateway has to join again")
+			say := func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...) }
+			if m.Keys {
+				say("NEVER start the old gateway again: two of one identity contradict each other")
+				say("this gateway's blocks continue in a new epoch; it follows the ledger without a vote")
+				say("next: joulegate run --config %s --state %s", stateOf(cmd).path("joulegate.yaml"), stateOf(cmd))
+				say("then, to vote again: joulegate grid replace --state %s", stateOf(cmd))
+			} else {
+				say("the backup holds no keys: put this gateway's keys and psk into %s, or join again with a new state folder", stateOf(cmd))
 			}
 			return emit(cmd, backupResult(m, sum), func(w io.Writer) error { return printBackup(w, m, sum, args[0]) })
 		},

@@ -253,7 +253,7 @@ func kinds(records []chain.Record) []string {
 func txWord(k chain.TxKind) string {
 	words := map[chain.TxKind]string{
 		chain.TxMint: "operator: money minted", chain.TxBurn: "operator: money burned", chain.TxTransfer: "transfer", chain.TxInvite: "operator: invitation",
-		chain.TxJoin: "a gateway joined", chain.TxRevoke: "operator: membership revoked", chain.TxTariff: "operator: tariff", chain.TxDim: "operator: order to dim",
+		chain.TxJoin: "a gateway joined", chain.TxRevoke: "operator: membership revoked", chain.TxReplace: "operator: a gateway's vote for its new validator key", chain.TxTariff: "operator: tariff", chain.TxDim: "operator: order to dim",
 		chain.TxMandate: "mandate signed", chain.TxMandateRevoke: "mandate revoked", chain.TxOffline: "reserve for a gateway",
 		chain.TxJoint: "several people agreed", chain.TxRules: "operator: rules", chain.TxPayout: "payout asked", chain.TxPayoutPaid: "operator: payout paid",
 		chain.TxPayoutCancel: "payout cancelled", chain.TxRefund: "operator: refund", chain.TxDispute: "bill disputed", chain.TxAnswer: "dispute answered",

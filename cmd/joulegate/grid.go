@@ -33,7 +33,7 @@ func newGridCmd() *cobra.Command {
 		Use:   "grid",
 		Short: "Create, join and watch a microgrid",
 	}
-	c.AddCommand(newGridCreateCmd(), newGridInviteCmd(), newGridJoinCmd(), newGridMembersCmd(), newGridRevokeCmd(), newGridDimCmd(), newGridRulesCmd())
+	c.AddCommand(newGridCreateCmd(), newGridInviteCmd(), newGridJoinCmd(), newGridMembersCmd(), newGridRevokeCmd(), newGridReplaceCmd(), newGridDimCmd(), newGridRulesCmd())
 	return c
 }
 

@@ -67,6 +67,9 @@ func newLedgerStatusCmd() *cobra.Command {
 		if s.CatchingUp {
 			rows = append(rows, []string{"catching up", "with the neighbours"})
 		}
+		if s.NewKey {
+			rows = append(rows, []string{"NO VOTE", "this gateway was restored and has a new validator key; for its vote: joulegate grid replace"})
+		}
 		if s.Sync != "" {
 			rows = append(rows, []string{"snapshot", s.Sync})
 		}
