@@ -243,9 +243,10 @@ type Panel struct {
 
 // Ledger tunes agreement, and says how much of the past stays on this gateway.
 type Ledger struct {
-	TimeoutCommit Duration `yaml:"timeout_commit" doc:"pause after a block, to collect transactions"`
-	KeepDays      int64    `yaml:"keep_days" doc:"days that blocks of the ledger stay, at least 21, and half as long again until they go together; 0: for ever. Statements and bundles reach back so far"`
-	JournalDays   int64    `yaml:"journal_days" doc:"days that this gateway's own signed records stay once they are on the ledger, at least keep_days; 0: for ever"`
+	TimeoutCommit  Duration `yaml:"timeout_commit" doc:"pause after a block, to collect transactions"`
+	KeepDays       int64    `yaml:"keep_days" doc:"days that blocks of the ledger stay, at least 21, and half as long again until they go together; 0: for ever. Statements and bundles reach back so far"`
+	JournalDays    int64    `yaml:"journal_days" doc:"days that this gateway's own signed records stay once they are on the ledger, at least keep_days; 0: for ever"`
+	SnapshotBehind int64    `yaml:"snapshot_behind" doc:"blocks that this gateway may be behind before it fetches the state as a whole instead of executing them"`
 }
 
 // Pins are those that a board's description cannot know.
@@ -331,7 +332,7 @@ func Default() Config {
 		P2P:      P2P{Listen: []string{"/ip4/0.0.0.0/tcp/4470"}},
 		MQTT:     MQTT{Listen: "127.0.0.1:1883"},
 		Panel:    Panel{Listen: "127.0.0.1:8080"},
-		Ledger:   Ledger{TimeoutCommit: ms(500), KeepDays: 400, JournalDays: 3653},
+		Ledger:   Ledger{TimeoutCommit: ms(500), SnapshotBehind: 2000, KeepDays: 400, JournalDays: 3653},
 		Watchdog: Watchdog{Timeout: sec(15)},
 		Guard:    Guard{Mode: "observe", Heartbeat: Duration(time.Hour), MemoryMB: 96},
 		Timing: Timing{

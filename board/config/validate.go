@@ -407,6 +407,9 @@ func (c *Config) services(k *checker) {
 	if d, blocks := c.Ledger.JournalDays, c.Ledger.KeepDays; d != 0 && (d < max(blocks, MinKeepDays) || d > maxKeepDays) {
 		k.add("ledger.journal_days", "%d: 0, or %d to %d: own records stay as long as blocks do", d, max(blocks, MinKeepDays), maxKeepDays)
 	}
+	if n := c.Ledger.SnapshotBehind; n < 64 || n > 1_000_000 {
+		k.add("ledger.snapshot_behind", "%d blocks, 64..1000000", n)
+	}
 	if c.Board == "simulated" && len(c.Chargers) > 0 && c.Pins.Socket == "" {
 		k.add("pins.socket", "board simulated needs the socket of its pins")
 	}

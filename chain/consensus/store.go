@@ -39,6 +39,9 @@ func openStoresIn(dir string, readOnly bool) (*stores, error) {
 	} else if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("ledger stores: %w", err)
 	}
+	if err := checkFormat(dir, readOnly); err != nil {
+		return nil, err
+	}
 	o := func() *opt.Options {
 		return &opt.Options{
 			BlockCacheCapacity:     dbBlockCache,

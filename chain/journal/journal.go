@@ -245,6 +245,9 @@ func (j *Journal) checkMeta() error {
 	if err := chain.Unmarshal(raw, &have); err != nil {
 		return fmt.Errorf("its description: %w", err)
 	}
+	if have.Version > want.Version {
+		return fmt.Errorf("it is of format %d, this program knows %d: update joulegate, or go back to the program that wrote it", have.Version, want.Version)
+	}
 	if have != want {
 		return fmt.Errorf("it belongs to grid %q, device %s, format %d, not to grid %q, device %s, format %d",
 			have.ChainID, have.Author.Short(), have.Version, want.ChainID, want.Author.Short(), want.Version)

@@ -90,7 +90,7 @@ func partOf(name string) part {
 			}
 		}
 		// What stands for blocks that have been pruned.
-		if file, ok := strings.CutPrefix(rest, "data/anchors/"); ok && !strings.HasSuffix(file, ".tmp") || rest == "data/snapshot" {
+		if file, ok := strings.CutPrefix(rest, "data/anchors/"); ok && !strings.HasSuffix(file, ".tmp") || rest == "data/snapshot" || rest == "data/format" {
 			return store
 		}
 	}
@@ -458,11 +458,17 @@ func restoreBackup(st state, file string, now time.Time) (m manifest, sum chain.
 // unpack checks a backup and writes its files below dir. It writes no more
 // than the manifest allows.
 func unpack(r io.Reader, dir string) (m manifest, err error) {
-	damaged := func(err error) error { return fmt.Errorf("the backup is damaged: %w", err) }
 	z, err := gzip.NewReader(r)
 	if err != nil {
 		return m, damaged(err)
 	}
+	return untar(z, dir)
+}
+
+func damaged(err error) error { return fmt.Errorf("the backup is damaged: %w", err) }
+
+// untar is unpack of what gzip held.
+func untar(z io.Reader, dir string) (m manifest, err error) {
 	t := tar.NewReader(z)
 	head, err := t.Next()
 	if err != nil {

@@ -158,7 +158,7 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	opened = append(opened, func() { g.passbook.Close() })
 	g.ledger, err = consensus.Open(ctx, consensus.Config{
 		Home: st.consensus(), GenesisFile: st.genesis(), Host: g.net.Host(),
-		Neighbours: g.ledgers, Pause: g.uncharged, Movements: g.passbook.Add,
+		Neighbours: g.ledgers, SnapshotBehind: cfg.Ledger.SnapshotBehind, Pause: g.uncharged, Movements: g.passbook.Add,
 		KeepBlocks: time.Duration(cfg.Ledger.KeepDays) * 24 * time.Hour,
 		Timing:     consensus.Timing{Commit: cfg.Ledger.TimeoutCommit.D()}, Log: log.With("part", "ledger"),
 	})

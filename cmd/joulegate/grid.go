@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -505,11 +504,7 @@ func settleJoin(st state, tok chain.Token, r joinReply) error {
 	if err := writePSK(st, tok.PSK); err != nil {
 		return err
 	}
-	book, err := json.MarshalIndent(r.Members, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := writeFile(st.book(), book, 0o644); err != nil {
+	if err := writeList(st.book(), r.Members, 0o644); err != nil {
 		return err
 	}
 	if tok.Height > 0 {
@@ -529,9 +524,11 @@ func readBook(st state) ([]chain.Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	var m []chain.Member
-	dec := json.NewDecoder(bytes.NewReader(b))
-	if err := dec.Decode(&m); err != nil {
+	m, err := readList[chain.Member](st.book(), b, 0o644)
+	if errors.Is(err, errNewer) {
+		return nil, err
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s is damaged (%w); delete it: the ledger knows the members", st.book(), err)
 	}
 	return m, nil

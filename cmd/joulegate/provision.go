@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -144,10 +143,7 @@ func (d *demoGrid) brokerUsers(st state) error {
 		}
 		users = append(users, u)
 	}
-	if b, err = json.MarshalIndent(users, "", "  "); err != nil {
-		return err
-	}
-	return writeFile(st.brokerUsers(), b, 0o600)
+	return writeList(st.brokerUsers(), users, 0o600)
 }
 
 // demoConfig is what an installer would write for one house.

@@ -24,10 +24,11 @@ and two blocks later the new key votes instead of the old one.
 
 More than two thirds of the voting power must be there to agree on any block, this
 one too. Where that is no longer so, above all in a microgrid whose only validator
-was lost, take the folder consensus/validator from the old card, if it can be read,
-to the restored state folder as a whole, and never start the old card again. If it
-cannot be read the ledger cannot go on: found the microgrid anew and take over
-balances by hand from 'joulegate account ls'.`,
+was lost, move the whole folder consensus from the old card, if it can be read, in
+the place of the restored one: its key comes with what it signed last and with the
+blocks since the backup. Never start the old card again. If it cannot be read the
+ledger cannot go on. It can be read and verified from the backup: found the microgrid
+anew and take over balances by hand from 'joulegate account ls'.`,
 		Example: "  joulegate grid replace\n  joulegate grid replace jgv1.pAFY... --wallet operator",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

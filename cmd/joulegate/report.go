@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -89,18 +87,15 @@ func loadBrokerUsers(st state) ([]mqtt.User, error) {
 		if u, err = newBrokerUser("installer", "installer", st.installerPassword()); err != nil {
 			return nil, err
 		}
-		b, err = json.MarshalIndent([]brokerUser{u}, "", "  ")
-		if err == nil {
+		if b, err = encodeList([]brokerUser{u}); err == nil {
 			err = writeFile(st.brokerUsers(), b, 0o600)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	var list []brokerUser
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&list); err != nil {
+	list, err := readList[brokerUser](st.brokerUsers(), b, 0o600)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", st.brokerUsers(), err)
 	}
 	var users []mqtt.User

@@ -121,9 +121,13 @@ type savedMeter struct {
 	Who   poll.Identity   `json:"who"` // pinned: another device at the same address is suspect until a person confirms it
 }
 
+// metersVersion is the format of savedMeters; 0 had no version and is read as 1.
+const metersVersion = 1
+
 type savedMeters struct {
-	Wall   int64                 `json:"wall_ms"`
-	Meters map[string]savedMeter `json:"meters"`
+	Version int                   `json:"version"`
+	Wall    int64                 `json:"wall_ms"`
+	Meters  map[string]savedMeter `json:"meters"`
 }
 
 const metersKey = "meters"
@@ -134,7 +138,7 @@ func (g *gateway) saveMeters() {
 	if len(g.devices.readers) == 0 {
 		return // an idle gateway writes nothing
 	}
-	all := savedMeters{time.Now().UnixMilli(), map[string]savedMeter{}}
+	all := savedMeters{metersVersion, time.Now().UnixMilli(), map[string]savedMeter{}}
 	for _, r := range g.devices.readers {
 		s := r.State()
 		all.Meters[r.Device()] = savedMeter{s.Page, s.Registers, s.Pinned}
@@ -154,6 +158,10 @@ func (g *gateway) resumeMeters() func(id string) poll.State {
 	b, err := g.journal.Load(metersKey)
 	if err == nil && b != nil {
 		err = json.Unmarshal(b, &all)
+	}
+	if err == nil && all.Version > metersVersion {
+		err = newer("the saved state of meters", all.Version, metersVersion)
+		all = savedMeters{}
 	}
 	if err != nil {
 		g.log.Warn("meter state is damaged; the meters start anew", "err", err)

@@ -51,6 +51,9 @@ type metered struct {
 	good bool
 }
 
+// settingsVersion is the format of revisions.json.
+const settingsVersion = 1
+
 // storedSettings is revisions.json.
 type storedSettings struct {
 	Version int           `json:"version"`
@@ -84,12 +87,14 @@ func openSettings(file string, st state, log *slog.Logger) (_ *settings, err err
 			_ = s.lock.Unlock()
 		}
 	}()
-	if err := s.load(); err != nil {
+	if err := s.load(); errors.Is(err, errNewer) {
+		return nil, err
+	} else if err != nil {
 		// The file is what the installer wrote: it is never worse than nothing.
 		log.Error("stored revisions are damaged; the file is in force", "err", err)
 		s.doc = storedSettings{}
 	}
-	s.doc.Version = 1
+	s.doc.Version = settingsVersion
 	next, now := s.doc.Commit, time.Now()
 	if sum := chain.Sum(b); sum != s.doc.File || next.Current.Rev == 0 {
 		c, err := config.Parse(b)
@@ -157,6 +162,15 @@ func (s *settings) load() error {
 	}
 	if chain.Sum(sealed.Doc) != sealed.Sum {
 		return fmt.Errorf("%s: the checksum does not match", s.path)
+	}
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(sealed.Doc, &v); err != nil {
+		return err
+	}
+	if v.Version > settingsVersion { // not damaged: what it says is not for this program
+		return newer(s.path, v.Version, settingsVersion)
 	}
 	var doc storedSettings
 	if err := json.Unmarshal(sealed.Doc, &doc); err != nil {

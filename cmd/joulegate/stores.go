@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"slices"
 
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
@@ -70,9 +69,16 @@ func readStores(r io.Reader, dir string) (err error) {
 	open := map[string]*leveldb.DB{}
 	defer func() {
 		for _, db := range open {
-			err = errors.Join(err, db.Close())
+			if db != nil {
+				err = errors.Join(err, db.Close())
+			}
 		}
 	}()
+	for _, name := range storeNames { // an empty one has no entries to tell of it
+		if open[name], err = leveldb.OpenFile(filepath.Join(dir, filepath.FromSlash(name)), &opt.Options{WriteBuffer: storesBatch}); err != nil {
+			return err
+		}
+	}
 	batch, at := new(leveldb.Batch), ""
 	flush := func() error {
 		if at == "" {
@@ -105,13 +111,8 @@ func readStores(r io.Reader, dir string) (err error) {
 			if err := flush(); err != nil {
 				return err
 			}
-			if !slices.Contains(storeNames, name) {
-				return fmt.Errorf("copy of the stores: there is no %q", name)
-			}
 			if open[name] == nil {
-				if open[name], err = leveldb.OpenFile(filepath.Join(dir, filepath.FromSlash(name)), &opt.Options{WriteBuffer: storesBatch}); err != nil {
-					return err
-				}
+				return fmt.Errorf("copy of the stores: there is no %q", name)
 			}
 			at = name
 		}
