@@ -12,6 +12,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -64,6 +65,11 @@ type Receipt struct {
 	Shown chain.MandateKind
 	// Contact is whom to call about it, at most MaxContact bytes.
 	Contact string
+	// Height and State name the newest block's header when charging ended:
+	// whoever holds a checkpoint of that height can tell whether the receipt
+	// and it come from one history. Zero: no block was known.
+	Height int64
+	State  chain.Hash // app hash
 }
 
 // MaxContact is how long the text may be that says whom to call: the tariff
@@ -160,6 +166,7 @@ func (r Receipt) payload() ([]byte, error) {
 	if r.Contact != "" {
 		text += " Questions: " + r.Contact
 	}
+	text += r.anchor(maxTariff - len(text))
 	p := ocmfPayload{
 		FV: ocmfFormat,
 		GI: "joulegate", GS: r.Gateway, GV: r.Version,
@@ -184,6 +191,46 @@ func (r Receipt) payload() ([]byte, error) {
 		return nil, err
 	}
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}
+
+// maxTariff is how many characters OCMF gives to the tariff text.
+const maxTariff = 250
+
+// anchor names the newest block in at most room bytes: its number, and of the
+// app hash's hex digits as many as fit, 16 at least (64 bits; all 64 if there is
+// room).
+func (r *Receipt) anchor(room int) string {
+	if r.Height <= 0 {
+		return ""
+	}
+	text := fmt.Sprintf(" Ledger block %d, state ", r.Height)
+	digits := r.State.String()
+	n := min(room-len(text), len(digits))
+	if n < 16 {
+		return ""
+	}
+	return text + digits[:n]
+}
+
+var anchored = regexp.MustCompile(` Ledger block ([1-9][0-9]{0,18}), state ([0-9a-f]{16,64})$`)
+
+// Anchor returns the block that an OCMF line names, and the app hash's first
+// hex digits; zero and nothing if it names none. It checks no signature.
+func Anchor(line string) (height int64, state string) {
+	var p ocmfPayload
+	parts := strings.Split(line, "|")
+	if len(parts) != 3 || json.Unmarshal([]byte(parts[1]), &p) != nil {
+		return 0, ""
+	}
+	m := anchored.FindStringSubmatch(p.TT)
+	if m == nil {
+		return 0, ""
+	}
+	height, err := strconv.ParseInt(m[1], 10, 64)
+	if err != nil {
+		return 0, ""
+	}
+	return height, m[2]
 }
 
 func (r Register) reading(tx string) ocmfReading {

@@ -61,6 +61,32 @@ func TestReceiptHoldsTheFactsAndVerifies(t *testing.T) {
 	}
 }
 
+// A receipt names the newest block as far as the text has room, whatever the
+// other texts are.
+func TestReceiptNamesTheNewestBlock(t *testing.T) {
+	key, _ := newKey(t)
+	r := sample()
+	r.Height, r.State = 1200, chain.Sum([]byte("state"))
+	for _, contact := range []string{"", "+49 40 123", strings.Repeat("c", MaxContact)} {
+		r.Contact = contact
+		line, _, err := r.OCMF(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		height, digits := Anchor(line)
+		if height != 1200 || len(digits) < 16 || !strings.HasPrefix(r.State.String(), digits) || contact == "" && len(digits) != 64 {
+			t.Errorf("with contact %q it names block %d, %q", contact, height, digits)
+		}
+		var p ocmfPayload
+		if err := json.Unmarshal([]byte(strings.Split(line, "|")[1]), &p); err != nil || len(p.TT) > maxTariff {
+			t.Errorf("the tariff text has %d bytes, OCMF allows %d (%v)", len(p.TT), maxTariff, err)
+		}
+	}
+	if h, s := Anchor("OCMF|{}|{}"); h != 0 || s != "" {
+		t.Errorf("nothing is named, and it reads %d, %q", h, s)
+	}
+}
+
 func TestAnyChangedByteOfAReceiptIsFound(t *testing.T) {
 	key, spki := newKey(t)
 	line, _, err := sample().OCMF(key)

@@ -69,7 +69,9 @@ type Content struct {
 	Gateway string  `json:"gateway"`
 	Meter   string  `json:"meter"`
 	Driver  string  `json:"driver"`
-	Text    string  `json:"text"` // session, price limit, what it is not, whom to call
+	Text    string  `json:"text"`                     // session, price limit, what it is not, whom to call
+	Block   int64   `json:"block,omitempty"`          // the newest when charging ended
+	Anchor  string  `json:"block_app_hash,omitempty"` // its app hash, or the first digits of it
 	Begin   Reading `json:"begin"`
 	End     Reading `json:"end"`
 }
@@ -113,6 +115,7 @@ func ParseSlip(text string) (Slip, Content, error) {
 		return s, Content{}, fmt.Errorf("slip: gateway %s signed for gateway %q, %d readings", s.Device.Short(), p.GS, len(p.RD))
 	}
 	c := Content{Number: p.PG, Gateway: p.GS, Driver: p.ID, Text: p.TT, Begin: told(p.RD[0]), End: told(p.RD[1])}
+	c.Block, c.Anchor = Anchor(s.Line)
 	c.Meter = strings.TrimSpace(strings.Join([]string{p.MV, p.MM, p.MS}, " "))
 	return s, c, nil
 }

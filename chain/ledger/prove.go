@@ -5,8 +5,8 @@ import "github.com/joulegate/joulegate/chain"
 // What an auditor asks of a state. A bundle carries these ranges whole, so
 // that nothing in them can be left out.
 
-// CommonPrefixes are the tables that tell rules, members, meters and the fee
-// tree.
+// CommonPrefixes are the tables that tell rules, members, meters, the fee tree
+// and who has attested them.
 func CommonPrefixes() [][]byte {
 	return [][]byte{
 		{tabMeter},
@@ -25,6 +25,7 @@ func CommonPrefixes() [][]byte {
 		{tabMoney},
 		{tabRules},
 		{tabPending},
+		{tabAttestation},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
@@ -57,7 +58,12 @@ func (v *verifier) rules() error {
 	if since <= 1 {
 		when = "since the genesis"
 	}
-	v.held(checkRules, "unchanged %s: retail %d and feed-in %d nano/Wh, credit %d ppm, basis %q", when, r.Retail, r.FeedIn, r.EarnPPM, r.Basis)
+	attested := "no third party has attested this microgrid"
+	if all := ledger.InForce(ledger.Attestations(v.state)); len(all) > 0 {
+		attested = fmt.Sprintf("attested by auditors, in force: %d, the newest %q", len(all), all[0].Scope)
+	}
+	v.held(checkRules, "unchanged %s: retail %s and feed-in %s per kWh, discount credit %d ppm, basis %q; %s", when,
+		v.money(chain.Nano(r.Retail)*1000), v.money(chain.Nano(r.FeedIn)*1000), r.EarnPPM, r.Basis, attested)
 	return nil
 }
 
@@ -315,7 +321,7 @@ func (v *verifier) sessions() error {
 	if id := v.claim.Session; id != (chain.ID{}) && !seen[id] {
 		return fmt.Errorf("session %s, for which it was made, is not in the state", id)
 	}
-	v.held(checkSessions, "%d sessions, %d nano captured", checked, captured)
+	v.held(checkSessions, "sessions: %d; captured %s", checked, v.money(captured))
 	return nil
 }
 
@@ -430,7 +436,15 @@ func (v *verifier) readingsEnd() error {
 			return fmt.Errorf("profile %s is there and decodes nothing", p.ID)
 		}
 	}
-	v.held(checkReadings, "%d readings of %d of %d records, %d decoded again with %d profiles", v.reads.count, v.reads.records, len(v.books.meters), v.reads.decoded, len(v.profiles))
+	words := fmt.Sprintf("%d readings under %d of %d meter records", v.reads.count, v.reads.records, len(v.books.meters))
+	if n := len(v.books.meters) - v.reads.records; n > 0 {
+		words += fmt.Sprintf("; of %d records the raw readings are ABSENT: each gateway keeps only its own, as long as its disk allows, and these records stand on their signature alone", n)
+	}
+	words += fmt.Sprintf("; %d decoded again from raw registers with %d profiles", v.reads.decoded, len(v.profiles))
+	if n := v.reads.count - v.reads.decoded; n > 0 {
+		words += fmt.Sprintf("; %d not, because raw registers or the profile are ABSENT", n)
+	}
+	v.held(checkReadings, "%s", words)
 	return nil
 }
 
@@ -445,6 +459,12 @@ func (v *verifier) evidence() error {
 	return nil
 }
 
+// money writes an amount in currency units, exactly.
+func (v *verifier) money(n chain.Nano) string {
+	s := fmt.Sprintf("%d.%09d", n/1e9, n%1e9)
+	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".") + " " + v.opt.Genesis.State.Currency
+}
+
 // sums adds the whole ledger up, where the whole state is told.
 func (v *verifier) sums() error {
 	if !v.claim.All {
@@ -454,7 +474,7 @@ func (v *verifier) sums() error {
 		return fmt.Errorf("%s", bad[0])
 	}
 	s := ledger.StatusOf(v.state)
-	v.held(checkSums, "%d nano minted, %d burned, %d credit outstanding and backed", s.Minted, s.Burned, s.Credits)
+	v.held(checkSums, "%s paid in, %s paid out, discount credit of %s outstanding and backed", v.money(s.Minted), v.money(s.Burned), v.money(s.Credits))
 	return nil
 }
 

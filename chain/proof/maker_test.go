@@ -188,6 +188,22 @@ func (m *maker) votes(height int64) *chain.Checkpoint {
 	return c
 }
 
+// settles locks money for another microgrid, which is believed first.
+func (m *maker) settles() {
+	_, operator := seeded("operator")
+	_, other := seeded("other operator")
+	far := chain.Validators{{Key: other, Power: chain.ValidatorPower}}
+	at, me := m.now*1e6, chain.AccountOf(operator)
+	m.block(m.tx(chain.TxRemote, chain.Remote{Genesis: chain.Sum([]byte("far")), Trust: chain.Trust{Chain: "oak-street", Time: at, Next: far}}),
+		m.tx(chain.TxMint, chain.Mint{To: me, Amount: 5e9, BankRef: "settle"}))
+	m.block(m.tx(chain.TxSettle, chain.Settlement{
+		ID: chain.ID{1}, Home: m.genesis.State.ChainID, Payer: me, Payee: chain.AccountOf(other), Amount: 3e9,
+		Away: "oak-street", AwayPayer: chain.AccountOf(other), AwayPayee: me, AwayAmount: 2e9,
+		Deadline: m.now + 3_600_000, Expires: m.now + 3_600_000 + chain.MinSettleSpan,
+	}))
+	m.block()
+}
+
 func (m *maker) tx(kind chain.TxKind, body any) []byte {
 	op, _ := seeded("operator")
 	m.nonce++

@@ -417,3 +417,33 @@ func FuzzFrames(f *testing.F) {
 		}
 	})
 }
+
+func FuzzInspect(f *testing.F) {
+	m := newMaker(f, "anna")
+	m.live(1)
+	f.Add(m.bundle(nil))
+	f.Add([]byte(Magic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, err := Inspect(bytes.NewReader(b)); err == nil {
+			_ = c.String()
+		}
+	})
+}
+
+// What a bundle lacks is said in words, by who writes it and by who checks it.
+func TestAbsentReadingsAreTold(t *testing.T) {
+	m := newMaker(t, "anna", "ben")
+	m.live(2)
+	records := len(m.readings)
+	m.readings = m.readings[1:]
+	b := m.bundle(nil)
+	c, err := Inspect(bytes.NewReader(b))
+	if err != nil || c.Records != records || c.Readings != records-1 || !strings.Contains(c.String(), "ABSENT: the raw readings of 1 records") {
+		t.Errorf("%+v, %v: %s", c, err, c.String())
+	}
+	r := m.verify(b)
+	i := slices.IndexFunc(r.Checks, func(c Check) bool { return c.Name == checkReadings })
+	if !r.OK || !strings.Contains(r.Checks[i].Detail, "of 1 records the raw readings are ABSENT") {
+		t.Errorf("%+v", r)
+	}
+}

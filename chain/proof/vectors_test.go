@@ -97,6 +97,11 @@ func makeVectors(t *testing.T) (map[string][]byte, []vector) {
 	lie.block()
 	add(vector{File: "wrong-sum.jgb", What: "all validators have signed a session that captured more than its slots", Red: checkSessions}, lie.bundle(nil))
 
+	locked := newMaker(t, "anna", "ben")
+	locked.live(1)
+	locked.settles()
+	add(vector{File: "settlement.jgb", What: "money is locked for another microgrid", OK: true}, locked.bundle(nil))
+
 	fork := newMaker(t, "anna", "ben")
 	fork.live(2)
 	for range 4 {

@@ -36,7 +36,8 @@ func newAuditBundleCmd() *cobra.Command {
 		Long: `Writes one file with signed blocks, records, readings with their raw registers,
 clearing certificates, evidence and the rules, and the proofs that hold them
 together. Everything by default; one session, or a range of time, is smaller.
-Works on a running or a stopped gateway.
+Works on a running or a stopped gateway. Raw readings and the profiles that decode
+them are in it as far as this gateway has them; it says what is absent.
 
 Whoever gets it checks it with: joulegate audit verify FILE --trust GENESIS.json,
 or in a browser: joulegate audit page --out verify.html`,
@@ -70,12 +71,26 @@ or in a browser: joulegate audit page --out verify.html`,
 		if err != nil {
 			return err
 		}
-		return emit(cmd, map[string]any{"file": *out, "bytes": size}, func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "%s, %.1f MB\n", *out, float64(size)/1e6)
+		held, err := contents(*out)
+		if err != nil {
+			return err
+		}
+		return emit(cmd, map[string]any{"file": *out, "bytes": size, "contents": held}, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "%s, %.1f MB\n%s", *out, float64(size)/1e6, held.String())
 			return err
 		})
 	}
 	return c
+}
+
+// contents reads back what was written.
+func contents(path string) (proof.Contents, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return proof.Contents{}, err
+	}
+	defer f.Close()
+	return proof.Inspect(bufio.NewReaderSize(f, 1<<20))
 }
 
 // bundleFile writes a bundle beside its place and moves it there when it is

@@ -56,6 +56,9 @@ func (g *gateway) receipt(r station.Receipt) (chain.Hash, error) {
 	}); err != nil {
 		return chain.Hash{}, err
 	}
+	if newest, err := g.ledger.Checkpoint(0); err == nil { // before the first block there is none
+		rec.Height, rec.State = newest.Header.Height, newest.Header.AppHash
+	}
 	text, hash, err := rec.OCMF(g.id.receipt.Key)
 	if err != nil {
 		return chain.Hash{}, err

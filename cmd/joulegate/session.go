@@ -10,6 +10,7 @@ import (
 	"github.com/joulegate/joulegate/board/access"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/audit"
 	"github.com/joulegate/joulegate/chain/keys"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/meter"
@@ -305,6 +306,18 @@ func printReceipt(w io.Writer, s panel.Session, attested []ledger.AttestationVie
 		[]string{"questions", "whom to call stands on the signed receipt; to contest the bill: joulegate dispute open"}))
 }
 
+// receiptDoc is a receipt in JSON.
+type receiptDoc struct {
+	Session chain.ID `json:"session"`
+	Format  string   `json:"format"`
+	Receipt string   `json:"receipt"`
+	// Block is the ledger's newest when charging ended, AppHash its app hash
+	// or the first digits of it: a checkpoint of that height says the same, or
+	// comes from another history.
+	Block   int64  `json:"ledger_block,omitempty"`
+	AppHash string `json:"ledger_app_hash,omitempty"`
+}
+
 func newReceiptCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "receipt ID",
@@ -358,7 +371,11 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 				})
 			}
 			if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
-				return emit(cmd, map[string]string{"session": id.String(), "format": format, "receipt": string(b)}, nil)
+				doc := receiptDoc{Session: id, Format: format, Receipt: string(b)}
+				if format == "ocmf" {
+					doc.Block, doc.AppHash = audit.Anchor(doc.Receipt)
+				}
+				return emit(cmd, doc, nil)
 			}
 			_, err = cmd.OutOrStdout().Write(append(b, '\n'))
 			return err

@@ -96,7 +96,7 @@ func TestPage(t *testing.T) {
 	must(t, os.WriteFile(other, append(genesis, '\n'), 0o644))
 	c.files(good, other, "")
 	c.check()
-	c.until("that it is of another genesis", `/trusted genesis is checked/.test(document.querySelector('#assurance').textContent) && document.querySelectorAll('.checks .waits').length > 5`)
+	c.until("that it is of another genesis", `/belongs to the trusted genesis/.test(document.querySelector('#assurance').textContent) && document.querySelectorAll('.checks .waits').length > 5`)
 	none := filepath.Join(dir, "none.json")
 	must(t, os.WriteFile(none, []byte("{}"), 0o644))
 	c.files(good, none, "")

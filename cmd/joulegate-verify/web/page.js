@@ -72,7 +72,7 @@ function report(r) {
     (c.all ? ', everything the ledger holds.' : ', a part of what the ledger holds.') : '';
   const failed = r.checks.find(c => !c.ok && c.detail !== 'not reached');
   if (r.ok) show('green', 'Green: every check holds', 'Assurance: ' + r.assurance + '.');
-  else show('red', 'Red: do not rely on this bundle', failed ? `It fails where ${failed.name} is checked. There the verifier stopped.` : r.assurance);
+  else show('red', 'Red: do not rely on this bundle', failed ? `This does not hold: “${failed.name}”. There the verifier stopped.` : r.assurance);
 }
 
 function check() {
