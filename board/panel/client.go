@@ -44,9 +44,10 @@ func Dial(path string) *Client {
 	}}}
 }
 
-// NewClient returns a client of a panel's TCP address, host:port.
+// NewClient returns a client of a panel's TCP address: host:port, or as it
+// stands in a browser.
 func NewClient(addr string) *Client {
-	return &Client{"http://" + addr + Prefix, &http.Client{Transport: &http.Transport{
+	return &Client{"http://" + strings.TrimRight(strings.TrimPrefix(addr, "http://"), "/") + Prefix, &http.Client{Transport: &http.Transport{
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 	}}}
 }

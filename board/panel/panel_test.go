@@ -460,7 +460,7 @@ func serve(t testing.TB, f *fake) (tcp, control *Client, addr, socket string) {
 			t.Error("Run did not return")
 		}
 	})
-	tcp, control = NewClient(s.Addr()), Dial(socket)
+	tcp, control = NewClient("http://"+s.Addr()+"/"), Dial(socket)
 	t.Cleanup(func() { tcp.Close(); control.Close() })
 	return tcp, control, s.Addr(), socket
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -87,5 +88,54 @@ func TestOldProgramStopsVoting(t *testing.T) {
 	}
 	if err := n.eng.SubmitAsync(w.mint(0, "driver", 1)); !errors.Is(err, ErrHalted) {
 		t.Errorf("submit: %v", err)
+	}
+}
+
+// TestMovementsAreToldBeforeTheState: what a block moved is told in order, of
+// every block, before the state of that block can be seen; and again of a
+// block whose state was lost.
+func TestMovementsAreToldBeforeTheState(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	var mu sync.Mutex
+	var heights []int64
+	paid := map[int64]chain.Nano{}
+	n := w.nodes[0]
+	w.change = func(_ *gateway, c *Config) {
+		c.Movements = func(height int64, at time.Time, moves []ledger.Movement) {
+			mu.Lock()
+			defer mu.Unlock()
+			if n.eng != nil && n.eng.app.height() >= height {
+				t.Errorf("block %d was told after its state", height)
+			}
+			heights = append(heights, height)
+			paid[height] = 0
+			for _, m := range moves {
+				if m.Account == account("driver") && !at.IsZero() {
+					paid[height] += m.Amount
+				}
+			}
+		}
+	}
+	n.start()
+	n.submit(w.mint(0, "driver", 7))
+	n.submit(w.mint(1, "driver", 5))
+	last := n.eng.Status().Height
+	n.stop()
+	n.start()
+	n.submit(w.mint(2, "driver", 3))
+	mu.Lock()
+	defer mu.Unlock()
+	var sum chain.Nano
+	for _, p := range paid {
+		sum += p
+	}
+	if sum != 15 || heights[0] != 1 || int64(len(paid)) < last+1 {
+		t.Errorf("%d paid in, blocks %v", sum, heights)
+	}
+	for i := range len(heights) - 1 {
+		if d := heights[i+1] - heights[i]; d != 1 && d != 0 {
+			t.Errorf("blocks %v", heights)
+		}
 	}
 }

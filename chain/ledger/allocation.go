@@ -42,6 +42,7 @@ type AllocationCheck struct {
 	Points     meter.WattHour `json:"points_net_wh"`     // import less export of all metering points
 	Connection meter.WattHour `json:"connection_net_wh"` // of the connection; without a meter there the same
 	Mismatch   meter.WattHour `json:"mismatch_wh"`       // Connection - Points: losses, and meters read a moment apart
+	Late       meter.WattHour `json:"late_mismatch_wh"`  // what late readings and corrections add to Mismatch
 	Missing    int            `json:"missing"`           // sites that did not report in time, summed over slots
 	Audit      bool           `json:"audit,omitempty"`   // a slot lost more than wires do
 }
@@ -55,7 +56,8 @@ type Allocation struct {
 	Seconds     int64             `json:"interval_seconds"`
 	Rows        []AllocationRow   `json:"rows"` // ascending by time, point
 	Checks      []AllocationCheck `json:"checks"`
-	Mismatch    meter.WattHour    `json:"mismatch_wh"` // of all intervals
+	Mismatch    meter.WattHour    `json:"mismatch_wh"`      // of all intervals
+	Late        meter.WattHour    `json:"late_mismatch_wh"` // of all intervals
 	Outstanding []chain.Slot      `json:"outstanding_audits,omitempty"`
 }
 
@@ -123,7 +125,17 @@ func AllocationOf(st State, from, to chain.Slot) Allocation {
 	}
 	each(st, key(tabLateEnergy), func(k []byte, l lateEnergy) bool {
 		s := slotOf(k)
-		if s >= from && s <= to && l.Import|l.Export != 0 {
+		if s < from || s > to {
+			return s <= to
+		}
+		late := l.GridImport - l.GridExport - l.Import - l.FixImport + l.Export + l.FixExport
+		a.Late += late
+		if start := s.Start(rules.SlotSeconds) / (seconds * 1000) * seconds * 1000; checks[start] != nil {
+			checks[start].Late += late
+		} else if late != 0 {
+			checks[start] = &AllocationCheck{StartMs: start, Late: late}
+		}
+		if l.Import|l.Export != 0 {
 			m, _ := MemberOf(st, chain.Key(k[8:40]))
 			r := row(s, m.Name)
 			r.LateImport += l.Import

@@ -155,6 +155,10 @@ func TestLateEnergyIsInBothMatrices(t *testing.T) {
 		if totals.Produced != want.Produced || totals.Consumed != want.Consumed || totals.Loss != want.Loss || totals.GridImport-totals.GridExport != want.GridImport-want.GridExport {
 			rt.Fatalf("the totals are %+v, in time %+v", totals, want)
 		}
+		last := firstSl + chain.Slot(x.slots)
+		if got, want := AllocationOf(late.st, firstSl, last), AllocationOf(inTime.st, firstSl, last); got.Mismatch+got.Late != want.Mismatch || want.Late != 0 {
+			rt.Fatalf("mismatch %d and late %d, in time %d and %d", got.Mismatch, got.Late, want.Mismatch, want.Late)
+		}
 		for _, h := range []*house{late.a, late.b, late.c} {
 			m, _ := MemberOf(late.st, h.key)
 			other, _ := MemberOf(inTime.st, h.key)

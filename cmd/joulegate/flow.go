@@ -147,7 +147,11 @@ it is what the wallet's account is part of; operators and auditors see all.`,
 
 func printFlow(w io.Writer, v panel.Flow, physical bool) error {
 	start, end := time.UnixMilli(v.From.Start(v.SlotSeconds)), time.UnixMilli(v.To.End(v.SlotSeconds))
-	fmt.Fprintf(w, "%s to %s: %d slots with energy\n", start.Format(time.DateTime), end.Format(time.DateTime), v.Slots)
+	slots := "1 slot"
+	if v.Slots != 1 {
+		slots = fmt.Sprintf("%d slots", v.Slots)
+	}
+	fmt.Fprintf(w, "%s to %s: %s with energy\n", start.Format(time.DateTime), end.Format(time.DateTime), slots)
 	if v.Scope != "all" {
 		fmt.Fprintln(w, "what account", v.Scope, "is part of")
 	}
@@ -222,7 +226,8 @@ comparison), --json prints both.`,
 		if err := table(w, [][]string{
 			{"metering points took in all", kWh(points)},
 			{"the grid connection measured", kWh(connection)},
-			{"mismatch (losses, timing)", kWh(a.Mismatch)},
+			{"mismatch when slots were settled (losses, timing)", kWh(a.Mismatch)},
+			{"mismatch with what came late or was corrected", kWh(a.Mismatch + a.Late)},
 			{"readings that came too late", strconv.Itoa(missing)},
 			{"slots to audit", strconv.Itoa(len(a.Outstanding))},
 		}); err != nil {
@@ -278,9 +283,9 @@ func writeAllocation(cmd *cobra.Command, a ledger.Allocation) error {
 			n(r.SupplierIn), n(r.SupplierOut), n(r.OnBill), n(r.Behind), n(r.FixImport), n(r.FixExport), n(r.LateImport), n(r.LateExport),
 		})
 	}
-	checks := [][]string{{"start_utc", "points_net_wh", "connection_net_wh", "mismatch_wh", "missing", "audit"}}
+	checks := [][]string{{"start_utc", "points_net_wh", "connection_net_wh", "mismatch_wh", "late_mismatch_wh", "missing", "audit"}}
 	for _, c := range a.Checks {
-		checks = append(checks, []string{utc(c.StartMs), n(c.Points), n(c.Connection), n(c.Mismatch), strconv.Itoa(c.Missing), strconv.FormatBool(c.Audit)})
+		checks = append(checks, []string{utc(c.StartMs), n(c.Points), n(c.Connection), n(c.Mismatch), n(c.Late), strconv.Itoa(c.Missing), strconv.FormatBool(c.Audit)})
 	}
 	for flag, records := range map[string][][]string{"out": rows, "checks": checks} {
 		path, _ := cmd.Flags().GetString(flag)
