@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -45,8 +46,8 @@ func leaves(t *testing.T, network, to string, mark int) bool {
 	}}
 	c, err := d.Dial(network, to)
 	if network == "tcp" { // nobody is there: what leaves is not answered
-		ne, ok := err.(net.Error)
-		return ok && ne.Timeout()
+		var late net.Error
+		return errors.As(err, &late) && late.Timeout()
 	}
 	if err != nil {
 		t.Fatal(err)

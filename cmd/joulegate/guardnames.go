@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -40,6 +41,7 @@ type nameServer struct {
 	server *domain.Server // nil: it does not listen
 	reason string         // why not, or what is wrong
 	since  time.Time
+	ours   bool   // this machine asked here when its resolv.conf was read last
 	base   uint64 // orders before this process began
 }
 
@@ -200,25 +202,39 @@ func (n *nameServer) watchOwn(ctx context.Context, here []netip.AddrPort) {
 	defer t.Stop()
 	for {
 		text, err := os.ReadFile(resolvConf)
-		others := domain.Elsewhere(string(text), here)
-		reason := ""
-		switch {
-		case err != nil:
-			reason = err.Error()
-		case !slices.ContainsFunc(here, func(a netip.AddrPort) bool { return a.Port() == 53 }):
-			reason = "not on port 53, so that nothing asks here by itself"
-		case len(others) > 0:
-			reason = fmt.Sprintf("this machine asks %s: name one of %s in %s", strings.Join(others, ", "), joinAddrs(here), resolvConf)
-		}
-		n.answers.Uses(reason == "")
-		n.mu.Lock()
-		n.reason = reason
-		n.mu.Unlock()
+		n.judgeOwn(string(text), err, here)
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
+	}
+}
+
+// judgeOwn says in the coverage what is wrong with the machine's resolv.conf.
+// That it asked here and does so no more is a finding.
+func (n *nameServer) judgeOwn(text string, err error, here []netip.AddrPort) {
+	others := domain.Elsewhere(text, here)
+	reason := ""
+	switch {
+	case !slices.ContainsFunc(here, func(a netip.AddrPort) bool { return a.Port() == 53 }):
+		reason = "not on port 53, so that nothing asks here by itself"
+	case err != nil:
+		reason = err.Error()
+	case len(others) > 0:
+		reason = fmt.Sprintf("this machine asks %s: name one of %s in %s", strings.Join(others, ", "), joinAddrs(here), resolvConf)
+	}
+	n.answers.Uses(reason == "")
+	n.mu.Lock()
+	turned := n.ours && len(others) > 0
+	n.reason, n.ours = reason, reason == ""
+	n.mu.Unlock()
+	if turned {
+		at := time.Now()
+		n.report(guard.Finding{
+			Rule: guard.DomainBypass, Severity: guard.Medium, Subject: guard.Subject{Kind: guard.Machine}, Count: 1, First: at, Last: at,
+			Evidence: map[string]string{"file": resolvConf, "asks": strings.Join(others, " ")},
+		})
 	}
 }
 
@@ -228,6 +244,32 @@ func joinAddrs(all []netip.AddrPort) string {
 		out[i] = a.Addr().String()
 	}
 	return strings.Join(out, ", ")
+}
+
+// resolversOf are the name servers that machines of this network may ask,
+// where this gateway answers them: others are gone past it. Of a gateway that
+// answers only itself the packet filter knows better.
+func resolversOf(c config.DNS) []netip.Addr {
+	if !c.On() || c.LAN == "" {
+		return nil
+	}
+	out := ownAddresses()
+	for _, s := range c.Upstreams {
+		if !strings.Contains(s, "://") {
+			s = "udp://" + s
+		}
+		if u, err := url.Parse(s); err == nil {
+			if a, err := netip.ParseAddr(u.Hostname()); err == nil {
+				out = append(out, a.Unmap())
+			}
+		}
+	}
+	for _, s := range c.Bootstrap {
+		if a, err := config.ParseResolver(s); err == nil {
+			out = append(out, a.Addr().Unmap())
+		}
+	}
+	return out
 }
 
 // ReloadNames implements panel.Backend.

@@ -3,8 +3,10 @@ package main
 import (
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,4 +136,110 @@ func pipeText(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return b.String()
+}
+
+// TestTheMachinesOwnResolver: a resolv.conf that leads elsewhere is told in the
+// coverage, and when it led here before, it is a finding.
+func TestTheMachinesOwnResolver(t *testing.T) {
+	var found []guard.Finding
+	n := newNameServer(config.DNS{}, func(f guard.Finding) { found = append(found, f) }, func() time.Duration { return 0 }, slog.New(slog.DiscardHandler))
+	here := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}
+	self := netip.MustParseAddr("127.0.0.1")
+	for i, step := range []struct {
+		text   string
+		reason string
+		found  int
+	}{
+		{"nameserver 192.0.2.53\n", "192.0.2.53", 0}, // not set up yet
+		{"nameserver 127.0.0.1\n", "", 0},
+		{"nameserver 192.0.2.53\n", "192.0.2.53", 1},
+		{"nameserver 192.0.2.54\n", "192.0.2.54", 1}, // still
+		{"nameserver 127.0.0.1\n", "", 1},
+	} {
+		n.judgeOwn(step.text, nil, here)
+		if len(found) != step.found || !strings.Contains(n.Coverage().Reason, step.reason) || n.answers.Asks(self) != (step.reason == "") {
+			t.Errorf("step %d: %d findings, %+v", i, len(found), n.Coverage())
+		}
+	}
+	n.judgeOwn("nameserver 127.0.0.1\n", nil, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:5353")})
+	if !strings.Contains(n.Coverage().Reason, "port 53") || found[0].Rule != guard.DomainBypass || found[0].Evidence["asks"] != "192.0.2.53" {
+		t.Errorf("%+v, %+v", n.Coverage(), found[0])
+	}
+}
+
+func TestResolversOfTheNetwork(t *testing.T) {
+	c := config.DNS{Listen: []string{"192.168.1.2:53"}, Upstreams: []string{"tls://dns.example", "udp://9.9.9.9", "9.9.9.10:5353", "https://192.0.2.1/dns-query"}, Bootstrap: []string{"9.9.9.11"}}
+	if r := resolversOf(c); r != nil {
+		t.Errorf("without consent others are judged by %v", r)
+	}
+	c.LAN = "consent"
+	all := resolversOf(c)
+	for _, want := range []string{"127.0.0.1", "9.9.9.9", "9.9.9.10", "192.0.2.1", "9.9.9.11"} {
+		if !slices.Contains(all, netip.MustParseAddr(want)) {
+			t.Errorf("%s is missing in %v", want, all)
+		}
+	}
+}
+
+// TestAWriteWhileChargingIsGraver: what the gateway says of its charger
+// reaches the packet sensor.
+func TestAWriteWhileChargingIsGraver(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs CAP_NET_RAW, to see packets")
+	}
+	device, err := net.Listen("tcp", "127.0.0.77:502")
+	if err != nil {
+		t.Skipf("needs port 502 of 127.0.0.77: %v", err)
+	}
+	defer device.Close()
+	orders, orderIn, _ := os.Pipe()
+	outR, out, _ := os.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- runSensors(t.Context(), sensorsSetup{State: t.TempDir(), Interface: "lo", Memory: 1 << 28}, orders, out, slog.New(slog.DiscardHandler))
+	}()
+	defer func() { orderIn.Close(); outR.Close(); <-done }()
+	for _, tt := range []struct {
+		charging bool
+		from     string
+		want     guard.Severity
+	}{{false, "127.0.0.78", guard.High}, {true, "127.0.0.79", guard.Critical}} {
+		if err := pipe.Write(orderIn, pipe.Order{Charging: tt.charging}); err != nil {
+			t.Fatal(err)
+		}
+		_ = outR.SetReadDeadline(time.Now().Add(time.Minute))
+		sent := false
+		for looks := 0; ; {
+			m, err := pipe.ReadMessage(outR)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f := m.Finding; f != nil && f.Rule == guard.ModbusWriteUnauthorised && f.Subject.Value == tt.from {
+				if f.Severity != tt.want {
+					t.Errorf("charging %t: %s", tt.charging, f.Severity)
+				}
+				break
+			}
+			if m.Beat == nil {
+				continue
+			}
+			for _, c := range m.Beat.Coverage {
+				if c.Sensor == guard.Packet && c.Level != guard.None {
+					looks++
+				}
+			}
+			if looks >= 2 && !sent { // the order was read a beat ago
+				sent = true
+				d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(tt.from)}}
+				c, err := d.Dial("tcp", device.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				if _, err := c.Write([]byte{0, 1, 0, 0, 0, 6, 1, 6, 0, 40, 0, 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
 }

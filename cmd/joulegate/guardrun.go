@@ -29,6 +29,7 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 	}
 	setup := sensorsSetup{State: string(g.state), Interface: c.Interface, Memory: uint64(c.MemoryMB) << 20, DNS: c.DNS}
 	setup.Network.Writers = append(writersOf(c.Writers), ownAddresses()...)
+	setup.Network.Resolvers = resolversOf(c.DNS)
 	for _, s := range c.Baseline {
 		if d, err := packet.ParseDestination(s); err == nil { // the configuration was checked
 			setup.Network.Baseline = append(setup.Network.Baseline, d)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -107,7 +108,12 @@ func runSensors(ctx context.Context, c sensorsSetup, in io.Reader, out *os.File,
 			}
 		})
 	}
-	l, err := load.New(load.Config{State: c.State, Report: report, Now: now, Log: log})
+	self, _ := os.Executable()
+	l, err := load.New(load.Config{
+		State: c.State, Report: report, Now: now, Log: log,
+		// Catching up with a ledger computes for long and talks to neighbours.
+		Listed: func(image string) bool { return self != "" && strings.TrimSuffix(image, " (deleted)") == self },
+	})
 	start(guard.Load, l, err)
 	look := packet.Config{Interface: c.Interface, Network: c.Network, Charger: &charger, Report: report, Now: now, Log: log}
 	var names *nameServer

@@ -278,6 +278,37 @@ func TestReadsARaspberryPi(t *testing.T) {
 	}
 }
 
+// An eMMC says itself when its reserve goes (JESD84-B51, PRE_EOL_INFO), an SD
+// card does not: there only what is written counts. It is told once.
+func TestADiskThatWearsOut(t *testing.T) {
+	dir := tree(t, map[string]string{"stat": "1 2 3 4 5 6 2048 8 9 10 11\n"})
+	m := &machine{device: dir}
+	if n, worn := m.writes(); n != 1<<20 || worn {
+		t.Errorf("an SD card has %d bytes, worn %t", n, worn)
+	}
+	for info, want := range map[string]bool{"0x00\n": false, "0x01\n": false, "0x02\n": true, "0x03\n": true, "rubbish": false} {
+		m.device = tree(t, map[string]string{"stat": "1 2 3 4 5 6 2048\n", "device/pre_eol_info": info})
+		if _, worn := m.writes(); worn != want {
+			t.Errorf("%q: worn %t", info, worn)
+		}
+	}
+	d, det := newDay(4), NewDetector(Limits{})
+	told := 0
+	for range 5000 { // fourteen hours, over which writes are judged twice
+		s := d.next(0)
+		s.Worn = true
+		for _, f := range det.Step(s) {
+			if f.Rule != guard.LoadWear || f.Severity != guard.Medium {
+				t.Fatalf("%+v", f)
+			}
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("told %d times", told)
+	}
+}
+
 // On this machine: a few samples of the real /proc see this test, and what
 // is missing is named.
 func TestRunsOnThisMachine(t *testing.T) {
