@@ -35,6 +35,7 @@ type options struct {
 	state  string
 	resume bool
 	every  int
+	set    map[string]bool // flags that were given
 }
 
 func main() {
@@ -74,6 +75,8 @@ func main() {
 	if *twin {
 		cfg.Twin = &microgrid.Store{}
 	}
+	o.set = map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { o.set[f.Name] = true })
 	if err := run(cfg, o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -166,7 +169,15 @@ func begin(cfg *microgrid.Config, o options) (*microgrid.Walk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
-	cfg.Seed = w.Seed()
+	asked := *cfg
+	*cfg = w.Config()
+	for name, differs := range map[string]bool{
+		"seed": asked.Seed != cfg.Seed, "homes": asked.Homes != cfg.Homes, "cars": asked.Cars != cfg.Cars, "faults": asked.Faults != cfg.Faults, "full": asked.Full != cfg.Full,
+	} {
+		if differs && o.set[name] {
+			return nil, fmt.Errorf("%s: a walk with -seed %d -homes %d -cars %d -faults %g -full %d; leave out -%s, or -resume", f.Name(), cfg.Seed, cfg.Homes, cfg.Cars, cfg.Faults, cfg.Full, name)
+		}
+	}
 	fmt.Printf("resumed after slot %d\n", w.Stats().Slots)
 	return w, nil
 }

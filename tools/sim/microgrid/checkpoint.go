@@ -91,8 +91,8 @@ func (w *Walk) Checkpoint(to io.Writer) error {
 	return nil
 }
 
-// Resume goes on from a checkpoint of a walk with the same configuration; a
-// seed of 0 means the checkpoint's. cfg.State and cfg.Twin, if set, are empty.
+// Resume goes on from a checkpoint, which says what walk it is: of cfg only
+// State and Twin, which are empty or nil, and Tell are used.
 func Resume(cfg Config, from io.Reader) (*Walk, error) {
 	w := blank(cfg)
 	sum := sha256.New()
@@ -148,12 +148,7 @@ func Resume(cfg Config, from io.Reader) (*Walk, error) {
 	if _, err := io.ReadFull(raw, want); err != nil || string(want) != string(got) {
 		return nil, errors.New("checkpoint: damaged, or written only in part")
 	}
-	if cfg.Seed == 0 {
-		w.cfg.Seed, cfg.Seed = cp.Seed, cp.Seed
-	}
-	if cp.Seed != cfg.Seed || cp.Homes != cfg.Homes || cp.Cars != cfg.Cars || cp.Faults != cfg.Faults || cp.Full != cfg.Full {
-		return nil, fmt.Errorf("checkpoint: of -seed %d -homes %d -cars %d -faults %g -full %d", cp.Seed, cp.Homes, cp.Cars, cp.Faults, cp.Full)
-	}
+	w.cfg.Seed, w.cfg.Homes, w.cfg.Cars, w.cfg.Faults, w.cfg.Full = cp.Seed, cp.Homes, cp.Cars, cp.Faults, cp.Full
 	if err := w.pcg.UnmarshalBinary(cp.Random); err != nil {
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}

@@ -257,8 +257,8 @@ func (w *Walk) found() error {
 // Stats returns what has happened so far.
 func (w *Walk) Stats() Stats { return w.Count }
 
-// Seed is what the walk follows from.
-func (w *Walk) Seed() uint64 { return w.cfg.Seed }
+// Config is what the walk follows from.
+func (w *Walk) Config() Config { return w.cfg }
 
 // State is the ledger's state, to be read only.
 func (w *Walk) State() ledger.State { return w.st }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"strings"
 	"testing"
 
 	"github.com/joulegate/joulegate/chain/ledger"
@@ -91,7 +90,7 @@ func TestResume(t *testing.T) {
 	}
 	saved := written.Bytes()
 	cfg.Twin = ledger.NewMapState()
-	resumed, err := Resume(cfg, bytes.NewReader(saved))
+	resumed, err := Resume(Config{Twin: cfg.Twin}, bytes.NewReader(saved))
 	for range 20 {
 		if err == nil {
 			err = resumed.Slot()
@@ -119,11 +118,6 @@ func TestResume(t *testing.T) {
 	saved[len(saved)-100] ^= 1
 	if _, err := Resume(cfg, bytes.NewReader(saved)); err == nil {
 		t.Error("a changed bit goes unnoticed")
-	}
-	saved[len(saved)-100] ^= 1
-	cfg.Seed++
-	if _, err := Resume(cfg, bytes.NewReader(saved)); err == nil || !strings.Contains(err.Error(), "-seed 3") {
-		t.Errorf("another seed: %v", err)
 	}
 }
 
