@@ -42,8 +42,8 @@ type gate struct {
 // probe is an atom made ready.
 type probe struct {
 	atom
-	direct bool   // what the automaton finds is the answer
-	lit    string // folded; without it the atom cannot hold; empty: unknown
+	direct bool     // what the automaton finds is the answer
+	lits   []string // folded; without any of them the atom cannot hold; none: unknown
 }
 
 // Load reads and compiles all .yml and .yaml files of a folder and those
@@ -138,8 +138,11 @@ func compile(all []parsed) (*Set, error) {
 	}
 	var words [numFields][]word
 	for i, p := range s.atoms {
-		if p.field != missing && p.lit != "" {
-			words[p.field] = append(words[p.field], word{p.lit, int32(i), p.where()})
+		if p.field == missing {
+			continue
+		}
+		for _, lit := range p.lits {
+			words[p.field] = append(words[p.field], word{lit, int32(i), p.where()})
 		}
 	}
 	for f := range words {
@@ -191,10 +194,10 @@ func (s *Set) cost(g int32) int {
 		switch p := s.atoms[l.atom]; {
 		case p.direct:
 			return 1
-		case p.lit != "":
-			return 4
+		case p.is == matches: // some 10 ns a character, for each
+			return 1000
 		}
-		return 100
+		return 10
 	}
 	sum := 0
 	for _, k := range s.kids[l.from : l.from+l.n] {
@@ -211,7 +214,7 @@ func (s *Set) mayHold(g int32) answer {
 		switch p := s.atoms[l.atom]; {
 		case p.field == missing:
 			return p.ofNothing()
-		case p.lit != "":
+		case len(p.lits) > 0:
 			return holdsNot
 		}
 		return open
@@ -253,14 +256,16 @@ func newProbe(a atom) *probe {
 	case absent, present:
 		p.direct = true
 	case matches:
-		p.lit = required(a.re.String())
+		p.lits = required(a.re.String())
 	case like:
 		lits := a.glob.literals()
 		best := slices.MaxFunc(append(lits, ""), func(x, y string) int { return cmp.Compare(len(x), len(y)) })
 		if a.cased {
 			best = string(appendFold(nil, best))
 		}
-		p.lit = best
+		if best != "" {
+			p.lits = []string{best}
+		}
 		// One literal with nothing but a star before or after it needs no
 		// second look.
 		g := a.glob

@@ -37,7 +37,7 @@ func (s *Set) Matcher() *Matcher {
 		switch {
 		case p.field == missing:
 			m.fresh[i] = p.ofNothing()
-		case p.lit == "":
+		case len(p.lits) == 0:
 			m.fresh[i] = open
 		}
 	}

@@ -1,44 +1,77 @@
 package sigma
 
-import "regexp/syntax"
+import (
+	"regexp/syntax"
+	"strings"
+)
 
-func parseRE(expr string) (*syntax.Regexp, error) {
+// maxLiterals of one regular expression; with more it is looked at always.
+const maxLiterals = 128
+
+// required returns literals of which every match of an expression contains at
+// least one, folded; none when that is not easily seen.
+func required(expr string) []string {
 	re, err := syntax.Parse(expr, syntax.Perl)
 	if err != nil {
-		return nil, err
+		return nil
 	}
-	return re.Simplify(), nil
+	lits := literals(re.Simplify())
+	for i, l := range lits {
+		lits[i] = strings.ToLower(l)
+	}
+	return lits
 }
 
-// longest returns the longest literal that every match of re contains. Only
-// ASCII counts: beyond it, folding may change a text's length.
-func longest(re *syntax.Regexp) string {
+// literals looks for the most telling ones: the longer the shortest, the
+// seldomer they are found for nothing. Only ASCII counts: beyond it, folding
+// may change a text's length.
+func literals(re *syntax.Regexp) []string {
 	switch re.Op {
 	case syntax.OpLiteral:
 		for _, r := range re.Rune {
 			if r >= 0x80 {
-				return ""
+				return nil
 			}
 			// Without regard to case, k and s match characters beyond ASCII.
 			if re.Flags&syntax.FoldCase != 0 && (r|0x20 == 'k' || r|0x20 == 's') {
-				return ""
+				return nil
 			}
 		}
-		return string(re.Rune)
+		return []string{string(re.Rune)}
 	case syntax.OpCapture, syntax.OpPlus:
-		return longest(re.Sub[0])
+		return literals(re.Sub[0])
 	case syntax.OpRepeat:
 		if re.Min > 0 {
-			return longest(re.Sub[0])
+			return literals(re.Sub[0])
 		}
 	case syntax.OpConcat:
-		best := ""
+		var best []string
 		for _, s := range re.Sub {
-			if l := longest(s); len(l) > len(best) {
+			if l := literals(s); shortest(l) > shortest(best) {
 				best = l
 			}
 		}
 		return best
+	case syntax.OpAlternate:
+		var all []string
+		for _, s := range re.Sub {
+			l := literals(s)
+			if len(l) == 0 || len(all)+len(l) > maxLiterals {
+				return nil
+			}
+			all = append(all, l...)
+		}
+		return all
 	}
-	return ""
+	return nil
+}
+
+func shortest(lits []string) int {
+	n := 0
+	for i, l := range lits {
+		if i == 0 || len(l) < n {
+			n = len(l)
+		}
+	}
+	return n
 }

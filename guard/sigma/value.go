@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -451,14 +450,4 @@ func dashes(g glob) []glob {
 		out = next
 	}
 	return out
-}
-
-// required returns a literal without which an expression cannot match, the
-// longest that is easily seen, folded; empty when there is none.
-func required(expr string) string {
-	re, err := parseRE(expr)
-	if err != nil {
-		return ""
-	}
-	return strings.ToLower(longest(re))
 }
