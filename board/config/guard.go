@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"path"
 	"strings"
 	"time"
 
@@ -52,6 +53,8 @@ type Guard struct {
 	Baseline  []string    `yaml:"baseline,omitempty" doc:"ordinary destinations: address, prefix or name, with or without port; left out: destinations are not judged"`
 	Rules     []GuardRule `yaml:"rules,omitempty" doc:"what may be done about findings; left out: nothing is blocked, killed or stopped"`
 	Never     []string    `yaml:"never,omitempty" doc:"addresses, prefixes and programs that nothing is done about, beside what this gateway needs by its configuration"`
+	Sigma     string      `yaml:"sigma,omitempty" doc:"folder of Sigma rules about programs, beside those that come with this program; read again when it changes"`
+	Programs  string      `yaml:"programs,omitempty" doc:"list of executables that may be started, as sha256sum prints it; left out: they are not judged by a list"`
 	Heartbeat Duration    `yaml:"heartbeat" doc:"the guard puts on record that it lives; neighbours notice when it stops"`
 	MemoryMB  int         `yaml:"memory_mb" doc:"most memory of its own that the guard's process may have, 48..512; then it is started anew"`
 	DNS       DNS         `yaml:"dns,omitempty" doc:"name server and filter; off until listen is set"`
@@ -124,6 +127,11 @@ func (c *Config) guard(k *checker) {
 		}
 	}
 	k.between("guard.heartbeat", g.Heartbeat, sec(10), Duration(24*time.Hour))
+	for _, f := range []struct{ key, path string }{{"guard.sigma", g.Sigma}, {"guard.programs", g.Programs}} {
+		if f.path != "" && (!path.IsAbs(f.path) || len(f.path) > 255) {
+			k.add(f.key, "%q is no absolute path", f.path)
+		}
+	}
 	if g.MemoryMB < 48 || g.MemoryMB > 512 {
 		k.add("guard.memory_mb", "%d is outside 48..512", g.MemoryMB)
 	}

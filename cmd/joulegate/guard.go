@@ -25,7 +25,7 @@ func newGuardCmd() *cobra.Command {
 answer, code and report talk to a running gateway; replay and domain try its parts on files
 and names, need no privilege and change nothing.`,
 	}
-	cmd.AddCommand(newGuardReplayCmd(), newGuardDomainCmd(), newGuardStatusCmd(), newGuardReleaseCmd(), newGuardAnswerCmd(), newGuardCodeCmd(), newGuardReportCmd(), newGuardSensorsCmd())
+	cmd.AddCommand(newGuardReplayCmd(), newGuardExecCmd(), newGuardRulesCmd(), newGuardDomainCmd(), newGuardStatusCmd(), newGuardReleaseCmd(), newGuardAnswerCmd(), newGuardCodeCmd(), newGuardReportCmd(), newGuardSensorsCmd())
 	return cmd
 }
 

@@ -27,7 +27,7 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 	if c.Mode == "off" {
 		return nil, nil
 	}
-	setup := sensorsSetup{State: string(g.state), Interface: c.Interface, Memory: uint64(c.MemoryMB) << 20, DNS: c.DNS}
+	setup := sensorsSetup{State: string(g.state), Interface: c.Interface, Memory: uint64(c.MemoryMB) << 20, DNS: c.DNS, Sigma: c.Sigma, Programs: c.Programs}
 	setup.Network.Writers = append(writersOf(c.Writers), ownAddresses()...)
 	setup.Network.Resolvers = resolversOf(c.DNS)
 	for _, s := range c.Baseline {

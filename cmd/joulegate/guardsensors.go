@@ -32,6 +32,8 @@ type sensorsSetup struct {
 	Network   packet.Network `json:"network"`
 	Memory    uint64         `json:"memory"` // bytes; the gateway ends the process beyond it
 	DNS       config.DNS     `json:"dns"`
+	Sigma     string         `json:"sigma"`    // folder of rules about programs, beside the own
+	Programs  string         `json:"programs"` // list of executables
 }
 
 // newGuardSensorsCmd is the process that holds a running gateway's sensors.
@@ -126,7 +128,8 @@ func runSensors(ctx context.Context, c sensorsSetup, in io.Reader, out *os.File,
 	}
 	p, err := packet.New(look)
 	start(guard.Packet, p, err)
-	start(guard.Process, nil, errors.New("the gateway does not watch programs yet"))
+	programs, err := newProgramWatch(c.Sigma, c.Programs, report, log)
+	start(guard.Process, programs, err)
 
 	go func() {
 		defer stop() // the gateway has hung up or died
@@ -160,6 +163,9 @@ func runSensors(ctx context.Context, c sensorsSetup, in io.Reader, out *os.File,
 			m.Finding = &f
 		case <-t.C:
 			m.Beat = &pipe.Beat{Dropped: dropped.Load(), Coverage: []guard.Coverage{}}
+			if programs != nil {
+				m.Beat.Rules = programs.hash()
+			}
 			for _, s := range looking {
 				cov := s.Coverage()
 				cov.Lost += dropped.Load()

@@ -23,6 +23,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/guard"
 )
 
@@ -54,6 +55,7 @@ type Beat struct {
 	Coverage []guard.Coverage `json:"coverage"`
 	Dropped  uint64           `json:"dropped"` // findings that did not fit into the pipe
 	Names    *guard.Names     `json:"names,omitempty"`
+	Rules    chain.Hash       `json:"rules"` // of the rules about programs in force
 }
 
 // Order is what the gateway tells while the process runs.

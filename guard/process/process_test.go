@@ -101,20 +101,23 @@ func TestTable(t *testing.T) {
 	tab := newTable()
 	tab.put(ID{5, 1}, known{image: "old"})
 	tab.put(ID{5, 2}, known{image: "new"})
-	if k := tab.parent([]ID{{9, 9}, {5, 1}}, nowhere); k.image != "old" {
+	if id, k := tab.parent([]ID{{9, 9}, {5, 1}}, nowhere); id != (ID{5, 1}) || k.image != "old" {
 		t.Errorf("%+v", k)
 	}
-	if k := tab.parent([]ID{{5, 3}}, nowhere); k.image != "" {
+	if _, k := tab.parent([]ID{{5, 3}}, nowhere); k.image != "" {
 		t.Errorf("a number that is used again is taken for %+v", k)
 	}
 	for i := range 3 * maxKnown {
 		tab.put(ID{i, 7}, known{line: strings.Repeat("x", 5000)})
 		tab.put(ID{i, 7}, known{line: "again"})
 	}
-	if len(tab.by) != maxKnown || len(tab.fifo) != maxKnown || tab.parent([]ID{{5, 2}}, nowhere).image != "" {
+	if len(tab.by) != maxKnown || len(tab.fifo) != maxKnown {
 		t.Errorf("%d remembered", len(tab.by))
 	}
-	if k := tab.parent([]ID{{3*maxKnown - 1, 7}}, nowhere); k.line != "again" {
+	if id, _ := tab.parent([]ID{{5, 2}}, nowhere); id != (ID{}) {
+		t.Errorf("%s is still remembered", id)
+	}
+	if _, k := tab.parent([]ID{{3*maxKnown - 1, 7}}, nowhere); k.line != "again" {
 		t.Errorf("%+v", k)
 	}
 }

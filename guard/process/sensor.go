@@ -63,8 +63,9 @@ type Config struct {
 
 // Seen is an exec with all that is known of it.
 type Seen struct {
-	Time time.Time
-	ID   ID
+	Time   time.Time
+	ID     ID
+	Parent ID // the nearest ancestor that is known
 	sigma.Event
 	Called  string // the path it was called by, where it is not Image
 	Body    Body
@@ -297,7 +298,8 @@ func (s *Sensor) complete(e *Exec, now time.Time) Seen {
 	if e.Ancestors == nil && alive {
 		e.Ancestors = s.proc.ancestors(parent)
 	}
-	up := s.table.parent(e.Ancestors, s.proc)
+	above, up := s.table.parent(e.Ancestors, s.proc)
+	seen.Parent = above
 	seen.ParentImage, seen.ParentCommandLine = up.image, up.line
 
 	args, image, dir, body := e.Args, e.Path, "", e.Body
@@ -392,10 +394,14 @@ func (s *Sensor) match(seen *Seen) []*sigma.Rule {
 	if seen.Called == "" {
 		return rules
 	}
-	rules = slices.Clone(rules)
-	e := seen.Event
-	e.Image = seen.Called
-	for _, r := range s.matcher.Match(&e) {
+	return AlsoAs(s.matcher, seen.Event, seen.Called, slices.Clone(rules))
+}
+
+// AlsoAs adds the rules that match a program under the name that it was called
+// by.
+func AlsoAs(m *sigma.Matcher, e sigma.Event, called string, rules []*sigma.Rule) []*sigma.Rule {
+	e.Image = called
+	for _, r := range m.Match(&e) {
 		if !slices.Contains(rules, r) {
 			rules = append(rules, r)
 		}

@@ -39,17 +39,17 @@ func (t *table) put(id ID, k known) {
 }
 
 // parent returns the nearest ancestor that is known, or still runs.
-func (t *table) parent(ancestors []ID, p *procFS) known {
+func (t *table) parent(ancestors []ID, p *procFS) (ID, known) {
 	for _, id := range ancestors {
 		if k, ok := t.by[id]; ok {
-			return *k
+			return id, *k
 		}
 		if k, ok := p.known(id); ok {
 			t.put(id, k)
-			return k
+			return id, k
 		}
 	}
-	return known{}
+	return ID{}, known{}
 }
 
 // known reads what a running process is.

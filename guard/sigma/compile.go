@@ -46,73 +46,77 @@ type probe struct {
 	lits   []string // folded; without any of them the atom cannot hold; none: unknown
 }
 
-// Load reads and compiles all .yml and .yaml files of a folder and those
-// below. One broken rule refuses them all; the error names each with file and
-// line.
-func Load(fsys fs.FS) (*Set, error) {
-	var (
-		all   []parsed
-		errs  []error
-		files int
-		skip  int
-		sum   []string
-		seen  = map[string]string{}
-	)
-	err := fs.WalkDir(fsys, ".", func(file string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if ext := path.Ext(file); d.IsDir() || ext != ".yml" && ext != ".yaml" {
-			return nil
-		}
-		if files++; files > MaxFiles {
-			return fmt.Errorf("more than %d files", MaxFiles)
-		}
-		text, err := read(fsys, file)
-		if err != nil {
-			return err
-		}
-		sum = append(sum, file, chain.Sum(text).String())
-		rules, skipped, err := parse(file, text)
-		skip += skipped
-		if err != nil {
-			if f := (*fault)(nil); errors.As(err, &f) && f.line == 0 {
-				errs = append(errs, fmt.Errorf("%s: %w", file, err))
-			} else {
-				errs = append(errs, fmt.Errorf("%s:%w", file, err))
+// Load reads and compiles all .yml and .yaml files of folders and those below.
+// One broken rule refuses them all; the error names each with file and line.
+func Load(folders ...fs.FS) (*Set, error) {
+	l := loader{seen: map[string]string{}}
+	for _, fsys := range folders {
+		if err := fs.WalkDir(fsys, ".", func(file string, d fs.DirEntry, err error) error {
+			if ext := path.Ext(file); err != nil || d.IsDir() || ext != ".yml" && ext != ".yaml" {
+				return err
 			}
-			return nil
+			return l.file(fsys, file)
+		}); err != nil {
+			return nil, err
 		}
-		for _, r := range rules {
-			if other, ok := seen[r.Name]; ok {
-				errs = append(errs, fmt.Errorf("%s: another rule is called %s, of %s", file, r.Name, other))
-			} else if slices.ContainsFunc(guard.Rules, func(g guard.Rule) bool { return g.ID == r.Name }) {
-				errs = append(errs, fmt.Errorf("%s: %s is the name of a rule of the guard itself; rename the file", file, r.Name))
-			}
-			seen[r.Name] = file
-			all = append(all, r)
-		}
-		if len(all) > MaxRules {
-			return fmt.Errorf("%s: more than %d rules", file, MaxRules)
-		}
-		return nil
-	})
-	if err == nil {
-		err = errors.Join(errs...)
 	}
+	if err := errors.Join(l.errs...); err != nil {
+		return nil, err
+	}
+	if len(l.all) == 0 {
+		return nil, fmt.Errorf("there is no rule for process_creation on Linux in %d files ending in .yml or .yaml", l.files)
+	}
+	slices.SortStableFunc(l.all, func(a, b parsed) int { return cmp.Compare(a.Name, b.Name) })
+	s, err := compile(l.all)
 	if err != nil {
 		return nil, err
 	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("there is no rule for process_creation on Linux in %d files ending in .yml or .yaml", files)
-	}
-	slices.SortStableFunc(all, func(a, b parsed) int { return cmp.Compare(a.Name, b.Name) })
-	s, err := compile(all)
-	if err != nil {
-		return nil, err
-	}
-	s.Files, s.Skipped, s.Hash = files, skip, chain.Sum([]byte(strings.Join(sum, "\n")))
+	s.Files, s.Skipped, s.Hash = l.files, l.skipped, chain.Sum([]byte(strings.Join(l.sum, "\n")))
 	return s, nil
+}
+
+// loader gathers rules of files.
+type loader struct {
+	all            []parsed
+	errs           []error
+	files, skipped int
+	sum            []string          // names and hashes of files
+	seen           map[string]string // file by rule
+}
+
+func (l *loader) file(fsys fs.FS, file string) error {
+	if l.files++; l.files > MaxFiles {
+		return fmt.Errorf("more than %d files", MaxFiles)
+	}
+	text, err := read(fsys, file)
+	if err != nil {
+		return err
+	}
+	l.sum = append(l.sum, file, chain.Sum(text).String())
+	rules, skipped, err := parse(file, text)
+	l.skipped += skipped
+	if err != nil {
+		if f := (*fault)(nil); errors.As(err, &f) && f.line == 0 {
+			err = fmt.Errorf("%s: %w", file, err)
+		} else {
+			err = fmt.Errorf("%s:%w", file, err)
+		}
+		l.errs = append(l.errs, err)
+		return nil
+	}
+	for _, r := range rules {
+		if other, ok := l.seen[r.Name]; ok {
+			l.errs = append(l.errs, fmt.Errorf("%s: another rule is called %s, of %s", file, r.Name, other))
+		} else if slices.ContainsFunc(guard.Rules, func(g guard.Rule) bool { return g.ID == r.Name }) {
+			l.errs = append(l.errs, fmt.Errorf("%s: %s is the name of a rule of the guard itself; rename the file", file, r.Name))
+		}
+		l.seen[r.Name] = file
+		l.all = append(l.all, r)
+	}
+	if len(l.all) > MaxRules {
+		return fmt.Errorf("%s: more than %d rules", file, MaxRules)
+	}
+	return nil
 }
 
 // read reads a file, one byte more than it may have at most.

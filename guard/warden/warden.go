@@ -112,6 +112,7 @@ type Warden struct {
 	due            time.Duration
 	heard          map[chain.Key]*neighbour
 	rules          []string
+	sigma          chain.Hash // of the rules about programs
 
 	held   atomic.Uint64
 	reload atomic.Uint64 // how often Reload was called
@@ -185,7 +186,7 @@ func New(c Config) (*Warden, error) {
 	for _, r := range guard.Rules {
 		w.rules = append(w.rules, r.ID)
 	}
-	w.status = guard.Status{Mode: guard.Observe.String(), RuleSet: chain.Sum(chain.Marshal(w.rules)), Findings: []guard.Finding{}, Told: map[string]uint64{}, Silent: []string{}, Reacted: map[string]uint64{}}
+	w.status = guard.Status{Mode: guard.Observe.String(), RuleSet: ruleSet(chain.Hash{}), Findings: []guard.Finding{}, Told: map[string]uint64{}, Silent: []string{}, Reacted: map[string]uint64{}}
 	for _, id := range slices.Sorted(maps.Keys(c.Modes)) { // of rule files
 		if !slices.Contains(w.rules, id) {
 			w.rules = append(w.rules, id)
@@ -374,8 +375,25 @@ func (w *Warden) take(m pipe.Message) {
 			w.cover[c.Sensor] = c
 		}
 		w.status.Names = m.Beat.Names
+		if m.Beat.Rules != w.sigma {
+			w.sigma = m.Beat.Rules
+			w.status.RuleSet = ruleSet(w.sigma)
+		}
 		w.mu.Unlock()
 	}
+}
+
+// ruleSet is the hash of the rules in force: those of the guard by name, those
+// about programs by the files that they came from.
+func ruleSet(programs chain.Hash) chain.Hash {
+	var ids []string
+	for _, r := range guard.Rules {
+		ids = append(ids, r.ID)
+	}
+	if programs != (chain.Hash{}) {
+		ids = append(ids, programs.String())
+	}
+	return chain.Sum(chain.Marshal(ids))
 }
 
 func (w *Warden) find(f guard.Finding) { w.do(w.policy.Find(f, w.now())) }
