@@ -80,6 +80,7 @@ type Meter struct {
 	Interval Duration   `yaml:"interval" doc:"time between readings"`
 	MaxPower meter.Watt `yaml:"max_power_w" doc:"no plausible reading exceeds it"`
 	Invert   bool       `yaml:"invert,omitempty" doc:"the current transformers are mounted the wrong way round"`
+	Key      string     `yaml:"public_key,omitempty" doc:"of a meter that signs records itself: the key on its plate, SubjectPublicKeyInfo in hex"`
 }
 
 // Charger is one charging point: a contactor of this board, or a wallbox that

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -184,6 +185,9 @@ func (c *Config) meters(k *checker) {
 		k.between(p+".interval", m.Interval, ms(100), sec(900))
 		if m.MaxPower < 1 || m.MaxPower > 1_000_000 {
 			k.add(p+".max_power_w", "%d is outside 1..1000000", m.MaxPower)
+		}
+		if _, err := hex.DecodeString(m.Key); err != nil || len(m.Key) > 1024 {
+			k.add(p+".public_key", "%d characters: want at most 1024 hex digits", len(m.Key))
 		}
 	}
 	if sites == 0 && len(c.Meters) > 0 {

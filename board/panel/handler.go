@@ -432,10 +432,12 @@ func (s *Server) receipt(w http.ResponseWriter, r *http.Request) error {
 		format = "ocmf"
 	case "xml":
 		ct = "application/xml"
+	case "native":
+		ct = "application/json"
 	case "html":
 		ct, disposition = "text/html; charset=utf-8", "inline"
 	default:
-		return Invalid("format %q is not ocmf, xml or html", short(format))
+		return Invalid("format %q is not ocmf, xml, native or html", short(format))
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()

@@ -312,14 +312,14 @@ var errMalformed = errors.New("malformed")
 
 type xmlValues struct {
 	XMLName xml.Name `xml:"values"`
-	Value   xmlValue `xml:"value"`
+	Value   []xmlValue `xml:"value"`
 }
 
 type xmlValue struct {
 	Transaction uint64  `xml:"transactionId,attr"`
 	Context     string  `xml:"context,attr"`
 	Signed      xmlText `xml:"signedData"`
-	Key         xmlText `xml:"publicKey"`
+	Key         *xmlText `xml:"publicKey,omitempty"`
 }
 
 type xmlText struct {
@@ -329,13 +329,21 @@ type xmlText struct {
 }
 
 // XML wraps a line of receipt number n and the receipt key (DER
-// SubjectPublicKeyInfo) in the container that transparency software opens.
-func XML(n uint64, line string, spki []byte) ([]byte, error) {
-	out, err := xml.MarshalIndent(xmlValues{Value: xmlValue{
-		Transaction: n, Context: "Transaction.End",
-		Signed: xmlText{Format: ocmfHeader, Encoding: "plain", Text: line},
-		Key:    xmlText{Encoding: "hex", Text: hex.EncodeToString(spki)},
-	}}, "", "  ")
+// SubjectPublicKeyInfo) in the container that transparency software opens, and
+// the meter's own records after it.
+func XML(n uint64, line string, spki []byte, native ...Native) ([]byte, error) {
+	value := func(line, key string) xmlValue {
+		v := xmlValue{Transaction: n, Context: "Transaction.End", Signed: xmlText{Format: ocmfHeader, Encoding: "plain", Text: line}}
+		if key != "" {
+			v.Key = &xmlText{Encoding: "hex", Text: key}
+		}
+		return v
+	}
+	doc := xmlValues{Value: []xmlValue{value(line, hex.EncodeToString(spki))}}
+	for _, r := range native {
+		doc.Value = append(doc.Value, value(r.Line, r.Key))
+	}
+	out, err := xml.MarshalIndent(doc, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("receipt xml: %w", err)
 	}

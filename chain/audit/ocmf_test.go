@@ -165,11 +165,11 @@ func TestXMLContainerCarriesLineAndKey(t *testing.T) {
 	if err := xml.Unmarshal(raw, &v); err != nil {
 		t.Fatal(err)
 	}
-	pub, err := hex.DecodeString(v.Value.Key.Text)
-	if err != nil || v.Value.Signed.Format != "OCMF" || v.Value.Signed.Encoding != "plain" {
+	pub, err := hex.DecodeString(v.Value[0].Key.Text)
+	if err != nil || v.Value[0].Signed.Format != "OCMF" || v.Value[0].Signed.Encoding != "plain" {
 		t.Fatalf("%s: %v", raw, err)
 	}
-	if _, _, err := VerifyOCMF(v.Value.Signed.Text, pub); err != nil {
+	if _, _, err := VerifyOCMF(v.Value[0].Signed.Text, pub); err != nil {
 		t.Errorf("what the container holds does not verify: %v", err)
 	}
 }

@@ -373,6 +373,9 @@ func (b backend) Receipt(ctx context.Context, id chain.ID, format string) ([]byt
 		return b.slip(ctx, id)
 	}
 	r, err := os.ReadFile(b.receiptPath(id, format))
+	if errors.Is(err, fs.ErrNotExist) && format == "native" {
+		return nil, panel.NotFound("the meter of session %s has signed no record of its own, or it could not be read when charging ended", id)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, panel.NotFound("no receipt of session %s here: it is made when charging ends, by the gateway of the charger", id)
 	}

@@ -63,7 +63,7 @@ func (g *gateway) receipt(r station.Receipt) (chain.Hash, error) {
 	if err != nil {
 		return chain.Hash{}, err
 	}
-	xml, err := audit.XML(number, text, g.id.receipt.Public())
+	xml, err := audit.XML(number, text, g.id.receipt.Public(), g.native(r.Session, r.Meter)...)
 	if err != nil {
 		return chain.Hash{}, err
 	}
@@ -137,6 +137,9 @@ func (b backend) slip(ctx context.Context, id chain.ID) ([]byte, error) {
 	}
 	if s.NotBillable != "" {
 		p.Notes = append(p.Notes, "Not for billing: "+s.NotBillable)
+	}
+	if n, ok := b.nativeOf(id); ok {
+		p.Rows = append(p.Rows, [2]string{"meter's own record", n.Note})
 	}
 	for _, row := range receiptRows(s, b.genesis.Currency) {
 		if row[0] == "from" || row[0] == "to" || row[0] == "energy" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -335,6 +336,10 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 			if x, _ := cmd.Flags().GetBool("xml"); x {
 				format = "xml"
 			}
+			native, _ := cmd.Flags().GetBool("native")
+			if native {
+				format = "native"
+			}
 			file, _ := cmd.Flags().GetString("html")
 			if file != "" {
 				format = "html"
@@ -370,6 +375,17 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 					return err
 				})
 			}
+			if native {
+				var n audit.Native
+				if err := json.Unmarshal(b, &n); err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.ErrOrStderr(), n.Note)
+				return emit(cmd, n, func(w io.Writer) error {
+					_, err := fmt.Fprintln(w, n.Line)
+					return err
+				})
+			}
 			if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
 				doc := receiptDoc{Session: id, Format: format, Receipt: string(b)}
 				if format == "ocmf" {
@@ -383,9 +399,10 @@ tamper-evident; it is not a certified (MID or Eichrecht) measurement.`,
 	}
 	c.Flags().Bool("ocmf", true, "one OCMF line")
 	c.Flags().Bool("xml", false, "the XML container that transparency software reads")
+	c.Flags().Bool("native", false, "the record that the meter has signed itself, as it is")
 	c.Flags().Bool("text", false, "in words: energy, price, discount credit spent and earned")
 	c.Flags().String("html", "", "`FILE` for a page to print, with a QR code that holds the signed receipt")
-	c.MarkFlagsMutuallyExclusive("ocmf", "xml", "text", "html")
+	c.MarkFlagsMutuallyExclusive("ocmf", "xml", "native", "text", "html")
 	atFlag(c)
 	return c
 }

@@ -129,6 +129,13 @@
 // Get("ID+swapped") is for current transformers that are mounted the wrong way
 // round: it exchanges the import and export registers too.
 //
+// # Signed records
+//
+// A meter that signs a session's record itself says where: it is text, and is
+// passed on byte for byte.
+//
+//	signed: {format: ocmf, address: 1000, length: 900, key: {address: 3000, length: 128}}
+//
 // # Folder
 //
 // Load reads a folder of files that come before the built-in profiles, so that

@@ -216,6 +216,9 @@ func (p *Profile) check() error {
 	if err := p.checkIdentity(); err != nil {
 		return err
 	}
+	if err := p.checkSigned(); err != nil {
+		return err
+	}
 	if err := p.checkRules(); err != nil {
 		return err
 	}

@@ -65,6 +65,7 @@ type Profile struct {
 
 	Identity []IdentityPoint `yaml:"identity,omitempty"` // who the device is
 	Writes   []Write         `yaml:"writes,omitempty"`   // registers that take a command
+	Signed   *Signed         `yaml:"signed,omitempty"`   // records that the meter signs itself
 	// States maps status codes to IEC 61851-1 letters. A status that is text
 	// has the code that Code returns.
 	States map[int64]string `yaml:"-"`
