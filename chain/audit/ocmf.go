@@ -311,14 +311,14 @@ func VerifyOCMF(line string, spki []byte) (payload []byte, hash chain.Hash, err 
 var errMalformed = errors.New("malformed")
 
 type xmlValues struct {
-	XMLName xml.Name `xml:"values"`
+	XMLName xml.Name   `xml:"values"`
 	Value   []xmlValue `xml:"value"`
 }
 
 type xmlValue struct {
-	Transaction uint64  `xml:"transactionId,attr"`
-	Context     string  `xml:"context,attr"`
-	Signed      xmlText `xml:"signedData"`
+	Transaction uint64   `xml:"transactionId,attr"`
+	Context     string   `xml:"context,attr"`
+	Signed      xmlText  `xml:"signedData"`
 	Key         *xmlText `xml:"publicKey,omitempty"`
 }
 
