@@ -293,14 +293,14 @@ func TestCorrectionsFindTheirInvoiceAmongMany(t *testing.T) {
 	w := newWorld(t)
 	a, b := w.a.owner.account(), w.b.owner.account()
 	w.ok(w.mint(a, 1e11), w.mint(b, 1e11), w.mint(chain.AccountRounding, 1e9))
-	const documents = 150
+	const documents = 90
 	for i := range chain.Slot(documents) {
 		w.report(firstSl+i, map[*house][2]meter.WattHour{w.a: {0, 500}, w.b: {900, 0}})
 		w.took(w.tx(w.op, chain.TxInvoice, chain.IssueInvoice{Account: a}))
 		w.took(w.tx(w.op, chain.TxInvoice, chain.IssueInvoice{Account: b}))
 	}
 	equal(t, "invoices", len(Invoices(w.st, b)), documents)
-	for i, s := range []chain.Slot{0, 3, 70, 149} {
+	for i, s := range []chain.Slot{0, 3, 70, 89} {
 		fix := func(h *house, imp, exp meter.WattHour) InvoiceView {
 			t.Helper()
 			id := chain.ID{byte(i + 1)}
