@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -89,4 +90,36 @@ func BenchmarkBurst4(b *testing.B) {
 		spent += time.Since(t0)
 	}
 	b.ReportMetric(float64(bursts*burst)/spent.Seconds(), "tx/s")
+}
+
+// BenchmarkCatchUp brings a gateway that has nothing to the end of 1,000
+// blocks of a transaction each: by executing them, and by a snapshot with what
+// comes after it.
+func BenchmarkCatchUp(b *testing.B) {
+	w := newWorld(b, 1)
+	w.timing.Commit = time.Millisecond
+	old := w.nodes[0].start()
+	for old.eng.Status().Height < 1000 {
+		old.submit(w.mint(0, "driver", 1))
+	}
+	for name, behind := range map[string]int64{"replay": 1 << 40, "snapshot": 500} {
+		b.Run(name, func(b *testing.B) {
+			var spent time.Duration
+			for i := range b.N {
+				w.snapshots(behind)
+				change := w.change
+				w.change = func(n *gateway, c *Config) { change(n, c); c.lookEvery = 0 }
+				n := w.newGateway(fmt.Sprintf("%s%d", name, i))
+				t0 := time.Now()
+				n.start()
+				if name == "snapshot" {
+					n.caughtUp()
+				}
+				n.reach(old.eng.Status().Height)
+				spent += time.Since(t0)
+				n.stop()
+			}
+			b.ReportMetric(spent.Seconds()/float64(b.N), "s")
+		})
+	}
 }

@@ -107,7 +107,12 @@ func TestSnapshotCatchUp(t *testing.T) {
 		t.Errorf("oldest block %d: it has executed them all", base)
 	}
 
-	// It goes on, votes, survives a restart, and prunes old versions.
+	// What it has since can be verified, from the state that it began with.
+	if r, err := away.eng.Verify(t.Context(), nil); err != nil || len(r.Violations) > 0 || r.FromHeight != began+1 || r.Height < w.nodes[0].eng.Status().Height {
+		t.Errorf("verify: %+v, %v", r, err)
+	}
+
+	// It goes on, votes, and survives a restart.
 	w.nodes[2].stop()
 	r := w.nodes[0].submit(w.mint(0, "driver", 1)) // three of four must vote
 	away.reach(r.Height)
@@ -120,6 +125,32 @@ func TestSnapshotCatchUp(t *testing.T) {
 		if _, err := os.Stat(dir); err == nil {
 			t.Errorf("%s is left behind", filepath.Base(dir))
 		}
+	}
+}
+
+// A newcomer joins a microgrid whose members have dropped the first blocks.
+func TestSnapshotWithoutBlocks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	w.snapshots(SnapshotBehind)
+	old := w.nodes[0].start()
+	w.grow(old, snapshotEvery+8)
+	state, err := old.eng.states.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := old.eng.blocks.PruneBlocks(20, state); err != nil || n == 0 {
+		t.Fatalf("%d blocks pruned, %v", n, err)
+	}
+	newcomer := w.newGateway("newcomer").start()
+	newcomer.caughtUp()
+	r := old.submit(w.mint(0, "driver", 1))
+	newcomer.reach(r.Height)
+	agree(t, old, newcomer)
+	newcomer.stop()
+	rep, err := VerifyHome(t.Context(), newcomer.home, w.genesis, nil)
+	if err != nil || len(rep.Violations) > 0 || rep.FromHeight != snapshotEvery+1 || rep.Height < r.Height {
+		t.Errorf("verify: %+v, %v", rep, err)
 	}
 }
 

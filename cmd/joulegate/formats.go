@@ -14,6 +14,7 @@ import (
 //
 //	journal/blocks.db      entry "m"                     chain/journal
 //	consensus/data         file format                   chain/consensus
+//	statements             entry of its head              chain/passbook
 //	snapshots              first byte of the manifest    chain/consensus
 //	consensus/trust.json, settings/revisions.json, keys/cards.json,
 //	genesis.json, backups  field version (genesis: consensus_params.version.app)

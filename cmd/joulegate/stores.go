@@ -28,7 +28,7 @@ const (
 
 // storeNames are the databases of a gateway, below its state folder.
 var storeNames = []string{
-	"journal/blocks.db", "consensus/data/blockstore.db", "consensus/data/evidence.db", "consensus/data/ledger.db", "consensus/data/state.db",
+	"journal/blocks.db", "statements/statements.db", "consensus/data/blockstore.db", "consensus/data/evidence.db", "consensus/data/ledger.db", "consensus/data/state.db",
 }
 
 // writeStores streams what the sources hand over.
@@ -140,12 +140,14 @@ func storeField(r *bufio.Reader, most uint64) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Stores implements panel.Backend. The journal comes first: the ledger may
-// know own blocks that it lacks, never the other way round, and a restored
-// gateway signs in a new epoch anyway.
+// Stores implements panel.Backend. The ledger comes last: it may know own
+// blocks and movements that journal and index lack, never the other way round.
+// The index fills itself, and a restored gateway signs in a new epoch anyway.
 func (b backend) Stores(ctx context.Context, w io.Writer) error {
 	return writeStores(w, func(entry func(string, []byte, []byte) error) error {
 		return b.journal.Copy(ctx, func(k, v []byte) error { return entry("journal/blocks.db", k, v) })
+	}, func(entry func(string, []byte, []byte) error) error {
+		return b.passbook.Copy(ctx, func(k, v []byte) error { return entry("statements/statements.db", k, v) })
 	}, func(entry func(string, []byte, []byte) error) error {
 		return b.ledger.Copy(ctx, func(db string, k, v []byte) error { return entry("consensus/"+db, k, v) })
 	})
