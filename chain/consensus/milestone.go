@@ -328,7 +328,7 @@ func (m *milestone) entries(ctx context.Context, fn func(key, value []byte)) err
 		t := newTreeReader(r, m.height())
 		for {
 			n, err := t.next()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {

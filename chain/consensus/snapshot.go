@@ -300,9 +300,9 @@ func (t *treeReader) next() (*iavl.ExportNode, error) {
 	switch {
 	case err == nil:
 		t.nodes++
-	case err == io.EOF && t.nodes > 0:
+	case errors.Is(err, io.EOF) && t.nodes > 0:
 	default:
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		err = fmt.Errorf("snapshot: node %d: %w", t.nodes, err)
@@ -386,7 +386,7 @@ func (t *treeReader) bytes(most uint64) ([]byte, error) {
 }
 
 func unexpected(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -405,7 +405,7 @@ func (m *snapshotManifest) verifyTree(r io.Reader) error {
 	t := newTreeReader(r, m.height())
 	for {
 		_, err := t.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -434,7 +434,7 @@ func (m *snapshotManifest) importTree(db *treeDB, r io.Reader) (err error) {
 	t := newTreeReader(r, m.height())
 	for {
 		n, err := t.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

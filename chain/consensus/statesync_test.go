@@ -479,7 +479,7 @@ func FuzzSnapshotTree(f *testing.F) {
 			_, err = r.next()
 		}
 		root, rerr := r.root()
-		if err != io.EOF || rerr != nil {
+		if !errors.Is(err, io.EOF) || rerr != nil {
 			return
 		}
 		x := *m
