@@ -10,7 +10,8 @@
 //	ebpf          the kernel hands over every exec with its arguments, read at
 //	              mm->arg_start; offsets come from the kernel's own BTF
 //	ebpf-syscall  the same without BTF: arguments are read when execve is
-//	              called, and told once sched_process_exec says it worked
+//	              called, by its tracepoint or that of all system calls, and
+//	              told once sched_process_exec says it worked
 //	connector     the kernel names the process, arguments come from /proc:
 //	              what ends at once is known to have run, and counted as lost
 //	polling       /proc is gone through four times a second: what ends between

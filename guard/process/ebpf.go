@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -48,8 +49,35 @@ func newExecSource() (source, error) {
 	})
 }
 
-// newCallSource attaches to the calls, too.
+// newCallSource attaches to the calls, too: to their tracepoints where tracefs
+// is to be seen, and else to all system calls, of which it takes these.
 func newCallSource() (source, error) {
+	s, err := newTracepointSource()
+	if a, ok := abis[runtime.GOARCH]; err != nil && ok {
+		var any error
+		if s, any = newEnterSource(a); any != nil {
+			return nil, fmt.Errorf("%w; %w", err, any)
+		}
+		return s, nil
+	}
+	return s, err
+}
+
+func newEnterSource(a abi) (source, error) {
+	return newKernelSource(func(s *kernelSource) error {
+		records, ring, lost := s.records.FD(), s.ring.FD(), s.lostMap.FD()
+		for name, ins := range map[string]asm.Instructions{"sys_enter": onEnter(a, records, ring, lost), "sched_process_exec": onDone(records, ring, lost)} {
+			if err := s.attach(name, ebpf.RawTracepoint, ins, func(p *ebpf.Program) (link.Link, error) {
+				return link.AttachRawTracepoint(link.RawTracepointOptions{Name: name, Program: p})
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func newTracepointSource() (source, error) {
 	return newKernelSource(func(s *kernelSource) error {
 		records, ring, lost := s.records.FD(), s.ring.FD(), s.lostMap.FD()
 		for i, call := range []string{"sys_enter_execve", "sys_enter_execveat"} {

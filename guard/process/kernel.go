@@ -176,6 +176,53 @@ func onCall(first int32, records, ring, lost int) asm.Instructions {
 	w.add(asm.LoadMem(asm.R6, asm.R1, arg(0), ptrSize))
 	w.add(asm.LoadMem(asm.R8, asm.R1, arg(1), ptrSize))
 	w.begin(records, kindCall)
+	w.call(ring, lost)
+	return w.Instructions
+}
+
+// abi is where a processor's registers of a system call lie in pt_regs, and
+// the numbers of the calls. Both belong to the interface with user space and
+// never change (arch/*/include/uapi/asm/ptrace.h, unistd.h).
+type abi struct {
+	execve, execveat int32
+	args             [3]uint32
+}
+
+var abis = map[string]abi{
+	"amd64": {59, 322, [3]uint32{112, 104, 96}}, // rdi, rsi, rdx
+	"arm64": {221, 281, [3]uint32{0, 8, 16}},
+	"arm":   {11, 387, [3]uint32{0, 4, 8}},
+}
+
+// onEnter is for the raw tracepoint sys_enter, which every system call passes
+// with its registers and its number. It needs no tracefs.
+func onEnter(a abi, records, ring, lost int) asm.Instructions {
+	var w writer
+	w.add(
+		asm.LoadMem(asm.R6, asm.R1, 0, asm.DWord), // pt_regs
+		asm.LoadMem(asm.R9, asm.R1, 8, asm.DWord), // number
+		asm.JEq.Imm(asm.R9, a.execve, "exec"),
+		asm.JEq.Imm(asm.R9, a.execveat, "exec"),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.Return(),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("exec"),
+	)
+	w.begin(records, kindCall)
+	w.add(asm.JEq.Imm(asm.R9, a.execveat, "at"))
+	w.follow(asm.R8, asm.R6, a.args[1])
+	w.follow(asm.R6, asm.R6, a.args[0])
+	w.add(asm.Ja.Label("call"))
+	at := len(w.Instructions)
+	w.follow(asm.R8, asm.R6, a.args[2])
+	w.Instructions[at] = w.Instructions[at].WithSymbol("at")
+	w.follow(asm.R6, asm.R6, a.args[1])
+	w.add(asm.Mov.Imm(asm.R0, 0).WithSymbol("call"))
+	w.call(ring, lost)
+	return w.Instructions
+}
+
+// call reads the file's name at R6 and the arguments at R8, and sends them.
+func (w *writer) call(ring, lost int) {
 	w.str(offFilename, MaxPath, asm.R6, asm.FnProbeReadUserStr)
 	w.add(
 		asm.Mov.Imm(asm.R9, 0), // bytes so far
@@ -216,7 +263,6 @@ func onCall(first int32, records, ring, lost int) asm.Instructions {
 		asm.Add.Imm(asm.R3, offArgs),
 	)
 	w.send(ring, lost)
-	return w.Instructions
 }
 
 // onDone is for sched_process_exec where the layout of the kernel's types is

@@ -138,9 +138,10 @@ func (w *watcher) count(lines []string) int {
 // A thousand programs that end at once, many at a time: all are seen, with
 // their arguments, their parent and their user.
 func TestEveryExecIsSeen(t *testing.T) {
-	for _, rung := range []string{Kernel, Calls} {
-		t.Run(rung, func(t *testing.T) {
-			if rung == Calls {
+	for _, name := range []string{Kernel, Calls, Calls + " with tracefs"} {
+		t.Run(name, func(t *testing.T) {
+			rung, tracefs, _ := strings.Cut(name, " ")
+			if tracefs != "" {
 				needTracefs(t)
 			}
 			w, s := watch(t, rung, nil)

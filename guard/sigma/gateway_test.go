@@ -1,7 +1,11 @@
 package sigma
 
 import (
+	"bufio"
+	"bytes"
+	"encoding/json"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -76,6 +80,63 @@ func TestGatewayRules(t *testing.T) {
 	}
 	for name := range cases {
 		t.Errorf("there is no rule %s", name)
+	}
+}
+
+// An ordinary week of a gateway: what was recorded and what was composed of
+// its packages' units. See testdata/week/README.md.
+func TestAnOrdinaryWeekIsQuiet(t *testing.T) {
+	m := own(t).Matcher()
+	var others *Matcher // informative: what people's rules for servers say of it
+	if dir := os.Getenv("JOULEGATE_TESTDATA"); dir != "" {
+		s, err := Load(os.DirFS(public(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		others = s.Matcher()
+	}
+	said := map[string]int{}
+	for file, least := range map[string]int{"recorded.jsonl": 400, "composed.jsonl": 400} {
+		f, err := os.Open("testdata/week/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		lines, n := bufio.NewScanner(f), 0
+		for lines.Scan() {
+			n++
+			var e struct {
+				Event
+				Called string `json:"called"`
+			}
+			d := json.NewDecoder(bytes.NewReader(lines.Bytes()))
+			d.DisallowUnknownFields()
+			if err := d.Decode(&e); err != nil || e.Image == "" {
+				t.Fatalf("%s:%d: %v", file, n, err)
+			}
+			for _, image := range []string{e.Image, e.Called} {
+				if e.Image = image; image == "" {
+					continue
+				}
+				for _, r := range m.Match(&e.Event) {
+					if r.Level >= guard.Medium {
+						t.Errorf("%s:%d: %s (%s) of %s", file, n, r.Name, r.Level, lines.Text())
+					}
+				}
+				if others == nil {
+					continue
+				}
+				for _, r := range others.Match(&e.Event) {
+					said[r.Level.String()+" "+r.Name]++
+				}
+			}
+		}
+		if lines.Err() != nil || n < least {
+			t.Errorf("%s has %d programs, want %d: %v", file, n, least, lines.Err())
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(said)) {
+		t.Logf("of the public rules: %s, %d times", name, said[name])
 	}
 }
 
