@@ -35,6 +35,9 @@ short.example.com.   2   A     203.0.113.8
 cloak.example.com.   300 CNAME ads.example.net.
 ads.example.net.     300 A     203.0.113.9
 rebind.example.com.  300 A     192.168.1.1
+alias.example.com.   300 HTTPS 0 ads.example.net.
+hint.example.com.    300 HTTPS 1 . ipv4hint=192.168.1.1
+mapped.example.com.  300 AAAA  ::ffff:192.168.1.1
 meter.home.example.  300 A     192.168.1.7
 big.example.com.     300 TXT   "` + "{}" + `"
 `
@@ -80,6 +83,7 @@ func (u *upstreamServer) reply(m *dns.Msg) *dns.Msg {
 	time.Sleep(slow)
 	r := new(dns.Msg)
 	r.SetReply(m)
+	r.AuthenticatedData = m.AuthenticatedData
 	if down {
 		r.Rcode = dns.RcodeServerFailure
 		return r
@@ -297,6 +301,28 @@ func TestServerCachesAndServesStale(t *testing.T) {
 	}
 }
 
+// What leads to a blocked name or into the house does so by other records too
+// (RFC 9460), and the bit that says that signatures were checked is worth
+// nothing on an open path.
+func TestServerSeesThroughOtherRecords(t *testing.T) {
+	filter := load(t, Options{Block: []string{listFile(t, "||ads.example.net^\n")}})
+	var f found
+	s, addr := start(t, Config{Upstreams: []string{newZone(t).serve(t)}, Filter: filter, Report: f.report})
+	for name, qtype := range map[string]uint16{"alias.example.com": dns.TypeHTTPS, "hint.example.com": dns.TypeHTTPS, "mapped.example.com": dns.TypeAAAA} {
+		if r := query(t, "udp", addr, name, qtype); r.Rcode != dns.RcodeNameError {
+			t.Errorf("%s passes: %v", name, r)
+		}
+	}
+	if n := s.Counts(); n.Cloaked != 1 || n.Rebound != 2 {
+		t.Errorf("%+v, found %v", n, f.rules())
+	}
+	for text, sealed := range map[string]bool{"udp://192.0.2.53": false, "192.0.2.53": false, "udp://127.0.0.1:5353": true, "tls://192.0.2.53": true, "https://192.0.2.53/dns-query": true} {
+		if u, err := newUpstream(text, nil, nil, 0); err != nil || u.sealed != sealed {
+			t.Errorf("%s: %+v, %v", text, u, err)
+		}
+	}
+}
+
 // Upstreams that fail or lie are passed over, and rest.
 func TestServerPassesOverBadUpstreams(t *testing.T) {
 	liar, good := newZone(t), newZone(t)
@@ -338,11 +364,12 @@ func TestServerPassesDNSSECOn(t *testing.T) {
 	_, addr := start(t, Config{Upstreams: []string{u.serve(t)}})
 	m := new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA)
 	m.SetEdns0(1232, true)
-	exchange(t, "udp", addr, m)
-	if !u.sawDO.Load() {
-		t.Error("the DO bit is lost")
+	if r := exchange(t, "udp", addr, m); !r.AuthenticatedData || !u.sawDO.Load() {
+		t.Error("the DO bit or what it asks for is lost")
 	}
-	query(t, "udp", addr, "www.example.com", dns.TypeA)
+	if r := query(t, "udp", addr, "www.example.com", dns.TypeA); r.AuthenticatedData {
+		t.Error("signatures were checked, and one is told who did not ask")
+	}
 	if u.asked.Load() != 2 || u.sawDO.Load() {
 		t.Error("an answer with signatures is given to one who did not ask for them")
 	}

@@ -104,9 +104,50 @@ func TestFitMakesAnythingFit(t *testing.T) {
 	}
 }
 
+// What is said of the name server is shown in a terminal and published.
+func TestLiesAboutNamesAreRefused(t *testing.T) {
+	beat := func() *Beat {
+		return &Beat{Coverage: []guard.Coverage{}, Names: &guard.Names{Lists: []guard.NameList{}, Listen: []string{"127.0.0.1:53"}}}
+	}
+	for name, lie := range map[string]func(*guard.Names){
+		"an escape in a file":  func(n *guard.Names) { n.Lists = []guard.NameList{{File: "\x1b[2J"}} },
+		"a line in an error":   func(n *guard.Names) { n.Reload.Error = "a\nb" },
+		"a long error":         func(n *guard.Names) { n.Reload.Error = strings.Repeat("a", MaxReason+1) },
+		"many lists":           func(n *guard.Names) { n.Lists = make([]guard.NameList, MaxLists+1) },
+		"many addresses":       func(n *guard.Names) { n.Listen = make([]string, MaxListen+1) },
+		"fewer rules than 0":   func(n *guard.Names) { n.Rules = -1 },
+		"a time of no one":     func(n *guard.Names) { n.Reload.At = time.Unix(1<<40, 0) },
+		"a state with a bell":  func(n *guard.Names) { n.Bypass.State = "\a" },
+		"an address in escape": func(n *guard.Names) { n.Listen[0] = "\x1b" },
+	} {
+		b := beat()
+		if err := (&Message{Beat: b}).Check(); err != nil {
+			t.Fatal(err)
+		}
+		lie(b.Names)
+		if err := (&Message{Beat: b}).Check(); err == nil {
+			t.Errorf("%s is believed", name)
+		}
+	}
+	// Whatever a list is called and says, what is told of it fits.
+	b := beat()
+	for range MaxLists + 7 {
+		b.Names.Lists = append(b.Names.Lists, guard.NameList{File: strings.Repeat("é\x1b", 2000)})
+	}
+	b.Names.Reload.File, b.Names.Reload.Error, b.Names.Bypass.State = strings.Repeat("\xff", 5000), strings.Repeat("日", 5000), "a\nb"
+	FitNames(b.Names)
+	var out bytes.Buffer
+	if err := Write(&out, Message{Beat: b}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadMessage(&out); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzReadMessage(f *testing.F) {
 	one := finding()
-	for _, m := range []Message{{Finding: &one}, {Beat: &Beat{Coverage: []guard.Coverage{{Sensor: guard.Load, Level: "none", Since: one.First}}}}, {Learned: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}} {
+	for _, m := range []Message{{Finding: &one}, {Beat: &Beat{Coverage: []guard.Coverage{{Sensor: guard.Load, Level: "none", Since: one.First}}, Names: &guard.Names{Reload: guard.NameReload{Error: "x"}}}}, {Learned: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}} {
 		var b bytes.Buffer
 		_ = Write(&b, m)
 		f.Add(b.Bytes())
