@@ -86,6 +86,31 @@ func enforcing(t *testing.T, store *memory, h *hands, modes map[string]guard.Mod
 
 var enforceARP = map[string]guard.Mode{guard.ARPSpoof: guard.Enforce}
 
+// TestBypassIsRefusedAsItsRuleSays: after learning, while it enforces, and not
+// once a person has released everything.
+func TestBypassIsRefusedAsItsRuleSays(t *testing.T) {
+	modes := map[string]guard.Mode{guard.DomainBypass: guard.Enforce}
+	k := enforcing(t, nil, &hands{}, modes, nil)
+	until(t, "it is not refused", k.bypass.Load)
+	if err := k.ReleaseAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is refused although all was released", func() bool { return !k.bypass.Load() })
+	if err := k.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is not refused again", k.bypass.Load)
+
+	fresh := enforcing(t, &memory{m: map[string][]byte{}}, &hands{}, modes, nil) // has learned nothing
+	fresh.tells(t, guard.ARPSpoof)
+	if err := fresh.Resume(t.Context()); err != nil { // the loop has turned
+		t.Fatal(err)
+	}
+	if fresh.bypass.Load() {
+		t.Error("it is refused before it has learned")
+	}
+}
+
 func TestAReactionIsOnRecordBeforeItIsDone(t *testing.T) {
 	h := &hands{}
 	k := enforcing(t, nil, h, enforceARP, nil)

@@ -331,7 +331,7 @@ func (w *Warden) turn(ctx context.Context, tick <-chan time.Time, due *times) (m
 			w.do(w.spare())
 		}
 		w.do(w.policy.Tick(now, w.seeing()))
-		w.bypass.Store(w.policy.Mode(guard.DomainBypass) == guard.Enforce)
+		w.bypass.Store(w.policy.Mode(guard.DomainBypass) == guard.Enforce && w.policy.Suspended() == 0)
 		w.neighbours(now)
 		if w.c.Heartbeat > 0 && now >= w.due {
 			w.due = now + w.c.Heartbeat
