@@ -192,6 +192,13 @@ func (a Action) String() string { return name(actions[:], int(a), "action") }
 // MarshalText implements encoding.TextMarshaler.
 func (a Action) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (a *Action) UnmarshalText(b []byte) error {
+	i, err := number(actions[:], string(b), "action")
+	*a = Action(i)
+	return err
+}
+
 // Reaction is one thing to do, or to undo, about a subject.
 type Reaction struct {
 	ID      uint64        `json:"id"`

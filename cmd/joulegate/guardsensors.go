@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -112,7 +113,7 @@ func runSensors(ctx context.Context, c sensorsSetup, in io.Reader, out *os.File,
 	}
 	self, _ := os.Executable()
 	l, err := load.New(load.Config{
-		State: c.State, Report: report, Now: now, Log: log,
+		State: c.State, Keep: filepath.Join(c.State, "guard", "load.json"), Report: report, Now: now, Log: log,
 		// Catching up with a ledger computes for long and talks to neighbours.
 		Listed: func(image string) bool { return self != "" && strings.TrimSuffix(image, " (deleted)") == self },
 	})

@@ -25,6 +25,7 @@ type Config struct {
 	Limits   Limits
 	Interval time.Duration           // between samples; 10 s
 	State    string                  // a folder on the disk to watch
+	Keep     string                  // a file for what was learned; empty: nothing is kept
 	Binary   string                  // the agent's file; empty: the running one
 	Proc     string                  // empty: /proc
 	Sys      string                  // empty: /sys
@@ -39,6 +40,9 @@ type Sensor struct {
 	c       Config
 	machine *machine
 	det     *Detector
+
+	asked bool          // for what was kept
+	kept  time.Duration // when the habit was written last
 
 	mu  sync.Mutex
 	cov guard.Coverage
@@ -70,7 +74,7 @@ func New(c Config) (*Sensor, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sensor{c: c, machine: m, det: NewDetector(c.Limits)}
+	s := &Sensor{c: c, machine: m, det: NewDetector(c.Limits), kept: c.Now()}
 	s.cov = guard.Coverage{Sensor: guard.Load, Level: Full, Since: time.Now()}
 	if len(m.missing) > 0 {
 		s.cov.Level, s.cov.Reason = Partial, "not available here: "+strings.Join(m.missing, ", ")
@@ -94,11 +98,27 @@ func (s *Sensor) Run(ctx context.Context) error {
 		if err := s.once(); err != nil {
 			s.c.Log.Warn("load sensor", "err", err)
 		}
+		if s.c.Now()-s.kept >= keepEach {
+			s.keep()
+		}
 		select {
 		case <-ctx.Done():
+			s.keep()
 			return nil
 		case <-t.C:
 		}
+	}
+}
+
+// keep writes the habit. A disk that is full costs what was learned, no more.
+func (s *Sensor) keep() {
+	s.kept = s.c.Now()
+	h := s.det.Habit()
+	if s.c.Keep == "" || h.Cores == 0 {
+		return
+	}
+	if err := keepHabit(s.c.Keep, h); err != nil {
+		s.c.Log.Warn("what was learned is not kept", "err", err)
 	}
 }
 
@@ -117,6 +137,16 @@ func (s *Sensor) once() (err error) {
 	sample, err := s.machine.look(s.c.Now(), time.Now())
 	if err != nil {
 		return err
+	}
+	if s.c.Keep != "" && !s.asked { // only a sample says how many cores there are
+		s.asked = true
+		h, ok, err := readHabit(s.c.Keep)
+		if err == nil && ok {
+			err = s.det.Accustom(h, sample.Cores)
+		}
+		if err != nil { // what is damaged, or another machine's, is learned anew
+			s.c.Log.Warn("what is ordinary here is learned anew", "file", s.c.Keep, "err", err)
+		}
 	}
 	for _, f := range s.det.Step(sample) {
 		s.c.Report(f)

@@ -375,3 +375,60 @@ func ExampleDetector() {
 	}
 	// Output: load.clock_jump 59m50s
 }
+
+// What was learned in a day is there after a restart; what cannot be is not
+// believed.
+func TestAHabitSurvives(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "guard", "load.json")
+	now := time.Duration(0)
+	sensor := func() (*Sensor, *strings.Builder) {
+		said := &strings.Builder{}
+		s, err := New(Config{State: t.TempDir(), Keep: file, Report: func(guard.Finding) {}, Now: func() time.Duration { now += time.Second; return now }, Log: slog.New(slog.NewTextHandler(said, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, said
+	}
+	s, said := sensor()
+	if err := s.once(); err != nil {
+		t.Fatal(err)
+	}
+	s.det.mean, s.det.square, s.det.learned = 0.25, 0.07, 5*time.Hour
+	want := s.det.Habit()
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := s.Run(ctx); err != nil || said.Len() > 0 {
+		t.Fatal(err, said)
+	}
+	again, said := sensor()
+	now = 0 // the next sample comes a second after the boot of the sensor
+	if err := again.once(); err != nil {
+		t.Fatal(err)
+	}
+	if h := again.det.Habit(); said.Len() > 0 || h.Learned < want.Learned || h.Mean < 0.2 || h.Mean > 0.3 {
+		t.Errorf("kept %+v, read %+v; %s", want, h, said)
+	}
+	for name, text := range map[string]string{
+		"damaged": "{", "of another version": `{"version":2,"cores":1}`, "of another machine": `{"version":1,"cores":4096}`,
+		"impossible": fmt.Sprintf(`{"version":1,"cores":%d,"mean":0.9,"square":0.1,"learned_ns":1}`, want.Cores), "endless": strings.Repeat(" ", maxHabit+1),
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, said := sensor()
+		if err := s.once(); err != nil || !strings.Contains(said.String(), "learned anew") || s.det.learned > time.Minute {
+			t.Errorf("a file that is %s: %v, learned %s, said %s", name, err, s.det.learned, said)
+		}
+	}
+}
+
+func FuzzHabit(f *testing.F) {
+	f.Add(0.5, 0.3, int64(7), 4)
+	f.Add(math.NaN(), math.Inf(1), int64(-1), 0)
+	f.Fuzz(func(t *testing.T, mean, square float64, learned int64, cores int) {
+		d := NewDetector(Limits{})
+		if d.Accustom(Habit{habitVersion, cores, mean, square, time.Duration(learned)}, cores) == nil && !(d.mean >= 0 && d.mean <= 1 && d.learned <= d.limits.Learn) {
+			t.Errorf("believes %g, %g, %s", d.mean, d.square, d.learned)
+		}
+	})
+}
