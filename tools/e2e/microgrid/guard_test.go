@@ -352,8 +352,8 @@ func TestGuardReacts(t *testing.T) {
 		t.Errorf("the report: %v, %d bytes", err, len(b))
 	}
 
-	// The session that the crash interrupted is settled like any other.
-	north.settled(session.ID)
+	// The session went on after the crash, and is settled like any other.
+	bill(t, g.stopSession(north, anna, session.ID))
 	g.agree()
 }
 
