@@ -121,11 +121,17 @@ func TestGivenAddresses(t *testing.T) {
 func TestANeighbourIsBlamedForSeveral(t *testing.T) {
 	var c culprits
 	now := time.Now()
-	if c.rejected("a", now) || c.rejected("a", now) || c.rejected("b", now) || !c.rejected("a", now) {
-		t.Error("the third is not one too many")
-	}
-	if c.rejected("a", now) || c.rejected("a", now) || c.rejected("a", now.Add(rejectsIn)) {
-		t.Error("old ones count")
+	for i, step := range []struct {
+		id   peer.ID
+		at   time.Time
+		want bool
+	}{
+		{"a", now, false}, {"a", now, false}, {"b", now, false}, {"a", now, true},
+		{"a", now, false}, {"a", now, false}, {"a", now.Add(rejectsIn), false}, // old ones do not count
+	} {
+		if got := c.rejected(step.id, step.at); got != step.want {
+			t.Errorf("step %d: one too many: %t", i, got)
+		}
 	}
 	for i := range 1000 {
 		c.rejected(peer.ID(rune(i)), now)

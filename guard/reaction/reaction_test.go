@@ -216,14 +216,17 @@ func (f *fakeHands) Block(a netip.Addr, d time.Duration) error {
 	f.got = append(f.got, fmt.Sprint("block ", a, " ", d))
 	return nil
 }
+
 func (f *fakeHands) Unblock(a netip.Addr) error {
 	f.got = append(f.got, fmt.Sprint("unblock ", a))
 	return nil
 }
+
 func (f *fakeHands) Quarantine(name string, on bool) error {
 	f.got = append(f.got, fmt.Sprint("quarantine ", name, " ", on))
 	return nil
 }
+
 func (f *fakeHands) SafeStop(_ context.Context, rule string) error {
 	f.got = append(f.got, "stop "+rule)
 	return nil

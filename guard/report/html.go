@@ -21,9 +21,14 @@ func (r *Report) HTML() []byte {
 
 	p.tag("h2", "Who says so")
 	p.table(nil, [][]string{
-		{"Device key", r.Gateway.Device.String()}, {"Version", r.Gateway.Version}, {"Program, SHA-256", r.Gateway.Program}, {"Configuration", r.Gateway.Config},
-		{"Genesis", r.Gateway.Genesis.String()}, {"Ledger", fmt.Sprintf("height %d, state %s", r.Gateway.Height, r.Gateway.State)},
-		{"Rules in force", r.RuleSet.String()}, {"Made", day(r.Made)},
+		{"Device key", r.Gateway.Device.String()},
+		{"Version", r.Gateway.Version},
+		{"Program, SHA-256", r.Gateway.Program},
+		{"Configuration", r.Gateway.Config},
+		{"Genesis", r.Gateway.Genesis.String()},
+		{"Ledger", fmt.Sprintf("height %d, state %s", r.Gateway.Height, r.Gateway.State)},
+		{"Rules in force", r.RuleSet.String()},
+		{"Made", day(r.Made)},
 	})
 
 	p.tag("h2", "How much it saw")
