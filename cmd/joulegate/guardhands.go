@@ -162,6 +162,10 @@ func (g *gateway) reactor(f *packetFilter) *reaction.Reactor {
 			p.Never = append(p.Never, n)
 		}
 	}
+	if list := g.cfg.Guard.Programs; list != "" {
+		programs, err := readPrograms(list)
+		p.Listed = func(image string, sum [32]byte) bool { return err != nil || programs.Lists(image, sum) } // in doubt nobody is ended
+	}
 	return reaction.New(reaction.Config{Filter: f, Peers: h, Chargers: h, Processes: p})
 }
 

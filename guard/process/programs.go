@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -131,6 +132,9 @@ func stampOf(f *os.File) (stamp, error) {
 	}
 	return stamp{st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}, nil
 }
+
+// Lists reports whether an executable of that path and hash is on the list.
+func (p *Programs) Lists(image string, sum [32]byte) bool { return slices.Contains(p.by[image], sum) }
 
 // judge says why a file is not one of the list; empty: it is. Where the
 // process still runs, the file is the one that it runs.
