@@ -16,7 +16,7 @@ import (
 	"github.com/joulegate/joulegate/chain/ledger"
 )
 
-const crashHome, crashGenesis = "JOULEGATE_CRASH_HOME", "JOULEGATE_CRASH_GENESIS"
+const crashHome, crashGenesis, crashKeep = "JOULEGATE_CRASH_HOME", "JOULEGATE_CRASH_GENESIS", "JOULEGATE_CRASH_KEEP"
 
 // TestMain runs the tests or, as a child of TestCrash, a gateway that commits
 // until it dies.
@@ -30,7 +30,8 @@ func TestMain(m *testing.M) {
 func crashChild(home, genesis string) {
 	die := func(err error) { fmt.Println("error:", err); os.Exit(3) }
 	h := newHost(keyFrom("device house1"), "/ip4/127.0.0.1/tcp/0")
-	eng, err := Open(context.Background(), Config{Home: home, GenesisFile: genesis, Host: h, Timing: Timing{Commit: time.Millisecond}})
+	keep, _ := time.ParseDuration(os.Getenv(crashKeep)) // unset: for ever
+	eng, err := Open(context.Background(), Config{Home: home, GenesisFile: genesis, Host: h, KeepBlocks: keep, Timing: Timing{Commit: time.Millisecond}})
 	if err != nil {
 		die(err)
 	}
@@ -103,12 +104,12 @@ func TestCrash(t *testing.T) {
 
 // child runs a gateway until it reaches the fail point or, without one, until
 // it has committed kill transactions and is killed in whatever it is doing.
-func child(t *testing.T, home, genesis string, point, kill int, committed *uint64) {
+func child(t *testing.T, home, genesis string, point, kill int, committed *uint64, env ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(os.Environ(), crashHome+"="+home, crashGenesis+"="+genesis)
+	cmd.Env = append(append(os.Environ(), env...), crashHome+"="+home, crashGenesis+"="+genesis)
 	if point >= 0 {
 		cmd.Env = append(cmd.Env, "FAIL_TEST_INDEX="+strconv.Itoa(point))
 	}

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -41,7 +43,14 @@ const (
 	growSessions = 2 // a day, at every third gateway, each of two hours
 )
 
-var growDays = flag.Int("grow.days", 0, "days that BenchmarkTenYears generates at 900 s; 0: 1")
+// nodeFactor is how much more an entry takes in the tree on disk than by
+// itself.
+const nodeFactor = 1.5
+
+var (
+	growDays  = flag.Int("grow.days", 0, "days that BenchmarkFullLoad generates; 0: five")
+	growYears = flag.Float64("grow.years", 0, "years that BenchmarkEvergreen generates; 0: a quarter")
+)
 
 // grower is the ledger of one gateway on disk, fed block by block.
 type grower struct {
@@ -65,6 +74,7 @@ type grower struct {
 	ids     byte
 	bank    int
 	driver  ed25519.PrivateKey
+	drivers []ed25519.PrivateKey // live through years
 }
 
 type growDevice struct {
@@ -248,6 +258,47 @@ func (g *grower) live(slots int64) {
 	}
 }
 
+// quiet generates six slots a day of which each has two houses' reports, in
+// turn, so that ten years of them can be made: all that is kept for ever comes from it
+// as from the full load. Every day a car charges for two hours at another
+// house, every month each of 60 drivers pays in and every house is billed.
+func (g *grower) quiet(slots int64) {
+	if g.drivers == nil {
+		for i := range growGateways {
+			g.drivers = append(g.drivers, keyFrom(fmt.Sprint("driver ", i)))
+		}
+		g.block(g.mint(chain.AccountGrid))
+	}
+	const perDay = 6
+	for range slots {
+		s := chain.SlotAt(g.now.UnixMilli(), g.slot)
+		turn := int64(s) * g.slot * perDay / 86400
+		day, of := turn/perDay, turn%perDay
+		var txs [][]byte
+		if of == 0 && day%30 == 0 {
+			for _, d := range g.drivers {
+				txs = append(txs, g.mint(chain.AccountOf(public(d))))
+			}
+		}
+		if at := int(day % (growGateways / 3) * 3); of == 2 && g.devices[at].s == nil {
+			g.driver = g.drivers[day%growGateways]
+			txs = append(txs, g.open(g.devices[at], at))
+		}
+		if len(txs) > 0 {
+			g.block(txs...)
+			txs = nil
+		}
+		g.now = time.UnixMilli(s.End(g.slot)).Add(time.Second)
+		for i, d := range g.devices {
+			if d.s != nil || int64(i)/2 == turn%(growGateways/2) {
+				txs = append(txs, g.report(d, i, s))
+			}
+		}
+		g.block(txs...)
+		g.now = g.now.Add(time.Duration(86400/perDay-g.slot) * time.Second)
+	}
+}
+
 func (g *grower) open(d *growDevice, i int) []byte {
 	g.ids++
 	now := g.now.UnixMilli()
@@ -294,9 +345,9 @@ func (g *grower) report(d *growDevice, i int, s chain.Slot) []byte {
 	return g.sign(d, records...)
 }
 
-// disk returns the bytes of a store's files.
+// disk returns the bytes of the files in a folder beside the stores.
 func (g *grower) disk(name string) (n int64) {
-	_ = filepath.WalkDir(filepath.Join(dataDir(g.home), name+".db"), func(_ string, e fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(filepath.Join(dataDir(g.home), name), func(_ string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() {
 			if i, err := e.Info(); err == nil {
 				n += i.Size()
@@ -322,6 +373,18 @@ func (g *grower) close() {
 	must(g.t, g.stores.close())
 }
 
+// tables returns the number and bytes of the state's entries by table, which
+// is the first byte of their keys.
+func (g *grower) tables() map[byte][2]int64 {
+	out := map[byte][2]int64{}
+	working{g.app.tree}.Iterate(nil, func(k, v []byte) bool {
+		t := out[k[0]]
+		out[k[0]] = [2]int64{t[0] + 1, t[1] + int64(len(k)+len(v))}
+		return true
+	})
+	return out
+}
+
 // A generated ledger is a real one: verification executes it again.
 func TestGeneratedLedgerVerifies(t *testing.T) {
 	g := newGrower(t, 900, 0)
@@ -334,42 +397,76 @@ func TestGeneratedLedgerVerifies(t *testing.T) {
 	}
 }
 
-// BenchmarkTenYears generates ledgers of 60 gateways on disk and tells what
-// ten years of them take:
+// sizes are the bytes of what a ledger keeps on disk.
+type sizes struct{ blocks, state, evidence, tree, milestones int64 }
+
+func (s sizes) total() int64 { return s.blocks + s.state + s.evidence + s.tree + s.milestones }
+
+func (s sizes) String() string {
+	return fmt.Sprintf("%.1f MB: blocks %.1f, CometBFT's state %.1f, evidence %.1f, tree %.1f, kept states %.1f",
+		float64(s.total())/1e6, float64(s.blocks)/1e6, float64(s.state)/1e6, float64(s.evidence)/1e6, float64(s.tree)/1e6, float64(s.milestones)/1e6)
+}
+
+func (g *grower) sizes() sizes {
+	return sizes{g.disk("blockstore.db"), g.disk("state.db"), g.disk("evidence.db"), g.disk("ledger.db"), g.disk("../milestones")}
+}
+
+// tell prints how far a long generation is.
+func (g *grower) tell(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s: height %d: %s; %s\n", g.now.UTC().Format(time.DateOnly), g.state.LastBlockHeight, fmt.Sprintf(format, args...), g.sizes())
+}
+
+// BenchmarkTenYears generates ledgers of 60 gateways on disk, pruned as in
+// operation, and tells what ten years of them take:
 //
-//	blocks   a day of 96 slots, measured; every day adds the same
+//	full     a day of 96 slots, every gateway reporting: what it adds to blocks
 //	state    40 days kept of 55, with a slot an hour: what an hour's slot takes on disk, and
-//	         that it no longer grows once old slots leave; times the 96 x 400 slots that are kept
+//	         that it no longer grows once old slots leave; times the 96 x 400 slots that are
+//	         kept; and how much smaller it is as a kept state
+//	ever     slots of which few gateways report, kept for 40 days: what they leave behind for ever
 //	journal  its limits, and the own blocks of ten years
+//
+// BenchmarkFullLoad and BenchmarkEvergreen generate more of it.
 func BenchmarkTenYears(b *testing.B) {
 	const years, mb = 3652, 1e6
+	const kept = 600 // days of blocks: 400, and until they go together
 	for b.Loop() {
-		days := int64(max(*growDays, 1))
+		const days = 1
 		g := newGrower(b, 900, 0)
 		g.live(8)
-		blocks, state, bytes, txs := g.disk("blockstore"), g.disk("state"), g.bytes, g.txs
-		from := g.now
+		from, bytes, txs := g.sizes(), g.bytes, g.txs
+		begin := g.now
 		g.live(days * 96)
-		day := g.now.Sub(from).Hours() / 24
-		blocksDay, stateDay := float64(g.disk("blockstore")-blocks)/day, float64(g.disk("state")-state)/day
+		day := g.now.Sub(begin).Hours() / 24
+		to := g.sizes()
+		blocksDay, stateDay := float64(to.blocks-from.blocks)/day, float64(to.state-from.state)/day
 		bytesDay, txsDay := float64(g.bytes-bytes)/day, float64(g.txs-txs)/day
 		g.close()
 
 		h := newGrower(b, 3600, 40)
+		h.keepBlocks(0)
 		size := map[int]int64{}
 		at := 0
 		for _, day := range []int{42, 48, 55} {
 			h.live(int64(day-at) * 24)
 			at = day
-			size[day] = h.disk("ledger")
+			size[day] = h.sizes().tree
 		}
 		n, logical := h.entries(working{h.app.tree})
+		largest := max(size[42], size[48], size[55])
+		_, err := h.app.retain.make(b.Context(), h.state.LastBlockHeight-1)
+		must(b, err)
+		packed := float64(h.sizes().milestones) / float64(largest)
 		h.close()
-		slot := float64(max(size[42], size[48], size[55])) / (40 * 24)
+		slot := float64(largest) / (40 * 24)
 
-		ledgerDB := slot * 96 * 400
+		e, old := evergreen(b, 0.25)
+		e *= nodeFactor
+
+		ledgerDB := slot*96*400 + e*years
 		journal := float64(growGateways-1)*8*(1<<20) + 512*(1<<20) + bytesDay/growGateways*years
-		total := (blocksDay+stateDay)*years + ledgerDB + journal
+		milestones := 4 * packed * ledgerDB
+		total := (blocksDay+stateDay)*kept + ledgerDB + milestones + journal
 		b.ReportMetric(txsDay, "tx/day")
 		b.ReportMetric(bytesDay/mb, "tx-MB/day")
 		b.ReportMetric(blocksDay/mb, "blocks-MB/day")
@@ -379,8 +476,81 @@ func BenchmarkTenYears(b *testing.B) {
 		b.ReportMetric(float64(size[55])/mb, "ledger55-MB")
 		b.ReportMetric(float64(n), "entries")
 		b.ReportMetric(float64(logical)/mb, "entries-MB")
+		b.ReportMetric(e*365.25/mb, "ever-MB/year")
+		b.ReportMetric(float64(old.total())/mb, "ever-MB")
 		b.ReportMetric(ledgerDB/1e9, "ledger-GB")
+		b.ReportMetric(milestones/1e9, "kept-states-GB")
 		b.ReportMetric(journal/1e9, "journal-GB")
 		b.ReportMetric(total/1e9, "ten-years-GB")
+	}
+}
+
+// evergreen generates a ledger that keeps 40 days of everything, one slot every
+// four hours, and returns by how many bytes a day its entries grow once old
+// slots leave, and what is on disk in the end. What each slot leaves for ever is
+// one entry of one size: those of the other quarter-hours are put into the tree
+// at the end, without their slots.
+func evergreen(b *testing.B, years float64) (perDay float64, end sizes) {
+	const slot, quarter, step = 3600, 900, 4 * 3600
+	gen := testGenesis()
+	gen.SlotSeconds, gen.RetainDays = slot, 40
+	g := growFrom(b, gen, growing{validators: 1, blocks: 100, age: 14 * 24 * time.Hour})
+	g.keepBlocks(40 * 24 * time.Hour)
+	defer g.close()
+	const halfYear, first = 365 * 86400 / step / 2, 45 * 86400 / step
+	begin := chain.SlotAt(g.now.UnixMilli(), quarter)
+	g.quiet(first)
+	was, from := g.tables(), g.now
+	for done, total := int64(first), int64(years*365.25*86400/step); done < total; {
+		n := min(total-done, halfYear)
+		g.quiet(n)
+		done += n
+		g.tell("%d slots, %d bank references, blocks from %d", done, g.bank, g.blocks.Base())
+	}
+	now, day := g.tables(), g.now.Sub(from).Hours()/24
+	value := chain.Marshal(ledger.Archive{Hash: chain.Sum(nil), Entries: 200})
+	for s := begin; s < chain.SlotAt(g.now.UnixMilli(), quarter); s++ {
+		_, err := g.app.tree.Set(ledger.ArchivedSlotKey(s), append([]byte(nil), value...))
+		must(b, err)
+	}
+	_, _, err := g.app.tree.SaveVersion()
+	must(b, err)
+	for _, t := range slices.Sorted(maps.Keys(now)) {
+		fmt.Fprintf(os.Stderr, "table %q: %d entries, %d bytes; after %.0f days more %d entries, %d bytes\n", t, was[t][0], was[t][1], day, now[t][0], now[t][1])
+		perDay += float64(now[t][1]-was[t][1]) / day
+	}
+	perDay += float64(86400/quarter-86400/step) * float64(len(value)+len(ledger.ArchivedSlotKey(begin)))
+	g.tell("with the entry of every quarter-hour")
+	return perDay, g.sizes()
+}
+
+// BenchmarkEvergreen generates years of what remains for ever and prints what
+// is on disk twice a year, and at the end which tables of the state have grown.
+func BenchmarkEvergreen(b *testing.B) {
+	for b.Loop() {
+		perDay, end := evergreen(b, max(*growYears, 0.25))
+		b.ReportMetric(perDay*365.25/1e6, "entries-MB/year")
+		b.ReportMetric(float64(end.total())/1e6, "MB")
+	}
+}
+
+// BenchmarkFullLoad generates days of the full load, as little kept as may be, and
+// prints what is on disk every five: it must stop growing.
+func BenchmarkFullLoad(b *testing.B) {
+	for b.Loop() {
+		gen := testGenesis()
+		gen.RetainDays = 40
+		g := growFrom(b, gen, growing{blocks: 100, age: 14 * 24 * time.Hour})
+		g.keepBlocks(MinKeepBlocks)
+		for day := 5; day <= max(*growDays, 5); day += 5 {
+			g.live(5 * 96)
+			g.tell("%d days, blocks from %d", day, g.blocks.Base())
+		}
+		b.ReportMetric(float64(g.sizes().total())/1e6, "MB")
+		height := g.state.LastBlockHeight
+		g.close()
+		if r, err := VerifyHome(b.Context(), g.home, filepath.Join(g.home, "genesis.json"), nil); err != nil || len(r.Violations) > 0 || r.Height != height {
+			b.Errorf("%+v, %v", r, err)
+		}
 	}
 }

@@ -305,6 +305,106 @@ func TestReadersHoldTheRest(t *testing.T) {
 	g.close()
 }
 
+// TestKilledWhilePruning kills a gateway at any time while it keeps states and
+// drops blocks. What was committed is there, and everything that is left can
+// be verified.
+func TestKilledWhilePruning(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	shortEvidence(t, w.genesis, 10, 100*time.Millisecond)
+	n := w.nodes[0]
+	var committed uint64
+	from := int64(0)
+	for round := range 6 {
+		child(t, n.home, w.genesis, -1, 40+7*round, &committed, crashKeep+"=300ms")
+		r, err := VerifyHome(t.Context(), n.home, w.genesis, nil)
+		if err != nil || len(r.Violations) > 0 {
+			t.Fatalf("round %d: %+v, %v", round, r, err)
+		}
+		if r.FromHeight < from || r.Height < int64(committed) {
+			t.Fatalf("round %d: verified %d to %d, before from %d; %d transactions were committed", round, r.FromHeight, r.Height, from, committed)
+		}
+		from = r.FromHeight
+	}
+	if from == 1 {
+		t.Error("no block was dropped")
+	}
+	n.open()
+	if next := nextNonce(n.eng); next <= committed || n.balance("driver") != chain.Nano(next-1) {
+		t.Errorf("%d transactions were committed, %d are there, balance %d", committed, next-1, n.balance("driver"))
+	}
+	n.run().stop()
+}
+
+// TestPrunedNetwork: four validators drop blocks while they agree. One that
+// was away catches up from them and votes again, and each can be verified.
+func TestPrunedNetwork(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 4)
+	w.keep = time.Second
+	shortEvidence(t, w.genesis, 24, 500*time.Millisecond)
+	for _, n := range w.nodes {
+		n.start()
+	}
+	first := func() int64 {
+		low := w.nodes[0].eng.Status().First
+		for _, n := range w.nodes {
+			low = min(low, n.eng.Status().First)
+		}
+		return low
+	}
+	paid := chain.Nano(0)
+	pay := func(by *gateway) {
+		t.Helper()
+		by.submit(w.mint(0, "driver", 1))
+		paid++
+	}
+	// Until all have dropped blocks, twice.
+	limit := time.Now().Add(patience)
+	for begin := int64(0); begin == 0 || first() <= begin; {
+		if begin == 0 && first() > 1 {
+			begin = first()
+		}
+		pay(w.nodes[0])
+		if time.Now().After(limit) {
+			t.Fatalf("the blocks from %d on are still here", first())
+		}
+	}
+	away := w.nodes[3]
+	away.stop()
+	for range 3 {
+		pay(w.nodes[0])
+	}
+	away.start()
+	away.reach(w.nodes[0].eng.Status().Height)
+	// Three of four must vote: now the one that was away is needed.
+	w.nodes[1].stop()
+	for range 3 {
+		pay(away)
+	}
+	w.nodes[1].start()
+	top := w.nodes[0].eng.Status().Height
+	for _, n := range w.nodes {
+		n.reach(top)
+		if got := n.balance("driver"); got != paid {
+			t.Errorf("%s: balance %d of %d", n.name, got, paid)
+		}
+	}
+	agree(t, w.nodes...)
+	if _, err := away.eng.Block(1); err == nil || !strings.Contains(err.Error(), "block 1 has been dropped: blocks are kept from") {
+		t.Errorf("block 1: %v", err)
+	}
+	for _, n := range w.nodes {
+		if r, err := n.eng.Verify(t.Context(), nil); err != nil || len(r.Violations) > 0 || r.FromHeight == 1 {
+			t.Errorf("%s, running: %+v, %v", n.name, r, err)
+		}
+		n.stop()
+		if r, err := VerifyHome(t.Context(), n.home, w.genesis, nil); err != nil || len(r.Violations) > 0 || !strings.Contains(r.Start, "of 4 validators have signed") {
+			t.Errorf("%s: %+v, %v", n.name, r, err)
+		}
+	}
+}
+
 // TestKeepBlocksChecked: less than validators answer for is refused.
 func TestKeepBlocksChecked(t *testing.T) {
 	w := newWorld(t, 1)

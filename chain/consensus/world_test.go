@@ -53,6 +53,7 @@ type world struct {
 	nodes   []*gateway
 	nonces  [operators]uint64
 	wrap    func(host.Host) host.Host // nil: hosts as they are
+	keep    time.Duration             // of blocks; 0: for ever
 	change  func(*gateway, *Config)   // nil: as below
 }
 
@@ -160,7 +161,7 @@ func (n *gateway) open() *gateway {
 	n.addr = peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()}
 	n.world.mu.Unlock()
 	c := Config{
-		Home: n.home, GenesisFile: n.world.genesis, Host: n.host, Peers: n.world.addresses, Timing: n.world.timing, Log: testLog(n.world.t, n.name),
+		Home: n.home, GenesisFile: n.world.genesis, Host: n.host, KeepBlocks: n.world.keep, Peers: n.world.addresses, Timing: n.world.timing, Log: testLog(n.world.t, n.name),
 	}
 	if n.world.change != nil {
 		n.world.change(n, &c)
