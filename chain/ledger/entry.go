@@ -46,7 +46,7 @@ const (
 	tabZonePast   = 'z' // node, 0, first slot -> zone: what held before the latest change
 	tabCorrection = 'C' // device, slot, id -> CorrectionView
 	tabSale       = 'D' // slot, session -> meter.WattHour: what a car has given in a slot not cleared yet
-	tabFirm       = 'F' // 'v', id -> FirmView; 'o', first slot, id -> nothing: offers still open
+	tabFirm       = 'F' // 'v', id -> FirmView; 'o', first slot, id -> nothing: offers still open; 'x', last slot, id -> nothing: closed
 	tabDelivery   = 'H' // slot, offer, number -> FirmDelivery
 	tabDim        = 'Z' // node -> DimView
 	tabExpiry     = 'X' // slot, account, number -> nothing: when a lot expires

@@ -110,6 +110,10 @@ func firmOpenKey(s chain.Slot, id chain.ID) []byte {
 	return key(tabFirm, []byte{'o'}, slotBytes(s), id[:])
 }
 
+func firmClosedKey(s chain.Slot, id chain.ID) []byte {
+	return key(tabFirm, []byte{'x'}, slotBytes(s), id[:])
+}
+
 func contractKey(s chain.Slot, offer chain.ID, n uint32) []byte {
 	return key(tabContract, slotBytes(s), offer[:], binary.BigEndian.AppendUint32(nil, n))
 }
@@ -299,6 +303,7 @@ func (r *run) firmTake(st State, signer chain.Key, t chain.FirmTake) error {
 	if f.Left == 0 {
 		f.Open = false
 		st.Delete(firmOpenKey(f.From, f.ID))
+		put(st, firmClosedKey(f.To, f.ID), true)
 	}
 	put(st, firmKey(f.ID), f)
 	return nil
@@ -324,6 +329,7 @@ func (r *run) closeFirm(st State, f FirmView) error {
 	r.event("firm.closed", f.ID.String(), "%d Wh per slot not taken, %d nano returned", f.Left, f.Hold)
 	f.Hold, f.Open = 0, false
 	st.Delete(firmOpenKey(f.From, f.ID))
+	put(st, firmClosedKey(f.To, f.ID), true)
 	put(st, firmKey(f.ID), f)
 	return nil
 }

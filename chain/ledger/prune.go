@@ -25,6 +25,7 @@ const (
 	maxPrunedSlots    = 4   // per block; the next goes on
 	maxPrunedSessions = 64
 	maxPrunedLate     = 1024
+	maxPrunedFirm     = 256
 	postponeMs        = 30 * dayMs // a session that is not billed, or disputed, is looked at again
 	archiveSlot       = 's'
 	archiveSession    = 'c'
@@ -131,6 +132,21 @@ func (r *run) prune(st State) {
 	})
 	for _, k := range late {
 		st.Delete(k)
+	}
+
+	// Offers leave with their last delivery. Here go those that had none.
+	var firm [][]byte
+	st.Iterate(key(tabFirm, []byte{'x'}), func(k, _ []byte) bool {
+		s := slotOf(k[2:])
+		if s.End(r.rules.SlotSeconds) > before || st.Get(SlotKey(s)) != nil || len(firm) == maxPrunedFirm {
+			return false
+		}
+		firm = append(firm, k)
+		return true
+	})
+	for _, k := range firm {
+		st.Delete(k)
+		st.Delete(firmKey(chain.ID(k[10:])))
 	}
 
 	type closed struct {

@@ -71,6 +71,36 @@ func TestOldSlotsAndSessionsLeaveTheState(t *testing.T) {
 	equal(t, "state", StateHash(w.st), before)
 }
 
+// Firm offers leave as well: with their last delivery or, where there was none,
+// when its slot would have left.
+func TestOldFirmOffersLeaveTheState(t *testing.T) {
+	w := newWorldOf(t, func(g *chain.Genesis) { g.RetainDays = 40 })
+	w.on(chain.FeatureFirm)
+	w.ok(w.mint(w.a.owner.account(), 1e9), w.mint(w.b.owner.account(), 1e9))
+	last := firstSl + 4
+	for id := byte(3); id <= 5; id++ { // nobody takes them
+		w.ok(w.tx(w.a.owner, chain.TxFirmOffer, chain.FirmOffer{ID: chain.ID{id}, Device: w.a.key, Side: chain.Sell, From: last, To: last, Wh: 100, Price: 120_000}))
+	}
+	w.ok(w.tx(w.a.owner, chain.TxFirmCancel, chain.FirmCancel{Offer: chain.ID{5}}))
+	w.contract(1, firstSl+1, 500, 120_000) // delivered
+	w.contract(2, last, 500, 120_000)      // nobody reports its slot
+	w.report(firstSl, nil)
+	w.report(firstSl+1, map[*house][2]meter.WattHour{w.a: {0, 500}, w.b: {500, 0}})
+	w.now = last.End(900) + 61_000
+	w.block()
+	equal(t, "offers", len(FirmOffers(w.st, true)), 5)
+	w.pass(39 * dayMs)
+	equal(t, "offers of less than 40 days", len(FirmOffers(w.st, true)), 5)
+	w.pass(2 * dayMs)
+	n := 0
+	w.st.Iterate([]byte{tabFirm}, func(_, _ []byte) bool { n++; return true })
+	equal(t, "entries of firm offers", n, 0)
+	a, _ := ArchivedSlot(w.st, firstSl+1)
+	if a.Entries < 3 {
+		t.Errorf("the archive of a delivered slot has %d entries", a.Entries)
+	}
+}
+
 // Nothing but age lets an entry go.
 func TestYoungEntriesMayNotBeRemoved(t *testing.T) {
 	w := newWorld(t)
