@@ -105,6 +105,8 @@ func TestValidate(t *testing.T) {
 		{"rating raised", "phases: 1", "max_current_ma: 40000", "line 18: chargers[0].max_current_ma: 40000 is outside 6000..32000, the rating of board simulated"},
 		{"3 A", "phases: 1", "max_current_ma: 3000", "3000 is outside 6000..32000"},
 		{"stale time stretched", "stale_after: 5s", "stale_after: 11s", "line 23: timing.stale_after: 11s is outside"},
+		{"blocks too short", "timing:", "ledger: {keep_days: 20}\ntiming:", "ledger.keep_days: 20: 0, or 21 to 36525"},
+		{"own records before blocks", "timing:", "ledger: {keep_days: 90, journal_days: 80}\ntiming:", "ledger.journal_days: 80: 0, or 90 to 36525"},
 		{"stop stretched", "stale_after: 5s", "stop_wait: 4s", "timing.stop_wait: 4s is outside"},
 		{"watchdog shorter than ticks", "stale_after: 5s", "watchdog: 50ms", "timing.watchdog: 50ms is outside"},
 		{"two phases", "phases: 1", "phases: 2", "chargers[0].phases: 2"},

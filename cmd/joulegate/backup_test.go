@@ -50,6 +50,7 @@ func stateWithAll(t testing.TB) (st state, config string) {
 	for name, text := range map[string]string{
 		config: "version: 1\n", st.path("parties.yaml"): "people", st.path("receipts", "r1.ocmf"): "OCMF|{}|{}",
 		st.path("journal", "blocks.db", "000001.log"): "journal", st.path("consensus", "data", "ledger.db", "CURRENT"): "ledger",
+		st.path("consensus", "milestones", "7", "manifest"): "votes", st.path("consensus", "milestones", "8.new", "manifest"): "half",
 		st.path("consensus", "data", "cs.wal", "wal"): "votes", st.path("settings", "revisions.json"): "revisions", st.path("settings", "LOCK"): "1", st.path("control.sock"): "", st.path("keys", "new"): "",
 	} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
@@ -134,7 +135,7 @@ func TestBackupRestore(t *testing.T) {
 	now := time.Unix(1_770_000_000, 0)
 	public := []string{"genesis.json", "joulegate.yaml", "parties.yaml", "receipts/r1.ocmf", "restored", "settings/revisions.json"}
 	secrets := []string{"keys/device.key", "keys/receipt.key", "psk", "wallets/operator.key"}
-	stores := []string{"consensus/data/ledger.db/CURRENT", "journal/blocks.db/000001.log"}
+	stores := []string{"consensus/data/ledger.db/CURRENT", "consensus/milestones/7/manifest", "journal/blocks.db/000001.log"}
 	if _, err := os.Stat(st.path("wallets", "operator.key")); err != nil {
 		path, _ := keys.WalletPath("wallets", "operator")
 		secrets[3] = filepath.ToSlash(path)

@@ -70,6 +70,8 @@ var rows = []row{
 	{"catchup.replay", "1,000 blocks behind: executed one by one", "<=", none, "s", 1, bench{pkg: consensus, name: "BenchmarkCatchUp/replay", metric: "s", time: "1x"}},
 	{"catchup.snapshot", "1,000 blocks behind: fetched as a state", "<=", 30, "s", 1, bench{pkg: consensus, name: "BenchmarkCatchUp/snapshot", metric: "s", time: "1x"}},
 	{"years.ten", "ten years of 60 gateways on disk, all blocks kept", "<=", 32, "GB", 1, bench{pkg: consensus, name: "BenchmarkTenYears", metric: "ten-years-GB", time: "1x"}},
+	{"years.pruned", "the same, blocks kept for 400 to 600 days", "<=", 32, "GB", 1, bench{pkg: consensus, name: "BenchmarkTenYears", metric: "pruned-GB", time: "1x"}},
+	{"years.ever", "60 gateways: what stays in the ledger's state for ever, per year", "<=", none, "MB", 1, bench{pkg: consensus, name: "BenchmarkTenYears", metric: "ever-MB/year", time: "1x"}},
 	{"years.blocks", "60 gateways, 96 slots a day: blocks per day", "<=", none, "MB", 2, bench{pkg: consensus, name: "BenchmarkTenYears", metric: "blocks-MB/day", time: "1x"}},
 	{"years.state", "60 gateways: ledger state, 400 days kept", "<=", none, "GB", 2, bench{pkg: consensus, name: "BenchmarkTenYears", metric: "ledger-GB", time: "1x"}},
 
