@@ -104,3 +104,20 @@ type Alarm struct {
 	Text    string    `json:"text"`
 	Since   time.Time `json:"since"`
 }
+
+// RelayTest is what a person's test of a charger's relay has shown.
+type RelayTest struct {
+	OK        bool              `json:"ok"`
+	ClosedFor time.Duration     `json:"closed_ns"`
+	Contact   string            `json:"contact"`         // of the contactor, see the words below
+	Current   meter.MilliAmpere `json:"current_ma"`      // nothing is plugged in: 0
+	Ended     string            `json:"ended"`           // why it opened again
+	Fault     string            `json:"fault,omitempty"` // latched by it
+}
+
+// What a contactor's auxiliary contact did.
+const (
+	ContactNotFitted = "not fitted"
+	ContactFollowed  = "followed"
+	ContactStayed    = "did not follow"
+)

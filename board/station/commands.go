@@ -79,6 +79,8 @@ func (s *Station) free(id uint8) (*charger, error) {
 		return nil, refuse(Faulted, "charger %d has a latched fault: %s; a person has to repair and clear it: joulegate charger clear %d", id, c.st.Fault, id)
 	case active(c.EStop):
 		return nil, refuse(Stopped, "charger %d: the emergency stop is pressed, or its wire is cut", id)
+	case c.st.Phase == session.Testing:
+		return nil, refuse(Busy, "charger %d: a person tests its relay", id)
 	case c.opening || c.st.Phase != session.Idle:
 		return nil, refuse(Busy, "charger %d has session %s", id, c.quote.ID)
 	case c.mode == setpoint.Off:

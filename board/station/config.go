@@ -69,6 +69,8 @@ const (
 	InSession      = "in_session"
 	Negative       = "negative"
 	NoDischarge    = "no_discharge"
+	NoRelay        = "no_relay"
+	NotNow         = "not_now"
 )
 
 func refuse(code, format string, args ...any) error {

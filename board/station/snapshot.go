@@ -72,7 +72,7 @@ func (s *Station) showCharger(c *charger) board.Charger {
 	if p, ok := c.meter.last.Power(); ok {
 		v.PowerW = p.Watts()
 	}
-	if c.st.Phase != session.Idle || c.opening {
+	if c.st.Phase >= session.Held || c.opening {
 		v.Session, v.SessionWh, v.MaxWh, v.Cap = c.quote.ID.String(), c.st.Wh(), c.quote.MaxWh, c.quote.Cap
 		_, zone := s.wall.Zone()
 		v.Plan = c.plan.show(zone / 60)

@@ -126,6 +126,7 @@ type charger struct {
 	failed   bool          // the wallbox reports a fault
 	checked  time.Duration // output read back
 	pressed  bool          // the stop button
+	test     *relayTest    // nil: none
 	offer    offers
 }
 
@@ -567,6 +568,7 @@ func (s *Station) contacts(c *charger) {
 		s.step(c, session.Stop{Reason: chain.StopDriver, Cause: "the stop button was pressed"})
 	}
 	c.pressed = pressed
+	s.watchTest(c, in.Feedback)
 }
 
 func (s *Station) readBack(c *charger) {
@@ -811,7 +813,7 @@ func (s *Station) close(c *charger) {
 func (s *Station) index() {
 	var ids []chain.ID
 	for _, c := range s.chargers {
-		if c.st.Phase != session.Idle {
+		if c.st.Phase >= session.Held {
 			ids = append(ids, c.st.ID)
 		}
 	}
@@ -864,6 +866,10 @@ func (s *Station) act(c *charger, a session.Action) {
 		s.cfg.Log.Error("charger fault", "charger", c.ID, "fault", a.Text)
 		s.evidence("charger.fault", 3, chargerName(c.ID), a.Text)
 	case session.Note:
+		if c.test != nil && a.Code == session.TestRefused {
+			c.test.refused = a.Text
+			return // told to whoever asked
+		}
 		s.cfg.Log.Info("charger", "charger", c.ID, "code", a.Code, "what", a.Text)
 		s.evidence(a.Code, a.Severity, chargerName(c.ID), a.Text)
 	case session.AskDelay:

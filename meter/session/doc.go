@@ -42,6 +42,9 @@
 // Every transition there is:
 //
 //	from        to          when
+//	Idle        Testing     Test, and nothing speaks against it
+//	Testing     Idle        the test is over; anything speaks against it; Stop
+//	Testing     Held        Open
 //	Idle        Held        Open; Resume of a session without a begin register
 //	Idle        Suspended   Resume of a session that had begun
 //	Idle        Stopping    Resume of a session whose stop was under way
@@ -124,6 +127,14 @@
 // load. Emergency stop, faults and a stalled loop open at once. When readings
 // grow stale the offer falls to 6 A, and Rules.StaleOff later the circuit
 // opens.
+//
+// # A test of the relay
+//
+// Testing closes the circuit without a session, for MaxTest at most, when a
+// person who commissions the charger asks for it. Of the conditions above it
+// needs all but the hold and the begin register; a vehicle must not be
+// connected and nothing may draw current. No current is offered, and nothing
+// is recorded but the test.
 //
 // # A vehicle that gives
 //

@@ -271,7 +271,73 @@ const (
 
 // refusal says why the circuit must not be closed now; empty means it may be.
 func (m *machine) refusal() string {
-	age, what := m.age()
+	if no := m.broken(); no != "" {
+		return no
+	}
+	if !m.Confirmed {
+		return "the ledger has not confirmed the hold"
+	}
+	if no := m.blind(); no != "" {
+		return no
+	}
+	switch {
+	case !m.connected():
+		return "waiting for a vehicle"
+	case m.feedback == ContactClosed && !m.Relay:
+		return notOpened
+	case m.r.Wallbox && !m.Relay && m.Current >= StopBelow:
+		return "the wallbox has not stopped yet"
+	case !m.gives() && m.left() <= m.reserve(MinCurrent):
+		return "the hold is used up"
+	case m.overloaded:
+		return overloaded
+	case !m.gives() && m.limit < MinCurrent:
+		return NoCurrent
+	}
+	if no := m.rests(); no != "" {
+		return no
+	}
+	switch {
+	case !m.Relay && m.waits():
+		return m.spreadWords()
+	case !m.Begun:
+		return notBegun
+	}
+	return ""
+}
+
+const (
+	notOpened  = "the contactor has not opened"
+	overloaded = "the house's fuse is overloaded"
+)
+
+// testRefusal says why the relay must not be tested now. The test needs what
+// charging needs, but for the hold, a vehicle and a current; none of the
+// latter two may be there.
+func (m *machine) testRefusal() string {
+	if no := m.broken(); no != "" {
+		return no
+	}
+	if no := m.blind(); no != "" {
+		return no
+	}
+	switch {
+	case m.r.Wallbox:
+		return "a wallbox that switches by itself is not tested"
+	case m.r.Pilot && m.Vehicle != drivers.StateA:
+		return "a vehicle is connected, or nobody can tell: state " + m.Vehicle.String()
+	case m.Current > WeldAbove:
+		return fmt.Sprintf("%d mA flow: something is plugged in", m.Current)
+	case m.feedback == ContactClosed && !m.Relay:
+		return notOpened
+	case m.overloaded:
+		return overloaded
+	}
+	return m.rests()
+}
+
+// broken says what forbids a closed circuit whoever wants it.
+func (m *machine) broken() string {
 	switch {
 	case m.Fault != NoFault:
 		return m.Fault.String()
@@ -287,32 +353,29 @@ func (m *machine) refusal() string {
 		return "the control loop stalled"
 	case m.draining:
 		return "the gateway is shutting down"
-	case !m.Confirmed:
-		return "the ledger has not confirmed the hold"
+	}
+	return ""
+}
+
+// blind says what cannot be seen or written down.
+func (m *machine) blind() string {
+	age, what := m.age()
+	switch {
 	case age > m.r.StaleAfter:
 		return "no fresh reading from the " + what
 	case m.noDisk:
 		return "records cannot be written"
-	case !m.connected():
-		return "waiting for a vehicle"
-	case m.feedback == ContactClosed && !m.Relay:
-		return "the contactor has not opened"
-	case m.r.Wallbox && !m.Relay && m.Current >= StopBelow:
-		return "the wallbox has not stopped yet"
-	case !m.gives() && m.left() <= m.reserve(MinCurrent):
-		return "the hold is used up"
-	case m.overloaded:
-		return "the house's fuse is overloaded"
-	case !m.gives() && m.limit < MinCurrent:
-		return NoCurrent
+	}
+	return ""
+}
+
+// rests says why the contactor is spared.
+func (m *machine) rests() string {
+	switch {
 	case !m.Relay && m.now-m.movedAt < m.r.MinOff:
 		return "the relay rests after switching"
 	case !m.Relay && m.r.MaxSwitches > 0 && len(m.closings) >= m.r.MaxSwitches:
 		return fmt.Sprintf("switched on %d times within an hour, the most that spares the contactor", len(m.closings))
-	case !m.Relay && m.waits():
-		return m.spreadWords()
-	case !m.Begun:
-		return notBegun
 	}
 	return ""
 }

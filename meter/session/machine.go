@@ -61,6 +61,7 @@ type State struct {
 	heatAt                     time.Duration
 	siteSeen, vehicleSeen      bool
 	heatSeen                   bool
+	testUntil                  time.Duration
 	movedAt                    time.Duration // when the circuit last changed, or the program began
 	rampAt                     time.Duration // when 0 A was offered
 	ramping                    bool
@@ -108,7 +109,7 @@ func (h *held) lasts(cond bool, at time.Duration) time.Duration {
 // with it.
 func (s *State) Save() Saved {
 	v := Saved{Fault: s.Fault, Closings: len(s.closings)}
-	if s.Phase != Idle {
+	if s.Phase >= Held {
 		v.ID, v.MaxWh, v.Begun, v.Base, v.Last = s.ID, s.MaxWh, s.asked, s.Base, s.Last
 		v.Sells = s.sells
 		if s.Phase >= Stopping {
@@ -211,6 +212,8 @@ func (m *machine) apply(e Event) {
 		m.startNow()
 	case Stop:
 		m.stopOrder(e)
+	case Test:
+		m.test(e)
 	case Journal:
 		m.noDisk = !e.OK
 	case BeginRecorded:
@@ -236,6 +239,9 @@ func (m *machine) apply(e Event) {
 }
 
 func (m *machine) start(e Open) {
+	if m.Phase == Testing {
+		m.open("a session starts")
+	}
 	switch {
 	case m.Phase != Idle:
 		m.note(2, "session.start_repeated", "start of session %s, while session %s is %s: no effect", e.ID, m.ID, m.Phase)
@@ -383,6 +389,8 @@ func (m *machine) stopOrder(e Stop) {
 	}
 	switch {
 	case m.Phase == Idle:
+	case m.Phase == Testing:
+		m.open(e.Cause)
 	case m.Phase >= Stopping && e.Reason != m.Reason:
 		m.note(2, "session.stop_conflict", "session %s: %s, while it stops because of %s: no effect", m.ID, e.Cause, m.Reason)
 	case m.Phase >= Stopping:
@@ -394,7 +402,7 @@ func (m *machine) stopOrder(e Stop) {
 
 // stop begins an ordinary stop. The first reason stays.
 func (m *machine) stop(why chain.StopReason, cause string) {
-	if m.Phase == Idle || m.Phase >= Stopping {
+	if m.Phase < Held || m.Phase >= Stopping {
 		return
 	}
 	m.Reason, m.Cause = why, cause
@@ -416,9 +424,34 @@ func (m *machine) open(cause string) {
 		m.Relay, m.movedAt, m.Cause = false, m.now, cause
 	}
 	m.ramping = false
-	if m.Phase == Charging {
+	switch m.Phase {
+	case Charging:
 		m.enter(Suspended)
+	case Testing:
+		m.enter(Idle)
 	}
+}
+
+// test begins a person's test of the relay, or says why not.
+func (m *machine) test(e Test) {
+	no := m.testRefusal()
+	switch {
+	case m.Phase == Testing:
+		no = "a test is under way"
+	case m.Phase != Idle:
+		no = fmt.Sprintf("session %s is %s", m.ID, m.Phase)
+	case e.For <= 0:
+		no = "it has no duration"
+	}
+	if no != "" {
+		m.note(1, TestRefused, "the relay is not tested: %s", no)
+		return
+	}
+	m.Relay, m.movedAt, m.Cause = true, m.now, "a person tests the relay"
+	m.closings = append(slices.Clone(m.closings), m.now)
+	m.testUntil = m.now + min(e.For, MaxTest)
+	m.enter(Testing)
+	m.note(2, "relay.tested", "a person tests the relay for %s", min(e.For, MaxTest))
 }
 
 // forget drops closings that are older than an hour.
@@ -464,6 +497,13 @@ func (m *machine) advance() {
 		m.open("there is no session")
 		if m.Fault == NoFault {
 			m.Why = "no session"
+		}
+	case Testing:
+		m.Why = "a person tests the relay"
+		if no := m.testRefusal(); no != "" {
+			m.open(no)
+		} else if m.now >= m.testUntil {
+			m.open(TestOver)
 		}
 	case Held:
 		if m.now-m.phaseAt > m.r.HoldLimit && !m.resuming {
@@ -615,7 +655,7 @@ func (m *machine) setOffer() {
 	}
 	m.Back = 0
 	switch {
-	case !m.Relay || m.ramping:
+	case !m.Relay || m.ramping || m.Phase == Testing:
 		offer = 0
 	case m.gives():
 		offer = 0

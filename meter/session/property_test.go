@@ -31,7 +31,7 @@ type model struct {
 // TestNothingEnergisesWithoutAllConditions drives the machine with arbitrary
 // events and checks at every step that a closed relay has every reason to be.
 func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
-	closures, discharges := 0, 0
+	closures, discharges, tests := 0, 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		r := testRules
 		r.Wallbox, r.Trip, r.Temp = rapid.Bool().Draw(t, "wallbox"), rapid.Bool().Draw(t, "trip"), rapid.Bool().Draw(t, "thermometer")
@@ -72,6 +72,14 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 					closures++
 					connected := m.vehicle == drivers.StateB || m.vehicle == drivers.StateC || m.vehicle == drivers.StateD
 					m.closings = append(m.closings, now)
+					if s.Phase == Testing {
+						tests++
+						if m.estop || m.fault != 0 || s.Fault != 0 || m.lost || m.overloaded || m.failed || !m.disk || m.drain || !m.obeys || !fresh || r.Wallbox ||
+							m.vehicle != drivers.StateA || lastHour >= r.MaxSwitches || gap > r.LoopLimit || now-m.openedAt < r.MinOff || s.Current > WeldAbove {
+							t.Fatalf("tests the relay on %T at %s: model %+v, fresh %t, gap %s, %d mA", e, now, m, fresh, gap, s.Current)
+						}
+						continue
+					}
 					switch {
 					case m.lost, m.overloaded, m.failed, m.spread, now < m.startsAt, lastHour >= r.MaxSwitches:
 						t.Fatalf("closed on %T at %s: model %+v, %d closings", e, now, m, lastHour)
@@ -116,6 +124,9 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			}
 			if s.Phase == Idle && s.Relay {
 				t.Fatal("idle with a closed relay")
+			}
+			if s.Phase == Testing && (s.Offered != 0 || s.Back != 0 || now-s.phaseAt > MaxTest || s.Vehicle != drivers.StateA || s.Current > WeldAbove) {
+				t.Fatalf("tests for %s, offers %d mA, %d W, vehicle %s, %d mA flow", now-s.phaseAt, s.Offered, s.Back, m.vehicle, s.Current)
 			}
 			if s.Tripping && !s.Fault.Has(Weld) && was.Fault.Has(Weld) {
 				// cleared in the middle of a pulse, which ends by itself
@@ -191,7 +202,7 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 				set("")
 				step(Vehicle{m.vehicle, now})
 			}
-			switch rapid.IntRange(0, 34).Draw(t, "event") {
+			switch rapid.IntRange(0, 37).Draw(t, "event") {
 			case 23:
 				m.heat = MilliCelsius(rapid.SampledFrom([]int{20_000, 30_000, 65_000, 75_000, 90_000}).Draw(t, "heat"))
 				m.heatAt = now
@@ -230,6 +241,32 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			case 31:
 				m.spread, m.startsAt = false, 0
 				step(StartNow{})
+			case 35, 36, 37:
+				if s.Phase != Idle { // then it is refused
+					step(Test{MaxTest})
+					step(Stop{chain.StopDriver, ""})
+				}
+				// A person unplugs, and waits until the session has ended and
+				// the relay has rested.
+				m.vehicle = drivers.StateA
+				for range rapid.IntRange(0, 12).Draw(t, "waits") {
+					now += 800 * time.Millisecond
+					m.pilotAt, m.meterAt, m.siteAt, m.heatAt, m.obeys = now, now, now, now, true
+					step(Vehicle{m.vehicle, now})
+					step(Reading{Good: true, Import: reg, At: now})
+					step(SiteReading{Current: 12_000, At: now})
+					step(Temperature{m.heat, now})
+					step(Output{Closed: s.Relay, OK: true})
+					step(StopRecorded{})
+				}
+				now += time.Millisecond
+				m.vehicle, m.pilotAt, m.meterAt, m.siteAt, m.heatAt = drivers.StateA, now, now, now, now
+				step(Vehicle{m.vehicle, now})
+				step(Reading{Good: true, Import: reg, Current: meter.MilliAmpere(rapid.SampledFrom([]int{0, 0, 0, 800}).Draw(t, "flows")), At: now})
+				step(Temperature{m.heat, now})
+				step(SiteReading{Current: 12_000, At: now})
+				m.overloaded = false
+				step(Test{time.Duration(rapid.IntRange(-1, 10).Draw(t, "test")) * time.Second})
 			case 33, 34:
 				m.back = meter.Watt(rapid.SampledFrom([]int{0, 1, 700, 11_000}).Draw(t, "back"))
 				if m.back > 0 && rapid.Bool().Draw(t, "discharges only") {
@@ -305,9 +342,9 @@ func TestNothingEnergisesWithoutAllConditions(t *testing.T) {
 			}
 		}
 	})
-	t.Logf("%d closures, %d steps of discharging", closures, discharges)
-	if closures < 20 || discharges < 20 {
-		t.Fatalf("the relay closed only %d times, and there were %d steps of discharging: the property says little", closures, discharges)
+	t.Logf("%d closures, %d of them tests, %d steps of discharging", closures, tests, discharges)
+	if closures < 20 || discharges < 20 || tests < 20 {
+		t.Fatalf("the relay closed only %d times, %d of them tests, and there were %d steps of discharging: the property says little", closures, tests, discharges)
 	}
 }
 

@@ -132,6 +132,85 @@ func (g *rig) charge(max meter.WattHour) {
 	g.want(Charging, true)
 }
 
+// test begins a person's test of the relay.
+func (g *rig) test() {
+	g.t.Helper()
+	g.vehicle = drivers.StateA
+	g.run(11 * time.Second)
+	g.do(Test{For: MaxTest})
+	g.want(Testing, true)
+}
+
+// A person's test closes the relay for its time and no longer, and ends at
+// whatever would end charging.
+func TestRelayTest(t *testing.T) {
+	g := newRig(t)
+	g.test()
+	g.run(MaxTest - time.Second)
+	g.want(Testing, true)
+	g.run(time.Second + tick)
+	g.want(Idle, false)
+	g.do(Test{For: time.Second})
+	g.want(Idle, false) // it rests after switching
+	g.run(testRules.MinOff)
+	g.do(Test{For: time.Hour})
+	g.run(MaxTest + tick)
+	g.want(Idle, false)
+
+	for name, disturb := range map[string]func(g *rig){
+		"emergency stop": func(g *rig) { g.estop = true },
+		"vehicle":        func(g *rig) { g.vehicle = drivers.StateB },
+		"current":        func(g *rig) { g.draw = func() meter.MilliAmpere { return 600 } },
+		"stop":           func(g *rig) { g.do(Stop{Reason: chain.StopOperator}) },
+		"stall":          func(g *rig) { g.do(Stalled{}) },
+		"shutdown":       func(g *rig) { g.do(Drain{}) },
+		"no disk":        func(g *rig) { g.do(Journal{false}) },
+		"earth fault":    func(g *rig) { g.do(Inputs{Earth: true}) },
+	} {
+		t.Run("ends at "+name, func(t *testing.T) {
+			g := newRig(t)
+			g.test()
+			disturb(g)
+			g.run(1200 * time.Millisecond)
+			g.want(Idle, false)
+		})
+		t.Run("refused at "+name, func(t *testing.T) {
+			if name == "stop" || name == "stall" { // of a moment
+				return
+			}
+			g := newRig(t)
+			g.vehicle = drivers.StateA
+			g.run(11 * time.Second)
+			disturb(g)
+			g.run(1200 * time.Millisecond)
+			g.do(Test{For: MaxTest})
+			g.want(Idle, false)
+		})
+	}
+
+	// Contacts that do not follow are what it is for.
+	g = newRig(t)
+	g.contact = func() Contact { return ContactOpen }
+	g.test()
+	g.run(2 * time.Second)
+	g.want(Idle, false)
+	if !g.s.Fault.Has(Contactor) {
+		t.Errorf("a contact that stays open: fault %q", g.s.Fault)
+	}
+	g = newRig(t)
+	g.contact = func() Contact {
+		if g.went[[2]Phase{Idle, Testing}] {
+			return ContactClosed
+		}
+		return ContactOpen
+	}
+	g.test()
+	g.run(MaxTest + WeldAfter + time.Second)
+	if !g.s.Fault.Has(Weld) {
+		t.Errorf("a contact that stays closed: fault %q", g.s.Fault)
+	}
+}
+
 func TestOrdinarySession(t *testing.T) {
 	g := newRig(t)
 	g.charge(10_000)

@@ -16,6 +16,9 @@ var transitions map[[2]Phase]func(g *rig)
 
 func init() { // the conversations are checked against the table that they are in
 	transitions = map[[2]Phase]func(g *rig){
+		{Idle, Testing}:        func(g *rig) { g.test() },
+		{Testing, Idle}:        func(g *rig) { g.test(); g.run(MaxTest + time.Second) },
+		{Testing, Held}:        func(g *rig) { g.test(); g.do(Open{testID, 100, false}) },
 		{Idle, Held}:           func(g *rig) { g.do(Open{testID, 100, false}) },
 		{Idle, Suspended}:      func(g *rig) { g.do(Resume{Saved: Saved{ID: testID, MaxWh: 100, Begun: true}}) },
 		{Idle, Stopping}:       func(g *rig) { g.do(Resume{Saved: Saved{ID: testID, MaxWh: 100, Stopping: chain.StopFull}}) },

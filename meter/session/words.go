@@ -16,6 +16,7 @@ type Phase uint8
 // Phases.
 const (
 	Idle       Phase = iota // no session
+	Testing                 // no session; a person tests the relay
 	Held                    // waiting for the ledger to hold the money
 	Authorised              // held; waiting for the conditions
 	Charging                // circuit closed
@@ -24,7 +25,7 @@ const (
 	Metered                 // last register known, not yet on disk
 )
 
-var phases = [...]string{Idle: "idle", Held: "held", Authorised: "authorised", Charging: "charging", Suspended: "suspended", Stopping: "stopping", Metered: "metered"}
+var phases = [...]string{Idle: "idle", Testing: "testing", Held: "held", Authorised: "authorised", Charging: "charging", Suspended: "suspended", Stopping: "stopping", Metered: "metered"}
 
 func (p Phase) String() string {
 	if int(p) >= len(phases) {
@@ -83,6 +84,7 @@ const (
 	AnswerAfter                      = time.Second     // for an auxiliary contact to follow
 	FinalWait                        = 5 * time.Second // for a reading taken after the circuit opened
 	WallboxObeys                     = 10 * time.Second
+	MaxTest                          = 5 * time.Second // that a person's test keeps the relay closed
 	TempAfter                        = 2 * time.Second // above TempMax
 	PhaseAfter                       = time.Second     // below PhaseLow
 	TripPulse                        = time.Second     // length of the shunt trip's pulse
@@ -111,6 +113,13 @@ const (
 	// nominal voltage +-10 % (EN 50160), for the most and the least that can
 	// flow
 	maxVolt, minVolt = 253, 207
+)
+
+// Words of a test of the relay: the code of its refusal, and the cause of an
+// opening that ends it as it should.
+const (
+	TestRefused = "relay.test_refused"
+	TestOver    = "the test of the relay is over"
 )
 
 // Rules are the limits of one charger. They do not change while it runs. A
@@ -266,6 +275,13 @@ type (
 		Reason chain.StopReason
 		Cause  string
 	}
+	// Test closes the circuit of an idle charger for a moment, at most MaxTest,
+	// so that a person sees that relay and contacts are wired as they are
+	// configured. It stands for the authorisation that a session has from the
+	// ledger: whoever sends it has made sure that a person is there. A
+	// wallbox is not tested, no current is offered, and it ends when something
+	// draws current.
+	Test struct{ For time.Duration }
 	// Journal says whether records can be written.
 	Journal struct{ OK bool }
 	// BeginRecorded says that the begin register is on disk.
@@ -299,6 +315,7 @@ func (Setpoint) event()      {}
 func (Spread) event()        {}
 func (StartNow) event()      {}
 func (Stop) event()          {}
+func (Test) event()          {}
 func (Journal) event()       {}
 func (BeginRecorded) event() {}
 func (StopRecorded) event()  {}
