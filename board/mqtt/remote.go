@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -27,6 +28,9 @@ type Remote interface {
 	// Command carries out a command that is valid, not expired and new. The
 	// client is the level of the topic that the broker let him write.
 	Command(ctx context.Context, client, name string, args json.RawMessage) (data any, err error)
+	// Slow tells that a command may take longer than others can wait: it is
+	// carried out beside them, one such at a time.
+	Slow(name string) bool
 }
 
 // CommandError is an error with a code for the reply.
@@ -106,6 +110,9 @@ func granted(ctx context.Context, t paho.Token) bool {
 // obey answers one message after another until ctx ends.
 func (s *Service) obey(ctx context.Context) {
 	seen := map[string]time.Time{} // client/txn -> expiry
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	slow := make(chan struct{}, 1)
 	for {
 		select {
 		case <-ctx.Done():
@@ -119,20 +126,37 @@ func (s *Service) obey(ctx context.Context) {
 			if len(level) != 3 || CheckLevel(level[1]) != nil || CheckLevel(level[2]) != nil {
 				continue
 			}
-			r := s.execute(ctx, level[1], level[2], in, seen, time.Now())
-			if r.Code == "retained" {
+			client, name := level[1], level[2]
+			args, r := s.admit(client, in, seen, time.Now())
+			switch {
+			case r.Code == "retained":
 				s.log.Warn("retained command refused", "topic", in.topic)
+				s.reply(client, name, r)
+			case r.Status != "":
+				s.reply(client, name, r)
+			case !s.remote.Slow(name):
+				s.reply(client, name, s.execute(ctx, client, name, r.Txn, args))
+			default:
+				select {
+				case slow <- struct{}{}:
+				default:
+					s.reply(client, name, Reply{Txn: r.Txn, Status: "error", Code: "busy", Error: "another command that takes long is being carried out"})
+					continue
+				}
+				beside.Go(func() {
+					defer func() { <-slow }()
+					s.reply(client, name, s.execute(ctx, client, name, r.Txn, args))
+				})
 			}
-			s.reply(level[1], level[2], r)
 		}
 	}
 }
 
-// execute judges a command and carries it out.
-func (s *Service) execute(ctx context.Context, client, name string, in inbound, seen map[string]time.Time, now time.Time) Reply {
+// admit judges a command. The reply has a status if it is refused.
+func (s *Service) admit(client string, in inbound, seen map[string]time.Time, now time.Time) (json.RawMessage, Reply) {
 	r, exp, err := parseRequest(in.payload)
-	fail := func(code, format string, a ...any) Reply {
-		return Reply{Txn: r.Txn, Status: "error", Code: code, Error: fmt.Sprintf(format, a...)}
+	fail := func(code, format string, a ...any) (json.RawMessage, Reply) {
+		return nil, Reply{Txn: r.Txn, Status: "error", Code: code, Error: fmt.Sprintf(format, a...)}
 	}
 	for k, t := range seen {
 		if now.After(t) {
@@ -155,15 +179,20 @@ func (s *Service) execute(ctx context.Context, client, name string, in inbound, 
 		return fail("busy", "more than %d commands within %s", maxRemembered, maxAhead)
 	}
 	seen[key] = exp
-	data, err := s.remote.Command(ctx, client, name, r.Args)
+	return r.Args, Reply{Txn: r.Txn}
+}
+
+// execute carries a command out.
+func (s *Service) execute(ctx context.Context, client, name, txn string, args json.RawMessage) Reply {
+	data, err := s.remote.Command(ctx, client, name, args)
 	if err != nil {
 		code := "failed"
 		if c, ok := err.(*CommandError); ok { //nolint:errorlint // made by the wiring as it is
 			code = c.Code
 		}
-		return fail(code, "%v", err)
+		return Reply{Txn: txn, Status: "error", Code: code, Error: err.Error()}
 	}
-	return Reply{Txn: r.Txn, Status: "ok", Data: data}
+	return Reply{Txn: txn, Status: "ok", Data: data}
 }
 
 // parseRequest reads a command: one JSON document, no unknown keys.
@@ -220,6 +249,14 @@ func (s *Service) PublishConfig(v any) error { return s.publish(topicReported, 1
 
 // PublishResult publishes what became of a change.
 func (s *Service) PublishResult(v any) error { return s.publish(topicResult, 1, v) }
+
+// PublishCommand publishes the schema of a command's args.
+func (s *Service) PublishCommand(name string, schema any) error {
+	if err := CheckLevel(name); err != nil {
+		return fmt.Errorf("mqtt: command: %w", err)
+	}
+	return s.publish("schema/cmd/"+name, 1, schema)
+}
 
 // PublishSchema publishes the schema of the configuration.
 func (s *Service) PublishSchema(v any) error { return s.publish(topicSchema, 1, v) }

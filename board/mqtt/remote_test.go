@@ -32,6 +32,8 @@ func (e echo) Command(_ context.Context, client, name string, args json.RawMessa
 	return args, nil
 }
 
+func (echo) Slow(name string) bool { return name == "slow" }
+
 func TestCommandsAreJudgedFirst(t *testing.T) {
 	s, err := New(Config{Gateway: "house1", URL: "tcp://127.0.0.1:1"})
 	if err != nil {
@@ -58,7 +60,10 @@ func TestCommandsAreJudgedFirst(t *testing.T) {
 		{"unknown key", "anna", "diag", `{"txn":"e","exp":1,"now":true}`, false, "invalid"},
 		{"refused", "anna", "refuse", fmt.Sprintf(`{"txn":"f","exp":%d}`, now.Unix()+60), false, "unavailable"},
 	} {
-		r := s.execute(t.Context(), c.client, c.name, inbound{payload: []byte(c.payload), retained: c.retained}, seen, now)
+		args, r := s.admit(c.client, inbound{payload: []byte(c.payload), retained: c.retained}, seen, now)
+		if r.Status == "" {
+			r = s.execute(t.Context(), c.client, c.name, r.Txn, args)
+		}
 		if r.Code != c.want || (r.Status == "ok") != (c.want == "") {
 			t.Errorf("%s: %+v, want %q", c.what, r, c.want)
 		}
@@ -115,6 +120,69 @@ func TestCommandsOverTheBroker(t *testing.T) {
 			return false
 		}
 	})
+}
+
+// slowly is a Remote with a command that takes until it is released.
+type slowly struct {
+	echo
+	begun   chan struct{}
+	release chan struct{}
+}
+
+func (s slowly) Command(ctx context.Context, client, name string, args json.RawMessage) (any, error) {
+	if name == "slow" {
+		s.begun <- struct{}{}
+		<-s.release
+	}
+	return s.echo.Command(ctx, client, name, args)
+}
+
+// TestSlowCommandsKeepNobodyWaiting: what confirms a configuration in time
+// must not wait for the scan of a bus, and a second scan is refused.
+func TestSlowCommandsKeepNobodyWaiting(t *testing.T) {
+	s, err := New(Config{Gateway: "house1", URL: "tcp://127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := slowly{echo{names: make(chan string, 10)}, make(chan struct{}), make(chan struct{})}
+	s.remote = r
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.obey(ctx) }()
+	give := func(name, txn string) {
+		s.inbox <- inbound{topic: "cmd/anna/" + name, payload: fmt.Appendf(nil, `{"txn":%q,"exp":%d}`, txn, time.Now().Unix()+60)}
+	}
+	answer := func() (topic string, v Reply) {
+		waitFor(t, "an answer", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			m, ok := s.events.pop()
+			if ok {
+				topic = m.topic
+				if err := json.Unmarshal(m.payload, &v); err != nil {
+					t.Error(err)
+				}
+			}
+			return ok
+		})
+		return topic, v
+	}
+	give("slow", "one")
+	<-r.begun
+	give("diag", "two")
+	if topic, v := answer(); topic != "rsp/anna/diag" || v.Status != "ok" {
+		t.Errorf("%s %+v", topic, v)
+	}
+	give("slow", "three")
+	if _, v := answer(); v.Code != "busy" || v.Txn != "three" {
+		t.Errorf("%+v", v)
+	}
+	close(r.release)
+	if topic, v := answer(); topic != "rsp/anna/slow" || v.Txn != "one" || v.Status != "ok" {
+		t.Errorf("%s %+v", topic, v)
+	}
+	stop()
+	<-ended
 }
 
 func FuzzCommand(f *testing.F) {

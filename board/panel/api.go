@@ -73,6 +73,10 @@ type Backend interface {
 	// then. It asks neither the ledger nor the network. It needs the control
 	// socket.
 	OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (board.Charger, error)
+	// Commissioning begins or ends the mode in which relays may be tested,
+	// or tells about it. TestRelay closes one for a moment.
+	Commissioning(ctx context.Context, o CommissioningOrder) (Commissioning, error)
+	TestRelay(ctx context.Context, o RelayOrder) (board.RelayTest, error)
 	// Dim takes an order of the utility to all chargers. It only lowers. It
 	// needs the control socket.
 	Dim(ctx context.Context, o DimOrder) error
@@ -275,6 +279,23 @@ type DimOrder struct {
 // latched faults, starting without waiting for the spread of starts, a limit
 // below the rating, a mode.
 var ChargerOrders = []string{"stop", "clear", "start", "limit", "mode"}
+
+// CommissioningOrder begins or ends commissioning mode; "" asks.
+type CommissioningOrder struct {
+	Do string `json:"do"` // start, stop or ""
+}
+
+// Commissioning is the mode of a gateway that a person stands before.
+type Commissioning struct {
+	On    bool      `json:"on"`
+	Until time.Time `json:"until,omitzero"`
+}
+
+// RelayOrder asks for a test of a charger's relay.
+type RelayOrder struct {
+	Charger uint8 `json:"charger"`
+	Seconds int   `json:"seconds"` // 1..5
+}
 
 // MaxEvents is the most events of one answer.
 const MaxEvents = 1000

@@ -217,6 +217,20 @@ func (s *Server) Handler(control bool) http.Handler {
 			}
 			return b.OrderCharger(r.Context(), id, o)
 		})
+		handle("POST /commissioning", func(r *http.Request) (any, error) {
+			var o CommissioningOrder
+			if err := body(r, &o); err != nil {
+				return nil, err
+			}
+			return b.Commissioning(r.Context(), o)
+		})
+		handle("POST /relay/test", func(r *http.Request) (any, error) {
+			var o RelayOrder
+			if err := body(r, &o); err != nil {
+				return nil, err
+			}
+			return b.TestRelay(r.Context(), o)
+		})
 		handle("POST /sessions/{id}/plan", func(r *http.Request) (any, error) {
 			id, err := sessionID(r)
 			if err != nil {

@@ -278,6 +278,14 @@ func (f *fake) Failsafe(_ context.Context, id uint8, set *Failsafe) (Failsafe, e
 	return Failsafe{Charger: id, Current: 6000, TimeoutMs: 30_000}, nil
 }
 
+func (f *fake) Commissioning(_ context.Context, o CommissioningOrder) (Commissioning, error) {
+	return Commissioning{On: o.Do == "start"}, nil
+}
+
+func (f *fake) TestRelay(_ context.Context, o RelayOrder) (board.RelayTest, error) {
+	return board.RelayTest{OK: o.Seconds == 2}, nil
+}
+
 func (f *fake) Chargers(context.Context) ([]board.Charger, error) { return f.snapshot().Chargers, nil }
 
 func (f *fake) OrderCharger(_ context.Context, id uint8, o ChargerOrder) (board.Charger, error) {
@@ -563,12 +571,14 @@ func TestAdministrationIsLocal(t *testing.T) {
 	ctx := t.Context()
 	tx := chain.SignTx("sunny-street", 1, chain.TxMint, chain.Mint{To: chain.AccountOf(pub(driver)), Amount: 1, BankRef: "x"}, key("operator"))
 	calls := map[string]func(b Backend) (any, error){
-		"claim":   func(b Backend) (any, error) { return b.Claim(ctx, []byte("key")) },
-		"submit":  func(b Backend) (any, error) { return b.Submit(ctx, tx) },
-		"invite":  func(b Backend) (any, error) { return b.Invite(ctx, InviteRequest{Node: "feeder1", Valid: time.Hour}) },
-		"verify":  func(b Backend) (any, error) { return b.LedgerVerify(ctx, nil) },
-		"confirm": func(b Backend) (any, error) { return nil, b.ConfirmMeter(ctx, "house") },
-		"charger": func(b Backend) (any, error) { return b.OrderCharger(ctx, 1, ChargerOrder{Do: "limit", Limit: 8000}) },
+		"claim":         func(b Backend) (any, error) { return b.Claim(ctx, []byte("key")) },
+		"submit":        func(b Backend) (any, error) { return b.Submit(ctx, tx) },
+		"invite":        func(b Backend) (any, error) { return b.Invite(ctx, InviteRequest{Node: "feeder1", Valid: time.Hour}) },
+		"verify":        func(b Backend) (any, error) { return b.LedgerVerify(ctx, nil) },
+		"confirm":       func(b Backend) (any, error) { return nil, b.ConfirmMeter(ctx, "house") },
+		"charger":       func(b Backend) (any, error) { return b.OrderCharger(ctx, 1, ChargerOrder{Do: "limit", Limit: 8000}) },
+		"commissioning": func(b Backend) (any, error) { return b.Commissioning(ctx, CommissioningOrder{Do: "start"}) },
+		"relay test":    func(b Backend) (any, error) { return b.TestRelay(ctx, RelayOrder{1, 2}) },
 		"plan": func(b Backend) (any, error) {
 			return b.SetPlan(ctx, openID, PlanOrder{By: fakeStart.Add(time.Hour), MaxPrice: 250_000})
 		},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/board/config"
+	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/board/station"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/meter"
@@ -24,9 +25,33 @@ func newCommissionCmd() *cobra.Command {
 between one and three phases, and taking energy out of vehicles. A statement is
 that word, signed, for one charger of one gateway and for a time. The gateway
 names the keys that count under installers, and the file under the charger's
-statement; its hash goes on record at every start.`,
+statement; its hash goes on record at every start.
+
+Relays are tested and lines scanned only in commissioning mode, which somebody
+at the gateway begins.`,
 	}
 	c.AddCommand(newCommissionSignCmd(), newCommissionCheckCmd())
+	for _, o := range []struct{ do, short string }{
+		{"start", "Begin commissioning mode: for 15 minutes relays may be tested and lines scanned, over MQTT too"},
+		{"stop", "End commissioning mode"},
+		{"status", "Say whether the gateway is in commissioning mode"},
+	} {
+		c.AddCommand(query(&cobra.Command{Use: o.do, Short: o.short, Args: cobra.NoArgs, Example: "  joulegate commission " + o.do},
+			func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.Commissioning, error) {
+				do := o.do
+				if do == "status" {
+					do = ""
+				}
+				return g.Commissioning(cmd.Context(), panel.CommissioningOrder{Do: do})
+			}, func(w io.Writer, v panel.Commissioning) error {
+				text := "off"
+				if v.On {
+					text = fmt.Sprintf("on until %s", v.Until.Local().Format(time.TimeOnly))
+				}
+				_, err := fmt.Fprintln(w, "commissioning mode is", text)
+				return err
+			}))
+	}
 	return c
 }
 
@@ -169,4 +194,40 @@ func vouchFor(h config.Charger, self chain.Key, now time.Time, installers []chai
 		return s, errors.New("the statement does not allow discharging")
 	}
 	return s, s.Allows(self, h.ID, installers, now)
+}
+
+func newRelayCmd() *cobra.Command {
+	c := &cobra.Command{Use: "relay", Short: "Test relays while a charger is commissioned"}
+	var seconds int
+	test := query(&cobra.Command{
+		Use:   "test CHARGER",
+		Short: "Close the relay of a charger without a vehicle for a moment, and say what the contacts did",
+		Long: `Closes the relay of an idle charger, opens it again, and says whether the output
+and the contactor's auxiliary contact followed. It needs commissioning mode and
+everything that charging needs, the emergency stop released and a fresh meter
+among it; with a vehicle, or when something draws current, there is none.
+
+The socket is live meanwhile: nothing may be plugged in and nobody may touch it.`,
+		Example: "  joulegate commission start && joulegate relay test 1",
+		Args:    cobra.ExactArgs(1),
+	}, func(cmd *cobra.Command, g *panel.Client, args []string) (board.RelayTest, error) {
+		id, err := strconv.ParseUint(args[0], 10, 8)
+		if err != nil || id == 0 {
+			return board.RelayTest{}, usageError{fmt.Errorf("charger %q: its number, as in: joulegate charger ls", args[0])}
+		}
+		return g.TestRelay(cmd.Context(), panel.RelayOrder{Charger: uint8(id), Seconds: seconds})
+	}, func(w io.Writer, v board.RelayTest) error {
+		word := "in order"
+		if !v.OK {
+			word = "NOT in order"
+		}
+		fmt.Fprintf(w, "%s: closed for %s, auxiliary contact: %s, %d mA; %s\n", word, v.ClosedFor.Round(time.Millisecond), v.Contact, v.Current, v.Ended)
+		if v.Fault != "" {
+			fmt.Fprintf(w, "latched: %s (joulegate charger clear after the repair)\n", v.Fault)
+		}
+		return nil
+	})
+	test.Flags().IntVar(&seconds, "seconds", 2, "how long, 1 to 5")
+	c.AddCommand(test)
+	return c
 }

@@ -49,29 +49,30 @@ type gateway struct {
 	id          identity
 	self        chain.Key
 
-	lock     *journal.Lock // of the state folder; it ends with whoever holds this
-	roster   *roster
-	net      *p2p.Node
-	journal  *journal.Journal
-	ledger   *consensus.Engine
-	passbook *passbook.Book // what the ledger does to accounts
-	feed     *feed
-	outbox   *outbox
-	devices  *devices
-	station  *station.Station
-	watch    *watchdog.Watchdog
-	live     *live.Hub
-	mqtt     *mqtt.Service
-	panel    *panel.Server
-	readers  []*access.Reader
-	metrics  *prometheus.Registry
-	warden   *warden.Warden // nil: the guard is off
-	filter   *packetFilter  // of the guard; nil: it is off
-	needed   *needed        // what the guard spares; nil: it is off
-	culprits culprits       // neighbours that the guard may shut out
-	feeder   *feederLink    // nil: the feeder is not shared by a leader
-	posted   posted         // what neighbours expect to sell
-	dimmed   ledger.DimView // the ledger's order that the station has
+	lock          *journal.Lock // of the state folder; it ends with whoever holds this
+	roster        *roster
+	net           *p2p.Node
+	journal       *journal.Journal
+	ledger        *consensus.Engine
+	passbook      *passbook.Book // what the ledger does to accounts
+	feed          *feed
+	outbox        *outbox
+	devices       *devices
+	commissioning commissioning // whether a person is at the gateway
+	station       *station.Station
+	watch         *watchdog.Watchdog
+	live          *live.Hub
+	mqtt          *mqtt.Service
+	panel         *panel.Server
+	readers       []*access.Reader
+	metrics       *prometheus.Registry
+	warden        *warden.Warden // nil: the guard is off
+	filter        *packetFilter  // of the guard; nil: it is off
+	needed        *needed        // what the guard spares; nil: it is off
+	culprits      culprits       // neighbours that the guard may shut out
+	feeder        *feederLink    // nil: the feeder is not shared by a leader
+	posted        posted         // what neighbours expect to sell
+	dimmed        ledger.DimView // the ledger's order that the station has
 }
 
 // gossipTopic carries signed gateway blocks of one microgrid.
@@ -224,6 +225,7 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 		g.station.Note("charger.statement", v.severity, v.charger, v.text)
 	}
 	deliver := func(r meter.Reading) { g.station.Reading(r) }
+	g.commissionByFile(bootFiles)
 	if err := g.devices.addMeters(cfg, g.started, g.resumeMeters(), deliver, log.With("part", "meter")); err != nil {
 		return nil, err
 	}

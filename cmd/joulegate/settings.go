@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/joulegate/joulegate/board/config"
-	"github.com/joulegate/joulegate/board/mqtt"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/journal"
@@ -477,47 +476,6 @@ func (g *gateway) installers() (keys []chain.Key) {
 	return keys
 }
 
-// Command implements mqtt.Remote.
-func (r remote) Command(ctx context.Context, client, name string, args json.RawMessage) (any, error) {
-	ctx, cancel := context.WithTimeout(ctx, utilityWait)
-	defer cancel()
-	var txn struct {
-		Txn string `json:"txn"`
-	}
-	if len(args) > 0 && (name == "config.confirm" || name == "config.cancel") {
-		if err := json.Unmarshal(args, &txn); err != nil {
-			return nil, &mqtt.CommandError{Code: "invalid", Text: "args: " + err.Error()}
-		}
-	}
-	coded := func(v any, err error) (any, error) {
-		var d *config.Denial
-		if errors.As(err, &d) {
-			return nil, &mqtt.CommandError{Code: d.Code, Text: d.Text}
-		}
-		return v, err
-	}
-	switch name {
-	case "config.confirm":
-		v, err := r.settings.ConfigConfirm(ctx, txn.Txn)
-		return coded(v, err)
-	case "config.cancel":
-		if err := r.settings.step(config.Cancel{Txn: txn.Txn, Why: "cancelled by " + client}); err != nil {
-			return coded(nil, err)
-		}
-		return r.settings.result(), nil
-	case "guard.release", "guard.answer", "guard.resume":
-		return r.guardCommand(ctx, name, args)
-	case "diag":
-		s, err := backend(r).Status(ctx)
-		if err != nil {
-			return nil, err
-		}
-		snap, _ := r.live.Latest()
-		return map[string]any{"status": s, "snapshot": snap, "mqtt": r.mqtt.Stats()}, nil
-	}
-	return nil, &mqtt.CommandError{Code: "unavailable", Text: fmt.Sprintf("this program has no command %q over MQTT", name)}
-}
-
 // follow binds the settings to a running gateway and tells MQTT of them.
 func (g *gateway) follow(stop context.CancelCauseFunc) {
 	s := g.settings
@@ -545,7 +503,7 @@ func (g *gateway) follow(stop context.CancelCauseFunc) {
 		return all
 	}
 	s.check, s.permit = g.well, g.permit
-	if err := g.mqtt.PublishSchema(config.Schema()); err != nil {
+	if err := errors.Join(g.mqtt.PublishSchema(config.Schema()), g.tellCommands()); err != nil {
 		g.log.Warn("schema not published", "err", err)
 	}
 	tell()
