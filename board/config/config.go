@@ -333,7 +333,7 @@ func Default() Config {
 		P2P:      P2P{Listen: []string{"/ip4/0.0.0.0/tcp/4470"}},
 		MQTT:     MQTT{Listen: "127.0.0.1:1883"},
 		Panel:    Panel{Listen: "127.0.0.1:8080"},
-		Ledger:   Ledger{TimeoutCommit: ms(500), SnapshotBehind: 2000, KeepDays: 400, JournalDays: 3653},
+		Ledger:   Ledger{TimeoutCommit: ms(500), SnapshotBehind: 2000, JournalDays: 3653},
 		Watchdog: Watchdog{Timeout: sec(15)},
 		Guard:    Guard{Mode: "observe", Heartbeat: Duration(time.Hour), MemoryMB: 96},
 		Timing: Timing{
