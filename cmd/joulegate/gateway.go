@@ -91,7 +91,7 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 			}
 		}
 	}()
-	g.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	g.metrics.MustRegister(gatewayMetrics{g}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	// Who we are, and which microgrid this is.
 	doc, genesis, hash, err := consensus.ReadGenesis(st.genesis())
