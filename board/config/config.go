@@ -245,7 +245,7 @@ type Panel struct {
 // Ledger tunes agreement, and says how much of the past stays on this gateway.
 type Ledger struct {
 	TimeoutCommit  Duration `yaml:"timeout_commit" doc:"pause after a block, to collect transactions"`
-	KeepDays       int64    `yaml:"keep_days" doc:"days that blocks of the ledger stay, at least 21, and half as long again until they go together; 0: for ever. bundles and the verification of the ledger reach back so far, statements eleven years"`
+	KeepDays       int64    `yaml:"keep_days" doc:"days that blocks of the ledger stay, at least 21, and half as long again until they go together; 0: for ever. Bundles and the verification of the ledger reach back so far, statements eleven years"`
 	JournalDays    int64    `yaml:"journal_days" doc:"days that this gateway's own signed records stay once they are on the ledger, at least keep_days; 0: for ever"`
 	SnapshotBehind int64    `yaml:"snapshot_behind" doc:"blocks that this gateway may be behind before it fetches the state as a whole instead of executing them"`
 }
