@@ -126,8 +126,13 @@ func TestANeighbourIsBlamedForSeveral(t *testing.T) {
 		at   time.Time
 		want bool
 	}{
-		{"a", now, false}, {"a", now, false}, {"b", now, false}, {"a", now, true},
-		{"a", now, false}, {"a", now, false}, {"a", now.Add(rejectsIn), false}, // old ones do not count
+		{"a", now, false},
+		{"a", now, false},
+		{"b", now, false},
+		{"a", now, true},
+		{"a", now, false},
+		{"a", now, false},
+		{"a", now.Add(rejectsIn), false}, // old ones do not count
 	} {
 		if got := c.rejected(step.id, step.at); got != step.want {
 			t.Errorf("step %d: one too many: %t", i, got)

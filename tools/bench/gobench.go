@@ -176,9 +176,12 @@ func (s size) measure(ctx context.Context, m *measurer) (float64, error) {
 
 func (m *measurer) build(ctx context.Context, path, arch, arm string) error {
 	m.say("bench: build for linux/%s%s", arch, arm)
-	_, err := command(ctx, "env", "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOARM="+arm,
-		"go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", path, "./cmd/joulegate")
+	flags, err := os.ReadFile(".ci/buildflags")
 	if err != nil {
+		return fmt.Errorf("flags of what is shipped: %w", err)
+	}
+	args := append([]string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch, "GOARM=" + arm, "go", "build"}, strings.Fields(string(flags))...)
+	if _, err := command(ctx, "env", append(args, "-ldflags", "-s -w", "-o", path, "./cmd/joulegate")...); err != nil {
 		return fmt.Errorf("build: %w", err)
 	}
 	return nil

@@ -77,7 +77,11 @@ func (l *lab) once(t testing.TB, name string, build func(path string) error) str
 // program builds a command for a guest, as it is shipped.
 func (l *lab) program(t testing.TB, a Arch, pkg string) string {
 	return l.once(t, filepath.Base(pkg)+"-"+a.Name, func(path string) error {
-		c := exec.Command("go", "build", "-trimpath", "-tags", "grpcnotrace", "-ldflags", "-s -w", "-o", path, pkg)
+		flags, err := os.ReadFile("../../.ci/buildflags")
+		if err != nil {
+			return err
+		}
+		c := exec.Command("go", append(append([]string{"build"}, strings.Fields(string(flags))...), "-ldflags", "-s -w", "-o", path, pkg)...)
 		c.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux"), a.Env...)
 		out, err := c.CombinedOutput()
 		if err != nil {
