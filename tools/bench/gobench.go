@@ -37,13 +37,6 @@ type measurer struct {
 
 func (m *measurer) say(format string, args ...any) { fmt.Fprintf(m.progress, format+"\n", args...) }
 
-// later is a row that nothing can measure yet.
-type later struct{ issue string }
-
-func (l later) measure(context.Context, *measurer) (float64, error) {
-	return 0, fmt.Errorf("comes with %q", l.issue)
-}
-
 // bench takes a metric of a Go benchmark. With worst, its sub-benchmarks
 // count, those whose name contains of, and the worst is told.
 type bench struct {
@@ -140,7 +133,7 @@ func parse(out string) []result {
 	return rs
 }
 
-// test takes a duration, in seconds, that a test logs.
+// test takes a number, or a duration in seconds, that a test logs.
 type test struct {
 	pkg, name, pattern string
 }
@@ -154,6 +147,9 @@ func (s test) measure(ctx context.Context, m *measurer) (float64, error) {
 	found := regexp.MustCompile(s.pattern).FindStringSubmatch(out)
 	if found == nil {
 		return 0, fmt.Errorf("no test %s in %s told it", s.name, s.pkg)
+	}
+	if n, err := strconv.ParseFloat(found[1], 64); err == nil {
+		return n, nil
 	}
 	d, err := time.ParseDuration(found[1])
 	return d.Seconds(), err
