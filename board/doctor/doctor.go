@@ -406,11 +406,11 @@ func (e *exam) serial() {
 
 func (e *exam) line(l config.Line) {
 	name := strings.TrimPrefix(l.Device, "/dev/")
-	if real, err := fs.ReadLink(e.Host.Root, "dev/"+name); err == nil { // /dev/serial0, /dev/serial/by-id/..
+	if real, err := fs.ReadLink(e.Host.Root, strings.TrimPrefix(l.Device, "/")); err == nil { // /dev/serial0, /dev/serial/by-id/..
 		name = real[strings.LastIndexByte(real, '/')+1:]
 	}
 	switch {
-	case !e.exists("dev/" + name):
+	case !e.exists(l.Device):
 		e.say("serial", Fail, "plug the adapter in; ls /dev/serial/by-id shows what is there", "line %s: %s is not there", l.ID, l.Device)
 		return
 	case console(e.text("proc/cmdline"), name):

@@ -156,6 +156,22 @@ func pin(holder string, err error) func(board.Pin) (string, error) {
 	return func(board.Pin) (string, error) { return holder, err }
 }
 
+// TestNamedLines: a line may be named by a link, and need not be in /dev.
+func TestNamedLines(t *testing.T) {
+	for _, device := range []string{"/dev/serial0", "/run/lines/rs485"} {
+		s, root := pi(t)
+		s.Config.Lines[0].Device = device
+		root[strings.TrimPrefix(device, "/")] = &fstest.MapFile{Mode: fs.ModeDevice | fs.ModeCharDevice | 0o660}
+		if c := find(Examine(s), "serial"); c.State != OK {
+			t.Errorf("%s: %+v", device, c)
+		}
+		s.Config.Lines[0].Device = device + "x"
+		if c := find(Examine(s), "serial"); c.State != Fail {
+			t.Errorf("%sx: %+v", device, c)
+		}
+	}
+}
+
 // TestTakenPort is told while no gateway runs.
 func TestTakenPort(t *testing.T) {
 	s, _ := pi(t)
