@@ -61,7 +61,10 @@ func (p *procFS) known(id ID) (known, bool) {
 	image, _, _ := p.exe(id.PID)
 	k := known{image, line(args), p.dir(id.PID)}
 	if image == "" && len(args) > 0 {
-		k.image = text(args)
+		if len(readSome(p.path(id.PID, "cmdline"), maxKnownLine)) == 0 {
+			return known{}, false // it is ending: its memory went between the two looks
+		}
+		k.image = text(args) // not allowed to look
 	}
 	return k, p.alive(id) && (image != "" || len(args) > 0)
 }
