@@ -29,8 +29,10 @@ func mosquitto(t *testing.T) (addr, password string) {
 		t.Skip("needs mosquitto")
 	}
 	dir := t.TempDir()
-	for d := dir; d != filepath.Dir(d) && strings.HasPrefix(d, os.TempDir()); d = filepath.Dir(d) {
-		_ = os.Chmod(d, 0o755) // mosquitto drops root
+	for _, d := range []string{filepath.Dir(dir), dir} { // mosquitto drops root
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
