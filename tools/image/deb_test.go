@@ -82,6 +82,7 @@ systemd-analyze verify /usr/lib/systemd/system/joulegate.service 2>&1 | grep -i 
 systemd-analyze security --offline=true --no-pager /usr/lib/systemd/system/joulegate.service | tail -1
 zcat /usr/share/man/man1/joulegate-session-start.1.gz | head -1
 cd / && md5sum --quiet -c /var/lib/dpkg/info/joulegate.md5sums && echo files are whole
+setpriv --reuid joulegate --regid joulegate --init-groups joulegate init --name mine >/dev/null && echo the user writes its settings
 echo 'name: mine' > /etc/joulegate/joulegate.yaml
 echo key > /var/lib/joulegate/key
 dpkg -i --force-depends ` + two + ` >/dev/null
@@ -97,8 +98,8 @@ cat /var/lib/joulegate/key
 	out := inCopy(t, script)
 	for _, want := range []string{
 		"joulegate:/var/lib/joulegate:/usr/sbin/nologin\n",
-		"750 root joulegate /etc/joulegate\n750 joulegate joulegate /var/lib/joulegate\n",
-		"unit is well-formed\n", "files are whole\n", "joulegate\t1.0.1\nname: mine\nkey\nname: mine\n",
+		"770 root joulegate /etc/joulegate\n750 joulegate joulegate /var/lib/joulegate\n",
+		"unit is well-formed\n", "the user writes its settings\n", "files are whole\n", "joulegate\t1.0.1\nname: mine\nkey\nname: mine\n",
 		"program is gone\n", "joulegate: kept /var/lib/joulegate", "settings are gone\nkey\n",
 	} {
 		if !strings.Contains(out, want) {
