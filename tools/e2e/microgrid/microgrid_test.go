@@ -24,6 +24,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -38,6 +39,7 @@ import (
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/tools/sim/house"
 	"github.com/joulegate/joulegate/tools/sim/street"
+	"golang.org/x/sys/unix"
 )
 
 // binary is the program under test.
@@ -314,7 +316,7 @@ func (g *gateway) start() {
 	}
 	defer f.Close()
 	c := g.command("run")
-	c.Env = append(os.Environ(), g.env...)
+	c.Env = append(append(os.Environ(), g.env...), strings.TrimRight(g.mark(), "\x00"))
 	c.Stdout, c.Stderr = f, f
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.Start(); err != nil {
@@ -376,6 +378,7 @@ func (g *gateway) cleanup() {
 		<-g.done
 		g.cmd = nil
 	}
+	g.orphans()
 	g.client.Close()
 	b, err := os.ReadFile(g.log)
 	_ = os.Remove(g.log) // said once
@@ -391,6 +394,30 @@ func (g *gateway) cleanup() {
 		g.t.Logf("%s said at the end:\n%s", g.name, strings.Join(lines[min(from, len(lines)):], "\n"))
 	}
 }
+
+// orphans waits until those whom a killed gateway has left behind have ended
+// by themselves: they see that it is gone, and write what they have learned.
+func (g *gateway) orphans() {
+	g.t.Helper()
+	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, f := range environs {
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		if b, err := os.ReadFile(f); err == nil && bytes.Contains(b, []byte(g.mark())) {
+			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds())); n != 1 {
+				g.t.Errorf("%s: its child %d is still alive after %s: %v", g.name, pid, patience, err)
+				_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			}
+		}
+		unix.Close(fd)
+	}
+}
+
+// mark is in the environment of a gateway, and of whom it starts.
+func (g *gateway) mark() string { return "GATEWAY_UNDER_TEST=" + g.state + "\x00" }
 
 // wait polls until f is content, and fails the test with f's last word if it
 // is not within limit or the gateway's process ends.
