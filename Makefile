@@ -14,8 +14,9 @@ FUZZTIME ?= 10s
 # .ci/buildflags keep the program small. grpc's trace pages are HTML templates,
 # and with a template reachable the linker must keep every exported method:
 # 6.6 MB; nobody looks at those pages, and the tag leaves them out. What is
-# linked but hardly ever runs, transports of libp2p that a gateway does not
-# open above all, is compiled without inlining: 1 MB.
+# linked but hardly ever runs, or waits for people and networks when it does
+# (transports of libp2p that a gateway does not open above all, and commands),
+# is compiled without inlining: 2 MB.
 BUILD   := $(shell cat .ci/buildflags) -ldflags '$(LDFLAGS)'
 
 .PHONY: help
