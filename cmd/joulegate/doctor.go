@@ -125,7 +125,7 @@ func diskOf(path string) (doctor.Disk, error) {
 	block := uint64(s.Bsize)
 	return doctor.Disk{
 		Free: s.Bavail * block, Size: s.Blocks * block,
-		ReadOnly: s.Flags&unix.ST_RDONLY != 0, Volatile: s.Type == unix.TMPFS_MAGIC || s.Type == unix.RAMFS_MAGIC,
+		ReadOnly: s.Flags&unix.ST_RDONLY != 0, Volatile: uint32(s.Type) == unix.TMPFS_MAGIC || uint32(s.Type) == unix.RAMFS_MAGIC, // 32 bits, signed on some
 	}, nil
 }
 
