@@ -333,6 +333,26 @@ func TestGuardReacts(t *testing.T) {
 	mallory.scan(north, mallory.addr)
 	north.guards(patience, "the released to be spared", func(s guard.Status) bool { return s.Spared[policy.SparedReleased] > 0 })
 
+	// Everything at once, and nothing more is begun.
+	blocked := func(addr string) {
+		t.Helper()
+		mallory.scan(north, addr)
+		north.guards(patience, "a block", func(s guard.Status) bool {
+			return slices.ContainsFunc(s.Reactions, func(r guard.Standing) bool { return r.Subject.Value == addr }) && strings.Contains(rules(), addr)
+		})
+	}
+	blocked("10.83.0.67")
+	blocked("10.83.0.68")
+	if out := north.run("guard", "release", "--all"); !strings.Contains(out, "nothing is done before") || strings.Contains(out, "10.83") {
+		t.Errorf("guard release --all says %q", out)
+	}
+	north.wait(patience, "the tables' end", func(context.Context) (bool, any) { return !strings.Contains(rules(), "joulegate"), rules() })
+	mallory.scan(north, "10.83.0.69")
+	north.guards(patience, "the next one to be spared", func(s guard.Status) bool { return s.Spared[policy.SparedSuspended] > 0 && len(s.Reactions) == 0 })
+	if out := north.run("guard", "release", "--resume"); !strings.Contains(out, "nothing is in force") {
+		t.Errorf("guard release --resume says %q", out)
+	}
+
 	// Each of it stands in a signed block.
 	rep := must(north, func(ctx context.Context) (v struct{ n int }, err error) {
 		r, err := north.client.GuardReport(ctx, time.Time{}, time.Time{})
@@ -343,8 +363,8 @@ func TestGuardReacts(t *testing.T) {
 		}
 		return v, err
 	})
-	if rep.n < 2 {
-		t.Errorf("%d reactions are on record, want block and release", rep.n)
+	if rep.n < 6 {
+		t.Errorf("%d reactions are on record, want three blocks and their releases", rep.n)
 	}
 	file := filepath.Join(t.TempDir(), "report.html")
 	north.run("guard", "report", "--out", file)
@@ -355,6 +375,17 @@ func TestGuardReacts(t *testing.T) {
 	// The session went on after the crash, and is settled like any other.
 	bill(t, g.stopSession(north, anna, session.ID))
 	g.agree()
+
+	// What a killed gateway leaves behind is removed without one.
+	blocked("10.83.0.70")
+	north.kill()
+	north.orphans()
+	if !strings.Contains(rules(), "10.83.0.70") {
+		t.Errorf("a crash has released what was blocked:\n%s", rules())
+	}
+	if out := north.run("guard", "release", "--all"); !strings.Contains(out, "no gateway is running") || strings.Contains(rules(), "joulegate") {
+		t.Errorf("guard release --all without a gateway says %q and leaves\n%s", out, rules())
+	}
 }
 
 // getIn fetches a page as seen from another gateway.

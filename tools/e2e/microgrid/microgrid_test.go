@@ -16,6 +16,7 @@ package microgrid
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -98,6 +99,8 @@ type gateway struct {
 	addr   string // of its network interface
 	env    []string
 	netns  string // network namespace; empty: this one
+	binary string // program of its own, a copy; empty: the one under test
+	alone  bool   // run: with processes of its own, and no way to see others
 	config string
 	state  string
 	log    string
@@ -261,11 +264,12 @@ func (g *grid) running() (live []*gateway) {
 
 // command makes a command line of the program for this gateway.
 func (g *gateway) command(args ...string) *exec.Cmd {
+	program := cmp.Or(g.binary, binary)
 	args = append(args, "--config", g.config, "--state", g.state)
 	if g.netns != "" {
-		return exec.Command("ip", append([]string{"netns", "exec", g.netns, binary}, args...)...)
+		return exec.Command("ip", append([]string{"netns", "exec", g.netns, program}, args...)...)
 	}
-	return exec.Command(binary, args...)
+	return exec.Command(program, args...)
 }
 
 // try runs a command to its end.
@@ -316,9 +320,13 @@ func (g *gateway) start() {
 	}
 	defer f.Close()
 	c := g.command("run")
+	var flags uintptr
+	if g.alone {
+		c, flags = secluded(c), unix.CLONE_NEWPID|unix.CLONE_NEWNS
+	}
 	c.Env = append(append(os.Environ(), g.env...), strings.TrimRight(g.mark(), "\x00"))
 	c.Stdout, c.Stderr = f, f
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: flags}
 	if err := c.Start(); err != nil {
 		g.t.Fatal(err)
 	}
