@@ -54,6 +54,7 @@ type Sample struct {
 	Written      uint64 // bytes to its block device since boot; 0: not known
 	Worn         bool   // the device says that its reserve is nearly used up
 	Binary       string // SHA-256 of the agent's file; empty: not looked at
+	Started      string // SHA-256 of what runs, in the first sample, where that is another file
 }
 
 // Program is one process of a sample.
@@ -143,7 +144,7 @@ func (d *Detector) Step(s Sample) []guard.Finding {
 	d.disk(s, while)
 	if s.Binary != "" {
 		if d.binary == "" {
-			d.binary = s.Binary
+			d.binary = cmp.Or(s.Started, s.Binary)
 		}
 		while(guard.LoadBinary, guard.Critical, s.Binary != d.binary, s.Binary == d.binary, func() map[string]string {
 			return map[string]string{"started_sha256": d.binary, "found_sha256": s.Binary}

@@ -27,6 +27,7 @@ type Config struct {
 	State    string                  // a folder on the disk to watch
 	Keep     string                  // a file for what was learned; empty: nothing is kept
 	Binary   string                  // the agent's file; empty: the running one
+	Runs     string                  // what runs; it may have another file than Binary by now. Empty: nothing is known of it
 	Proc     string                  // empty: /proc
 	Sys      string                  // empty: /sys
 	Listed   func(image string) bool // programs that may compute; nil: none
@@ -68,7 +69,7 @@ func New(c Config) (*Sensor, error) {
 		if err != nil {
 			return nil, fmt.Errorf("find the running program: %w", err)
 		}
-		c.Binary = exe
+		c.Binary, c.Runs = exe, "/proc/self/exe"
 	}
 	m, err := newMachine(c)
 	if err != nil {

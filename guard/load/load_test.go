@@ -272,6 +272,22 @@ func TestReadsARaspberryPi(t *testing.T) {
 	if s, _ = m.look(2*step, time.Unix(20, 0)); s.Binary == "" || s.Binary == first {
 		t.Errorf("an exchanged program has hash %q", s.Binary)
 	}
+	// Sensors that start anew know what they were started from.
+	ran := filepath.Join(filepath.Dir(bin), "runs")
+	if err := os.WriteFile(ran, []byte("one"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	anew, err := newMachine(Config{Proc: proc, Sys: sys, State: t.TempDir(), Binary: bin, Runs: ran, Listed: func(string) bool { return false }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := NewDetector(Limits{})
+	s, _ = anew.look(0, time.Unix(20, 0))
+	if f := d.Step(s); !slices.ContainsFunc(f, func(f guard.Finding) bool {
+		return f.Rule == guard.LoadBinary && f.Evidence["started_sha256"] == first
+	}) {
+		t.Errorf("a program that was exchanged before the sensors started: %+v", f)
+	}
 	os.Remove(bin)
 	if s, _ = m.look(3*step, time.Unix(30, 0)); s.Binary != "gone" {
 		t.Errorf("a removed program has hash %q", s.Binary)

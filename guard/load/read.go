@@ -36,6 +36,7 @@ type machine struct {
 	sys     string
 	state   string // a path on the file system that holds the state
 	exe     string // file of the agent
+	runs    string // what runs of it; empty: it was looked at
 	device  string // folder under /sys of the block device that holds it
 	listed  func(image string) bool
 	images  map[id]string
@@ -49,7 +50,7 @@ func newMachine(c Config) (*machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w; the load sensor needs it mounted", c.Proc, err)
 	}
-	m := &machine{fs: fs, proc: c.Proc, sys: c.Sys, state: c.State, exe: c.Binary, listed: c.Listed, images: map[id]string{}}
+	m := &machine{fs: fs, proc: c.Proc, sys: c.Sys, state: c.State, exe: c.Binary, runs: c.Runs, listed: c.Listed, images: map[id]string{}}
 	if _, err := os.Stat(filepath.Join(c.Proc, "pressure", "memory")); err != nil {
 		m.missing = append(m.missing, "memory pressure (boot with psi=1)")
 	}
@@ -90,6 +91,12 @@ func (m *machine) look(mono time.Duration, wall time.Time) (Sample, error) {
 	}
 	m.looks++
 	s.Binary = m.hash()
+	if m.runs != "" { // its file may have been exchanged before this process began
+		if !sameFile(m.runs, m.exe) {
+			s.Started, _ = hashFile(m.runs)
+		}
+		m.runs = ""
+	}
 	return s, nil
 }
 
@@ -260,6 +267,12 @@ func (m *machine) hash() string {
 		return ""
 	}
 	return sum
+}
+
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err == nil && err2 == nil && os.SameFile(x, y)
 }
 
 func hashFile(file string) (string, error) {

@@ -12,6 +12,7 @@ const (
 	surelyScan = 100 // so many even when most answer
 	scanHosts  = 32  // of the local network, tried on one port within
 	probeSpan  = time.Minute
+	scanAgain  = 10 * time.Minute // an episode that goes on is found again, so that whoever was blocked for a while is again
 
 	floodOpen    = 100 // connections to one port opened and not finished within
 	floodSYNSpan = 10 * time.Second
@@ -30,6 +31,7 @@ type probes struct {
 	different   distinct
 	n, answered uint32
 	told        *note // of this episode
+	toldAt      time.Duration
 }
 
 // half is what a server's port is offered.
@@ -106,9 +108,11 @@ func (p *probes) add(now time.Duration, fresh bool, what uint64) {
 	p.different.add(what)
 }
 
-// tell counts an episode once and then only brings its numbers up to date.
+// tell counts an episode once in scanAgain and else only brings its numbers up
+// to date.
 func (p *probes) tell(e *Event, out *sink) *note {
-	if p.told == nil {
+	if p.told == nil || e.At-p.toldAt >= scanAgain {
+		p.toldAt = e.At
 		p.told = out.find(e, guard.TCPPortScan, guard.Medium, host(e.src), 1).addr("target", e.dst)
 	}
 	return out.again(e, p.told)

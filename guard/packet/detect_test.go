@@ -204,6 +204,17 @@ func TestDHCPAfterAPowerCut(t *testing.T) {
 	w.want()
 }
 
+// A scan that never pauses is found again and again, so that a block that has
+// ended is renewed; not at every packet.
+func TestTCPScanThatGoesOn(t *testing.T) {
+	w := newWire(t, Rules{})
+	for i := range 2000 {
+		w.frame(tcpFrame(t, stranger, 40000, inverter, uint16(1000+i), syn, uint32(i), nil))
+		w.pass(time.Second)
+	}
+	w.want("tcp.port_scan medium 192.168.1.99 x4")
+}
+
 func TestTCPSweepOfTheLocalNetwork(t *testing.T) {
 	w := newWire(t, Rules{})
 	for i := range 100 {

@@ -276,6 +276,12 @@ func (s *Sensor) take(e *Exec, now time.Time) {
 		if e.Name == "systemd-executor" && e.HasUID && e.UID == 0 && len(e.Ancestors) > 0 && e.Ancestors[0].PID == 1 {
 			level = guard.Info
 		}
+		// So does an update to this program, whose parts start through
+		// /proc/self/exe; that its file was changed is what the load sensor
+		// says, and must not count as two sources.
+		if s.isSelf(seen.ID.PID) {
+			level = guard.Info
+		}
 		s.tell(guard.ProcessDeleted, level, seen, nil)
 	}
 	if s.c.Programs != nil {
@@ -283,6 +289,12 @@ func (s *Sensor) take(e *Exec, now time.Time) {
 			s.tell(guard.ProcessUnlisted, guard.Low, seen, map[string]string{"why": why})
 		}
 	}
+}
+
+// isSelf tells whether a process runs the file that this one runs.
+func (s *Sensor) isSelf(pid int) bool {
+	var own, its unix.Stat_t
+	return unix.Stat("/proc/self/exe", &own) == nil && unix.Stat(s.proc.path(pid, "exe"), &its) == nil && own.Dev == its.Dev && own.Ino == its.Ino
 }
 
 // complete adds what only /proc and the table know.
