@@ -183,9 +183,10 @@ const (
 	Kill              // end a process whose executable is not listed
 	Quarantine        // stop talking to a neighbour
 	SafeStop          // end charging by the ordinary ramp-down
+	Refuse            // refuse what goes past the name server
 )
 
-var actions = [...]string{Nothing: "nothing", Block: "block", Kill: "kill", Quarantine: "quarantine", SafeStop: "safe_stop"}
+var actions = [...]string{Nothing: "nothing", Block: "block", Kill: "kill", Quarantine: "quarantine", SafeStop: "safe_stop", Refuse: "refuse"}
 
 func (a Action) String() string { return name(actions[:], int(a), "action") }
 

@@ -46,10 +46,20 @@ type NameReload struct {
 	Error   string    `json:"error,omitempty"`
 }
 
-// NameBypass counts what this gateway sent past its name server.
+// NameBypass counts what this gateway sent past its name server, and what it
+// passed on for those who may ask there.
 type NameBypass struct {
 	State   string `json:"state"`   // off, observe, enforce, or why it cannot be seen
 	DNS     uint64 `json:"dns"`     // packets to other name servers, ports 53 and 853
 	DoH     uint64 `json:"doh"`     // to public resolvers over HTTPS
 	Unasked uint64 `json:"unasked"` // to addresses that were no answer
+
+	LANDNS     uint64 `json:"lan_dns"` // the same of guard.dns.clients
+	LANDoH     uint64 `json:"lan_doh"`
+	LANUnasked uint64 `json:"lan_unasked"`
+}
+
+// Sum is all of them.
+func (b NameBypass) Sum() uint64 {
+	return b.DNS + b.DoH + b.Unasked + b.LANDNS + b.LANDoH + b.LANUnasked
 }

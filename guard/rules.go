@@ -71,7 +71,7 @@ var Rules = []Rule{
 	{DNSSuspiciousType, Packet, Low, Nothing, "a question for a record type that devices have no use for"},
 	{DNSTunnel, Packet, High, Block, "data leaves in DNS questions"},
 	{DomainBlocked, Domain, Info, Nothing, "a listed name was asked for"},
-	{DomainBypass, Domain, Low, Block, "something on this machine went past its name server"},
+	{DomainBypass, Domain, Low, Refuse, "something went past the name server"},
 	{DomainCloaked, Domain, Low, Nothing, "an innocent name leads to a listed one"},
 	{GuardCoverage, Load, Low, Nothing, "a sensor sees more or less than before"},
 	{GuardHeartbeat, Load, Info, Nothing, "the guard is at work"},

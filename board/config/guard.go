@@ -73,7 +73,7 @@ type DNS struct {
 	Bootstrap []string `yaml:"bootstrap,omitempty" doc:"addresses, with or without port, that know the names of upstreams"`
 	Local     []string `yaml:"local,omitempty" doc:"names whose answers may be private addresses, with all below them"`
 	Answer    string   `yaml:"answer,omitempty" doc:"what is said of blocked names: nxdomain, or null for 0.0.0.0 and ::"`
-	Bypass    string   `yaml:"bypass,omitempty" doc:"observe: count what this gateway sends past its name server; it is dropped only when the rule domain.bypass enforces; off: do not look"`
+	Bypass    string   `yaml:"bypass,omitempty" doc:"observe: count what this gateway sends past its name server, or passes on for clients; it is refused only when the rule domain.bypass enforces; off: do not look"`
 }
 
 // On tells whether names are answered at all.

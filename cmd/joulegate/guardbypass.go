@@ -17,7 +17,8 @@ import (
 )
 
 // bypass sees, and when armed refuses, what this machine sends past its name
-// server. The kernel's packet filter decides, by sets that are filled before
+// server, and what it passes on for the household's devices that may ask
+// there. The kernel's packet filter decides, by sets that are filled before
 // an answer leaves:
 //
 //	name servers of others, 53 and 853 ─────────────► counted: dns
@@ -28,15 +29,20 @@ import (
 //
 // What is counted passes too, unless it is armed. Being armed lasts for armFor
 // and is renewed: when this process is gone, nothing is refused any more.
-// Connections that were let through go on.
+// Connections that were let through go on. Devices of the household keep what
+// they were answered before this process began, so that nothing of theirs is
+// refused in the first five minutes.
 type bypass struct {
 	report func(guard.Finding)
 	now    func() time.Duration
 	log    *slog.Logger
 
+	clients []netip.Prefix // whose packets are looked at when they are passed on
+
 	mu     sync.Mutex
 	table  *nft.Table // nil: not open
-	why    string     // not
+	opened time.Duration
+	why    string // not
 	armed  bool
 	given  map[netip.Addr]time.Duration // as long as the kernel knows it
 	wanted []netip.Prefix               // exempt, as ordered
@@ -62,8 +68,8 @@ var localNets = []string{
 	"::1/128", "fc00::/7", "fe80::/10", "ff00::/8",
 }
 
-func newBypass(report func(guard.Finding), now func() time.Duration, log *slog.Logger) *bypass {
-	return &bypass{report: report, now: now, log: log, why: "not open yet", given: map[netip.Addr]time.Duration{}}
+func newBypass(clients []netip.Prefix, report func(guard.Finding), now func() time.Duration, log *slog.Logger) *bypass {
+	return &bypass{clients: outermost(clients), report: report, now: now, log: log, why: "not open yet", given: map[netip.Addr]time.Duration{}}
 }
 
 // family names the set of an address' version.
@@ -78,21 +84,32 @@ func bypassLayout() nft.Layout {
 	l := nft.Layout{Table: bypassTable}
 	for v, t := range map[string]nft.Type{"4": nft.IPv4, "6": nft.IPv6} {
 		l.Sets = append(l.Sets,
-			nft.Set{Name: "armed" + v, Type: t, Nets: true, Expires: true},
+			nft.Set{Name: "armed" + v, Type: t, Nets: true, Expires: true}, nft.Set{Name: "lan_armed" + v, Type: t, Nets: true, Expires: true},
+			nft.Set{Name: "clients" + v, Type: t, Nets: true},
 			nft.Set{Name: "local" + v, Type: t, Nets: true}, nft.Set{Name: "exempt" + v, Type: t, Nets: true},
 			nft.Set{Name: "doh" + v, Type: t}, nft.Set{Name: "given" + v, Type: t, Expires: true, Size: maxGiven})
 	}
-	var rules []nft.Rule
+	l.Chains = []nft.Chain{
+		{Name: "out", Hook: nft.Output, Rules: bypassRules("", nft.Out("lo"), nft.Mark(bypassMark))},
+		{Name: "forward", Hook: nft.Forward, Rules: bypassRules("lan_", nft.NotFrom("clients4"), nft.NotFrom("clients6"))},
+	}
+	return l
+}
+
+// bypassRules are those of one chain, whose counts and armed sets begin with
+// whose. What the chain is not about passes first.
+func bypassRules(whose string, others ...nft.Match) (rules []nft.Rule) {
 	pass := func(m ...nft.Match) { rules = append(rules, nft.Rule{Match: m}) }
 	count := func(what string, m ...nft.Match) {
 		for _, armed := range []string{"armed4", "armed6"} {
-			rules = append(rules, nft.Rule{Match: append(slices.Clone(m), nft.To(armed)), Verdict: nft.Reject, Comment: what})
+			rules = append(rules, nft.Rule{Match: append(slices.Clone(m), nft.To(whose+armed)), Verdict: nft.Reject, Comment: whose + what})
 		}
-		rules = append(rules, nft.Rule{Match: m, Comment: what})
+		rules = append(rules, nft.Rule{Match: m, Comment: whose + what})
 	}
 	pass(nft.Known())
-	pass(nft.Out("lo"))
-	pass(nft.Mark(bypassMark))
+	for _, m := range others {
+		pass(m)
+	}
 	for _, port := range []uint16{53, 853} {
 		count("dns", nft.UDP(), nft.ToPort(port))
 		count("dns", nft.TCP(), nft.ToPort(port))
@@ -110,8 +127,7 @@ func bypassLayout() nft.Layout {
 		pass(nft.To("given" + v))
 	}
 	count("unasked")
-	l.Chains = []nft.Chain{{Name: "out", Hook: nft.Output, Rules: rules}}
-	return l
+	return rules
 }
 
 // open puts the table in place. It reports whether packets may carry the
@@ -128,6 +144,9 @@ func (b *bypass) open() bool {
 		for _, a := range packet.PublicResolvers() {
 			err = errors.Join(err, t.Add(family("doh", a), nft.Element{Prefix: nft.Host(a)}))
 		}
+		for _, p := range b.clients {
+			err = errors.Join(err, t.Add(family("clients", p.Addr()), nft.Element{Prefix: p}))
+		}
 		if err != nil {
 			_ = t.Close()
 		}
@@ -137,7 +156,7 @@ func (b *bypass) open() bool {
 		b.log.Warn("what goes past the name server is not seen", "err", err)
 		return false
 	}
-	b.table = t
+	b.table, b.opened = t, b.now()
 	return true
 }
 
@@ -188,16 +207,19 @@ func (b *bypass) steer(arm bool, exempt []netip.Prefix) {
 
 // arm has what is counted refused, or not. Held by the caller: mu.
 func (b *bypass) arm(on bool) (err error) {
-	for _, all := range []string{"0.0.0.0/0", "::/0"} {
-		e := nft.Element{Prefix: netip.MustParsePrefix(all), Timeout: armFor}
-		set := family("armed", e.Prefix.Addr())
-		switch {
-		case !on:
-			err = errors.Join(err, b.table.Flush(set))
-		case b.armed:
-			err = errors.Join(err, b.table.Renew(set, e))
-		default:
-			err = errors.Join(err, b.table.Flush(set), b.table.Add(set, e))
+	for _, whose := range []string{"armed", "lan_armed"} {
+		for _, all := range []string{"0.0.0.0/0", "::/0"} {
+			e := nft.Element{Prefix: netip.MustParsePrefix(all), Timeout: armFor}
+			set := family(whose, e.Prefix.Addr())
+			switch {
+			case !on:
+				err = errors.Join(err, b.table.Flush(set))
+			case whose == "lan_armed" && b.now()-b.opened < leastGiven:
+			case b.armed:
+				err = errors.Join(err, b.table.Renew(set, e))
+			default:
+				err = errors.Join(err, b.table.Flush(set), b.table.Add(set, e))
+			}
 		}
 	}
 	return err
@@ -308,21 +330,30 @@ func (b *bypass) look() {
 		b.mu.Unlock()
 		return
 	}
-	b.counts.DNS, b.counts.DoH, b.counts.Unasked = counts["dns"].Packets, counts["doh"].Packets, counts["unasked"].Packets
+	b.counts = guard.NameBypass{
+		DNS: counts["dns"].Packets, DoH: counts["doh"].Packets, Unasked: counts["unasked"].Packets,
+		LANDNS: counts["lan_dns"].Packets, LANDoH: counts["lan_doh"].Packets, LANUnasked: counts["lan_unasked"].Packets,
+	}
 	n, was, refused := b.counts, b.told, b.armed
 	b.told = n
 	b.mu.Unlock()
-	sum := n.DNS + n.DoH + n.Unasked - was.DNS - was.DoH - was.Unasked
+	sum := n.Sum() - was.Sum()
 	if sum == 0 {
 		return
+	}
+	evidence := map[string]string{"refused": strconv.FormatBool(refused)}
+	for what, more := range map[string]uint64{
+		"dns": n.DNS - was.DNS, "doh": n.DoH - was.DoH, "unasked": n.Unasked - was.Unasked,
+		"lan_dns": n.LANDNS - was.LANDNS, "lan_doh": n.LANDoH - was.LANDoH, "lan_unasked": n.LANUnasked - was.LANUnasked,
+	} {
+		if more > 0 {
+			evidence[what] = strconv.FormatUint(more, 10)
+		}
 	}
 	at := time.Now()
 	b.report(guard.Finding{
 		Rule: guard.DomainBypass, Severity: guard.Low, Subject: guard.Subject{Kind: guard.Machine}, Count: sum, First: at.Add(-bypassEvery), Last: at,
-		Evidence: map[string]string{
-			"dns": strconv.FormatUint(n.DNS-was.DNS, 10), "doh": strconv.FormatUint(n.DoH-was.DoH, 10), "unasked": strconv.FormatUint(n.Unasked-was.Unasked, 10),
-			"refused": strconv.FormatBool(refused),
-		},
+		Evidence: evidence,
 	})
 }
 

@@ -233,6 +233,12 @@ func (g *gateway) unable() map[string]string {
 			continue
 		}
 		switch r.Action {
+		case guard.Refuse:
+			if g.cfg.Guard.DNS.Bypass != "observe" {
+				out[r.Action.String()] = "nobody looks at what goes past the name server: guard.dns.bypass"
+				continue
+			}
+			fallthrough
 		case guard.Block:
 			if err := nft.Probe(); err != nil {
 				out[r.Action.String()] = err.Error()

@@ -51,7 +51,7 @@ const resolvConf = "/etc/resolv.conf"
 func newNameServer(c config.DNS, report func(guard.Finding), now func() time.Duration, log *slog.Logger) *nameServer {
 	n := &nameServer{c: c, report: report, now: now, log: log, answers: domain.NewAnswers(now, ownAddresses()), orders: make(chan uint64, 1), reason: "not started", since: time.Now()}
 	if c.Bypass == "observe" {
-		n.bypass = newBypass(report, now, log)
+		n.bypass = newBypass(clientsOf(c), report, now, log)
 	}
 	return n
 }
@@ -143,14 +143,10 @@ func (n *nameServer) serve(ctx context.Context) error {
 		Listen: n.c.Listen, Upstreams: n.c.Upstreams, Local: n.c.Local, Null: n.c.Answer == "null",
 		// Questions that come before the lists are read wait in the sockets.
 		Filter: domain.Empty(n.c.Only), Answers: n.answers, Report: n.report, Now: n.now, Mark: n.mark, Log: n.log,
+		Clients: clientsOf(n.c),
 	}
 	if n.bypass != nil {
 		c.Answered = n.bypass.answered
-	}
-	for _, s := range n.c.Clients {
-		if p, err := config.ParsePrefix(s); err == nil { // the configuration was checked
-			c.Clients = append(c.Clients, p)
-		}
 	}
 	for _, s := range n.c.Bootstrap {
 		if a, err := config.ParseResolver(s); err == nil {
@@ -182,6 +178,16 @@ func (n *nameServer) serve(ctx context.Context) error {
 	})
 	wg.Go(func() { n.watchOwn(ctx, s.Addrs()) })
 	return s.Run(ctx)
+}
+
+// clientsOf are those that may ask, beside this gateway.
+func clientsOf(c config.DNS) (out []netip.Prefix) {
+	for _, s := range c.Clients {
+		if p, err := config.ParsePrefix(s); err == nil { // the configuration was checked
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // read reads the lists. What is refused is in Names and in the coverage.
@@ -374,6 +380,9 @@ func printNames(w io.Writer, n guard.Names) error {
 	}
 	if b := n.Bypass; b.State != "off" {
 		fmt.Fprintf(w, "\npast the name server: %s; packets to other name servers %d, to resolvers over HTTPS %d, to addresses nobody asked for %d\n", b.State, b.DNS, b.DoH, b.Unasked)
+		if lan := b.LANDNS + b.LANDoH + b.LANUnasked; lan > 0 {
+			fmt.Fprintf(w, "of the household's devices: %d, %d, %d\n", b.LANDNS, b.LANDoH, b.LANUnasked)
+		}
 	}
 	if n.Reload.Error != "" {
 		fmt.Fprintf(w, "\nthe newest lists were refused: %s\n", n.Reload.Error)

@@ -36,7 +36,10 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 		}
 	}
 	g.filter, g.needed = newPacketFilter(g.self), newNeeded(g)
-	react, unable := g.reactor(g.filter), g.unable()
+	react, unable, modes := g.reactor(g.filter), g.unable(), c.Modes()
+	if unable[guard.Refuse.String()] != "" { // else it would be on record as begun
+		delete(modes, guard.DomainBypass)
+	}
 	w, err := warden.New(warden.Config{
 		Start: func() *exec.Cmd { return itself("guard", "sensors") },
 		Setup: setup, Charging: g.charging, Memory: setup.Memory, Heartbeat: c.Heartbeat.D(), Store: guardStore{g.journal},
@@ -48,7 +51,7 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 			}
 			return g.roster.name(k)
 		},
-		Modes: c.Modes(), React: react.Do, Never: g.needed.never, Asked: g.askGuard,
+		Modes: modes, React: react.Do, Never: g.needed.never, Asked: g.askGuard,
 		Unable: func() map[string]string { return unable },
 		Log:    g.log.With("part", "guard"),
 	})

@@ -286,7 +286,7 @@ func (m guardMetrics) Collect(ch chan<- prometheus.Metric) {
 	for _, r := range s.Reactions {
 		inForce[r.Action.String()]++
 	}
-	for _, a := range []guard.Action{guard.Block, guard.Quarantine} {
+	for _, a := range []guard.Action{guard.Block, guard.Quarantine, guard.Refuse} {
 		send(guardInForce, prometheus.GaugeValue, inForce[a.String()], a.String())
 	}
 	send(guardHeld, prometheus.CounterValue, float64(s.HeldBack))

@@ -266,14 +266,17 @@ func (t *Table) addChain(c Chain) error {
 type Match func(t *Table) ([]expr.Any, error)
 
 // From matches packets whose source is in the set.
-func From(set string) Match { return inSet(set, 12, 8) }
+func From(set string) Match { return inSet(set, 12, 8, false) }
+
+// NotFrom matches packets of the set's version whose source is not in it.
+func NotFrom(set string) Match { return inSet(set, 12, 8, true) }
 
 // To matches packets whose destination is in the set.
-func To(set string) Match { return inSet(set, 16, 24) }
+func To(set string) Match { return inSet(set, 16, 24, false) }
 
 // inSet looks an address up that stands at an offset of either version's
 // header (RFC 791, RFC 8200).
-func inSet(name string, at4, at6 uint32) Match {
+func inSet(name string, at4, at6 uint32, not bool) Match {
 	return func(t *Table) ([]expr.Any, error) {
 		s := t.sets[name]
 		if s == nil {
@@ -286,7 +289,7 @@ func inSet(name string, at4, at6 uint32) Match {
 		return []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equal([]byte{version}),
 			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: at, Len: size},
-			&expr.Lookup{SourceRegister: 1, SetName: name, SetID: s.nft.ID},
+			&expr.Lookup{SourceRegister: 1, SetName: name, SetID: s.nft.ID, Invert: not},
 		}, nil
 	}
 }

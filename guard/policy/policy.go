@@ -55,6 +55,7 @@ const (
 
 	StopWindow = 10 * time.Minute // two local sources must agree within
 	StopPause  = time.Hour        // between two stops of charging
+	RefuseFor  = 24 * time.Hour   // a refusal lasts so long; one of a rule that enforces is renewed, on record
 )
 
 // Why a reaction is begun or ended.
@@ -62,6 +63,7 @@ const (
 	Found      = "found"      // begun: a finding of an enforced rule
 	Answered   = "answered"   // begun: a person said yes
 	Restored   = "restored"   // begun again: it was in force when the gateway ended
+	Renewed    = "renewed"    // goes on: its rule enforces still
 	Expired    = "expired"    // ended: its time is over
 	Released   = "released"   // ended: by a person
 	NotWanted  = "mode"       // ended: the rule does not enforce any more
@@ -77,6 +79,9 @@ const (
 	SparedFull      = "full"
 	SparedSuspended = "suspended"
 )
+
+// refuseAgain is how long a refusal that failed is not tried again.
+const refuseAgain = 10 * time.Minute
 
 // maxElapsed bounds what a clock may claim to have passed.
 const maxElapsed = 10 * 365 * 24 * time.Hour
@@ -188,6 +193,7 @@ type Policy struct {
 	stopped   time.Duration
 	stopSet   bool
 	suspended time.Duration // nothing is begun before
+	failed    time.Duration // a refusal is not begun again before
 	spared    map[string]uint64
 }
 
@@ -446,11 +452,16 @@ func (p *Policy) ReleaseAll() Output {
 }
 
 // Resume ends the pause that ReleaseAll began, and forgets who was released.
-func (p *Policy) Resume() { p.suspended, p.released = p.now, nil }
+func (p *Policy) Resume() { p.suspended, p.failed, p.released = p.now, p.now, nil }
 
 // Failed takes back a reaction that could not be done.
 func (p *Policy) Failed(id uint64) {
-	p.active = slices.DeleteFunc(p.active, func(a active) bool { return a.ID == id })
+	p.active = slices.DeleteFunc(p.active, func(a active) bool {
+		if a.ID == id && a.Action == guard.Refuse {
+			p.failed = p.now + refuseAgain
+		}
+		return a.ID == id
+	})
 }
 
 // spare leaves a subject alone for a while.
@@ -472,8 +483,15 @@ func (p *Policy) Tick(now time.Duration, rules []string) Output {
 	var out Output
 	p.advance(now, rules)
 	for len(p.active) > 0 && now >= p.active[0].until {
-		out.Do = append(out.Do, ended(p.active[0], Expired))
+		a := p.active[0]
 		p.active = p.active[1:]
+		if a.Action == guard.Refuse && p.Mode(a.Rule) == guard.Enforce {
+			a.Why, a.For = Renewed, RefuseFor
+			p.active = insert(p.active, active{a.Reaction, a.since, now + a.For})
+			out.Do = append(out.Do, a.Reaction)
+			continue
+		}
+		out.Do = append(out.Do, ended(a, Expired))
 	}
 	for len(p.questions) > 0 && now >= p.questions[0].until {
 		out.Do = append(out.Do, ended(p.questions[0], Unanswered))
@@ -481,6 +499,9 @@ func (p *Policy) Tick(now time.Duration, rules []string) Output {
 	}
 	for len(p.released) > 0 && now >= p.released[0].until {
 		p.released = p.released[1:]
+	}
+	if r, ok := p.refuse(); ok {
+		out.Do = append(out.Do, r)
 	}
 	// Oldest first: a window that has ended tells what it counted, or goes.
 	keep := p.order[:0]
@@ -499,6 +520,22 @@ func (p *Policy) Tick(now time.Duration, rules []string) Output {
 	}
 	p.order = keep
 	return out
+}
+
+// refuse begins what needs no finding: a name server that can be gone past
+// until somebody does is none. It is the only reaction of its kind, so that
+// no flood of others uses its limits up.
+func (p *Policy) refuse() (guard.Reaction, bool) {
+	r := guard.Reaction{Action: guard.Refuse, Subject: guard.Subject{Kind: guard.Machine}, Rule: guard.DomainBypass, Why: Found, For: RefuseFor}
+	same := func(a active) bool { return a.Action == r.Action }
+	if p.Mode(r.Rule) != guard.Enforce || max(p.suspended, p.failed) > p.now || slices.ContainsFunc(p.active, same) || slices.ContainsFunc(p.released, same) || len(p.active) >= MaxReactions || p.isNever(r) {
+		return r, false
+	}
+	p.next++
+	r.ID = p.next
+	p.questions = slices.DeleteFunc(p.questions, same)
+	p.hold(r)
+	return r, true
 }
 
 // advance counts the learning of the rules whose sensors see something.
@@ -553,14 +590,14 @@ func (p *Policy) Find(f guard.Finding, now time.Duration) Output {
 }
 
 // subjects are what an action can be about.
-var subjects = map[guard.Action]guard.Kind{guard.Block: guard.Host, guard.Kill: guard.PID, guard.Quarantine: guard.Peer, guard.SafeStop: guard.Machine}
+var subjects = map[guard.Action]guard.Kind{guard.Block: guard.Host, guard.Kill: guard.PID, guard.Quarantine: guard.Peer, guard.SafeStop: guard.Machine, guard.Refuse: guard.Machine}
 
 // react decides what is done about a finding.
 func (p *Policy) react(f guard.Finding) (guard.Reaction, bool) {
 	rule, ok := guard.RuleOf(f.Rule)
 	r := guard.Reaction{Action: rule.Action, Subject: f.Subject, Rule: f.Rule, Why: Found}
 	mode := p.Mode(f.Rule)
-	if !ok || mode == guard.Observe || r.Action == guard.Nothing || r.Action == guard.SafeStop || f.Subject.Kind != subjects[r.Action] {
+	if !ok || mode == guard.Observe || r.Action == guard.Nothing || r.Action == guard.SafeStop || r.Action == guard.Refuse && mode == guard.Enforce || f.Subject.Kind != subjects[r.Action] {
 		return r, false
 	}
 	if r.Action == guard.Kill {
@@ -574,7 +611,7 @@ func (p *Policy) begin(r guard.Reaction, mode guard.Mode) (guard.Reaction, bool)
 	same := func(a active) bool { return a.Action == r.Action && a.Subject == r.Subject }
 	ask := mode == guard.Ask
 	begun, most := &p.begun[0], MaxQuestions/2
-	if r.Action == guard.Kill || r.Action == guard.SafeStop {
+	if r.Action == guard.Kill || r.Action == guard.SafeStop || r.Action == guard.Refuse {
 		begun, most = &p.begun[1], MaxQuestions
 	}
 	*begun = slices.DeleteFunc(*begun, func(at time.Duration) bool { return p.now-at >= time.Hour })
@@ -626,8 +663,11 @@ func (p *Policy) hold(r guard.Reaction) {
 
 // lasts returns how long an action goes on.
 func (p *Policy) lasts(a guard.Action) time.Duration {
-	if a == guard.Block || a == guard.Quarantine {
+	switch a {
+	case guard.Block, guard.Quarantine:
 		return p.c.For
+	case guard.Refuse:
+		return RefuseFor
 	}
 	return 0
 }

@@ -252,6 +252,56 @@ func TestKillNeedsAProcessAndSparesTheListed(t *testing.T) {
 }
 
 // A third of those who vote would stop the ledger.
+// What goes past the name server is refused without waiting for a finding,
+// once, and as long as the rule enforces and nobody has released it.
+func TestARefusalLastsAsItsRule(t *testing.T) {
+	day := 24 * time.Hour
+	modes := map[string]guard.Mode{guard.DomainBypass: guard.Enforce}
+	p := learned(t, modes)
+	r := only(t, p.Tick(0, nil))
+	if r.Action != guard.Refuse || r.Why != Found || r.For != day || r.Subject.Kind != guard.Machine {
+		t.Fatalf("begun: %+v", r)
+	}
+	past := finding(guard.DomainBypass, guard.Machine, "")
+	if o := p.Find(past, time.Hour); len(o.Do) > 0 {
+		t.Errorf("begun twice: %+v", o.Do)
+	}
+	if again := only(t, p.Tick(day, nil)); again.ID != r.ID || again.Undo || again.Why != Renewed || len(p.Reactions()) != 1 {
+		t.Errorf("after a day: %+v", again)
+	}
+	o, err := p.Release(r.ID)
+	if err != nil || !only(t, o).Undo || len(p.Tick(day+time.Hour, nil).Do) > 0 {
+		t.Errorf("released: %+v %v", o, err)
+	}
+	if r = only(t, p.Tick(2*day, nil)); r.Undo {
+		t.Errorf("a day later: %+v", r)
+	}
+	p.Failed(r.ID)
+	if len(p.Tick(2*day+time.Second, nil).Do) > 0 || only(t, p.Tick(2*day+refuseAgain, nil)).Action != guard.Refuse {
+		t.Error("what failed is not tried again after a while")
+	}
+	// A mode that was changed ends it.
+	modes[guard.DomainBypass] = guard.Ask
+	p, o, err = New(Config{Modes: modes}, p.Save(), 0)
+	if err != nil || !only(t, o).Undo || o.Do[0].Why != NotWanted {
+		t.Fatalf("%+v %v", o, err)
+	}
+	// Asked, it waits for a finding, and for a person.
+	if len(p.Tick(0, nil).Do) > 0 {
+		t.Error("asks without a finding")
+	}
+	q := only(t, p.Find(past, 0))
+	if !q.Ask || q.Action != guard.Refuse {
+		t.Fatalf("%+v", q)
+	}
+	if o, err = p.Answer(q.ID, true); err != nil || only(t, o).For != day {
+		t.Errorf("answered: %+v %v", o, err)
+	}
+	if o := p.Tick(day, nil); !only(t, o).Undo || o.Do[0].Why != Expired {
+		t.Errorf("an answer is for a day: %+v", o)
+	}
+}
+
 func TestQuarantineLeavesTheLedgerItsMajority(t *testing.T) {
 	p := learned(t, map[string]guard.Mode{guard.PeerInvalid: guard.Enforce})
 	only(t, p.Find(finding(guard.PeerInvalid, guard.Peer, "aa"), 0))
@@ -394,9 +444,9 @@ func hold(t *testing.T, whose func(guard.Sensor) bool, check func(*rapid.T, guar
 				if a, err := netip.ParseAddr(r.Subject.Value); r.Action == guard.Block && (err != nil || a.IsLoopback() || a.IsMulticast() || needed.Nets[0].Contains(a.Unmap())) || slices.Contains(needed.Subjects, r.Subject) {
 					t.Fatalf("%+v is needed", r)
 				}
-				if r.Why == Found {
+				if r.Why == Found && (r.Action != guard.Refuse || r.Ask) { // of the other there is but one
 					begun := &there
-					if r.Action == guard.Kill || r.Action == guard.SafeStop {
+					if r.Action == guard.Kill || r.Action == guard.SafeStop || r.Action == guard.Refuse {
 						begun = &here
 					}
 					*begun = append(*begun, now)

@@ -101,6 +101,28 @@ func TestBypassIsRefusedAsItsRuleSays(t *testing.T) {
 	}
 	until(t, "it is not refused again", k.bypass.Load)
 
+	steps := []string{}
+	for range 3 {
+		f := k.tells(t, guard.GuardReaction)
+		if f.Evidence["action"] == "refuse" {
+			steps = append(steps, f.Evidence["step"])
+		}
+	}
+	if want := []string{"begun", "undone", "begun"}; !slices.Equal(steps, want) {
+		t.Errorf("on record is %v, want %v", steps, want)
+	}
+
+	// What cannot be put on record is not refused.
+	mute := enforcing(t, nil, &hands{}, modes, func(c *Config) {
+		c.Append = func(context.Context, []chain.Record) error { return errors.New("no disk") }
+	})
+	until(t, "it did not fail", func() bool {
+		return slices.ContainsFunc(mute.Status().Findings, func(f guard.Finding) bool { return f.Evidence["failed"] != "" })
+	})
+	if mute.bypass.Load() {
+		t.Error("it is refused without a record")
+	}
+
 	fresh := enforcing(t, &memory{m: map[string][]byte{}}, &hands{}, modes, nil) // has learned nothing
 	fresh.tells(t, guard.ARPSpoof)
 	if err := fresh.Resume(t.Context()); err != nil { // the loop has turned

@@ -116,7 +116,7 @@ type Warden struct {
 
 	held   atomic.Uint64
 	reload atomic.Uint64 // how often Reload was called
-	bypass atomic.Bool   // guard.DomainBypass is enforced
+	bypass atomic.Bool   // what goes past the name server is refused
 	exempt atomic.Pointer[[]netip.Prefix]
 
 	mu     sync.Mutex
@@ -331,7 +331,6 @@ func (w *Warden) turn(ctx context.Context, tick <-chan time.Time, due *times) (m
 			w.do(w.spare())
 		}
 		w.do(w.policy.Tick(now, w.seeing()))
-		w.bypass.Store(w.policy.Mode(guard.DomainBypass) == guard.Enforce && w.policy.Suspended() == 0)
 		w.neighbours(now)
 		if w.c.Heartbeat > 0 && now >= w.due {
 			w.due = now + w.c.Heartbeat
@@ -472,6 +471,12 @@ func (w *Warden) act(ctx context.Context, a act) (err error) {
 		ctx = context.WithoutCancel(ctx)
 	case unrecorded != nil:
 		return unrecorded
+	}
+	switch {
+	case a.Action == guard.Refuse: // the sensors' process does it
+		w.bypass.Store(!a.Undo)
+		return unrecorded
+	case a.Undo:
 	case w.c.React == nil:
 		return errors.New("this gateway does nothing about findings")
 	}

@@ -252,8 +252,8 @@ function energy() {
 }
 
 const senses = { domain: 'Names', packet: 'Network', process: 'Programs', load: 'Machine' };
-const acts = { block: 'An address is blocked', kill: 'End a program', quarantine: 'A neighbour is shut out', safe_stop: 'Charging is stopped' };
-const asks = { block: 'Block an address?', kill: 'End a program?', quarantine: 'Shut a neighbour out?', safe_stop: 'Stop charging?' };
+const acts = { block: 'An address is blocked', kill: 'End a program', quarantine: 'A neighbour is shut out', safe_stop: 'Charging is stopped', refuse: 'What goes past the name server is refused' };
+const asks = { block: 'Block an address?', kill: 'End a program?', quarantine: 'Shut a neighbour out?', safe_stop: 'Stop charging?', refuse: 'Refuse what goes past the name server?' };
 const day = t => new Date(t).toLocaleString([], { dateStyle: 'short', timeStyle: 'short' });
 
 function guard() {
