@@ -255,7 +255,9 @@ type Status struct {
 type Child struct {
 	PID      int       `json:"pid"` // 0: it does not run
 	Since    time.Time `json:"since"`
-	MemoryMB uint64    `json:"memory_mb"` // of its own, without the program's text
+	MemoryMB uint64    `json:"memory_mb"`   // of its own, without the program's text
+	CPU      float64   `json:"cpu_s"`       // seconds of a processor that it and those before it have used since the gateway's start
+	Percent  float64   `json:"cpu_percent"` // of one core, in the last five minutes
 	Restarts uint64    `json:"restarts"`
 	Ended    string    `json:"ended,omitempty"` // how the last one ended
 }

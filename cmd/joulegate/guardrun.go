@@ -51,6 +51,7 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 			}
 			return g.roster.name(k)
 		},
+		Past:  g.heartbeats,
 		Modes: modes, React: react.Do, Never: g.needed.never, Asked: g.askGuard,
 		Unable: func() map[string]string { return unable },
 		Log:    g.log.With("part", "guard"),
@@ -170,6 +171,35 @@ func (b backend) Guard(context.Context) (guard.Status, error) {
 		return guard.Status{Mode: "off", Coverage: []guard.Coverage{}, Findings: []guard.Finding{}, Told: map[string]uint64{}, Silent: []string{}}, nil
 	}
 	return b.warden.Status(), nil
+}
+
+// heartbeatsBack is how many blocks of a neighbour are looked through for his
+// newest heartbeat at a start. A gateway makes some hundred in an hour.
+const heartbeatsBack = 2048
+
+// heartbeats are the neighbours' newest blocks with one, as the journal has
+// them.
+func (g *gateway) heartbeats(yield func(*chain.Signed) bool) {
+	for author, p := range g.journal.Heads() {
+		if author == g.self {
+			continue
+		}
+		for range heartbeatsBack {
+			b, err := g.journal.Block(author, p)
+			if err != nil || b == nil {
+				break // none in this epoch
+			}
+			if warden.HasHeartbeat(b) {
+				if !yield(b) {
+					return
+				}
+				break
+			}
+			if p.Number--; p.Number == 0 {
+				break
+			}
+		}
+	}
 }
 
 // neighbourBlock takes a neighbour's block that the journal has stored.

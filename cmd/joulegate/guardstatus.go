@@ -35,7 +35,7 @@ func printGuard(w io.Writer, s guard.Status) error {
 		_, err := fmt.Fprintln(w, "the guard is off: guard.mode in the configuration")
 		return err
 	}
-	state := fmt.Sprintf("process %d, %d MB of its own, started %s", s.Child.PID, s.Child.MemoryMB, s.Child.Since.Local().Format(time.DateTime))
+	state := fmt.Sprintf("process %d, %d MB of its own, %.2f %% of a core, started %s", s.Child.PID, s.Child.MemoryMB, s.Child.Percent, s.Child.Since.Local().Format(time.DateTime))
 	if s.Child.PID == 0 {
 		state = "no sensor runs: " + s.Child.Ended
 	}
@@ -245,6 +245,7 @@ var (
 	guardHeld      = guardDesc("records_held_back_total", "Findings that were too many for the ledger.")
 	guardRestarts  = guardDesc("process_restarts_total", "Times that the process of the sensors was started again.")
 	guardMemory    = guardDesc("process_memory_bytes", "Memory of the process of the sensors that it shares with nobody.")
+	guardCPU       = guardDesc("process_cpu_seconds_total", "Processor time that the process of the sensors has used, and those before it.")
 	guardInForce   = guardDesc("reactions_in_force", "Reactions in force.", "action")
 	guardReacted   = guardDesc("reactions_total", "Reactions begun.", "action")
 	guardSpared    = guardDesc("reactions_spared_total", "Reactions that were not begun.", "reason")
@@ -254,7 +255,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (guardMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{guardSees, guardSeen, guardLost, guardTold, guardHeld, guardRestarts, guardMemory, guardInForce, guardReacted, guardSpared, guardQuestions, guardSilent} {
+	for _, d := range []*prometheus.Desc{guardSees, guardSeen, guardLost, guardTold, guardHeld, guardRestarts, guardMemory, guardCPU, guardInForce, guardReacted, guardSpared, guardQuestions, guardSilent} {
 		ch <- d
 	}
 }
@@ -292,6 +293,7 @@ func (m guardMetrics) Collect(ch chan<- prometheus.Metric) {
 	send(guardHeld, prometheus.CounterValue, float64(s.HeldBack))
 	send(guardRestarts, prometheus.CounterValue, float64(s.Child.Restarts))
 	send(guardMemory, prometheus.GaugeValue, float64(s.Child.MemoryMB<<20))
+	send(guardCPU, prometheus.CounterValue, s.Child.CPU)
 	send(guardQuestions, prometheus.GaugeValue, float64(len(s.Questions)))
 	send(guardSilent, prometheus.GaugeValue, float64(len(s.Silent)))
 }

@@ -18,7 +18,15 @@ const (
 	habitVersion = 1
 	maxHabit     = 4 << 10 // bytes of the file
 	keepEach     = time.Hour
+	keepLearning = 10 * time.Minute // while each hour counts; some 30 kB each, with what the file system notes
 )
+
+// keepDue tells whether the habit is to be written, so long after the last
+// time. A habit that has been learned changes over hours: a crash that takes
+// one of them takes little.
+func (d *Detector) keepDue(after time.Duration) bool {
+	return after >= keepEach || after >= keepLearning && d.learned < d.limits.Learn
+}
 
 // Habit is what a Detector has learned.
 type Habit struct {

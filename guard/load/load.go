@@ -99,7 +99,7 @@ func (s *Sensor) Run(ctx context.Context) error {
 		if err := s.once(); err != nil {
 			s.c.Log.Warn("load sensor", "err", err)
 		}
-		if s.c.Now()-s.kept >= keepEach {
+		if s.det.keepDue(s.c.Now() - s.kept) {
 			s.keep()
 		}
 		select {

@@ -438,6 +438,23 @@ func TestAHabitSurvives(t *testing.T) {
 	}
 }
 
+// A crash while a machine is learned takes ten minutes of it; later the habit
+// is written once an hour, because cards wear out.
+func TestAHabitIsKeptMoreOftenWhileItIsLearned(t *testing.T) {
+	d := NewDetector(Limits{})
+	wrote, at := [2]int{}, time.Duration(0)
+	for s := newDay(1); s.now < 48*time.Hour; {
+		d.Step(s.next(0))
+		if d.keepDue(s.now - at) {
+			at = s.now
+			wrote[s.now/(24*time.Hour+time.Minute)]++
+		}
+	}
+	if wrote[0] < 140 || wrote[1] > 25 {
+		t.Errorf("on the first day it was kept %d times, on the second %d", wrote[0], wrote[1])
+	}
+}
+
 func FuzzHabit(f *testing.F) {
 	f.Add(0.5, 0.3, int64(7), 4)
 	f.Add(math.NaN(), math.Inf(1), int64(-1), 0)

@@ -17,12 +17,14 @@
 package warden
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -60,6 +62,7 @@ const (
 	lastWait  = 5 * time.Minute
 	neverEach = 10 * time.Second // between two looks at what must not be touched
 	actsIn    = 30 * time.Second // a reaction is on record and done within
+	saveEach  = 10 * time.Minute // of what rules have learned, without another reason: 4 kB
 	restful   = 10 * time.Minute // a process that lived so long starts again at once
 )
 
@@ -81,7 +84,10 @@ type Config struct {
 	Append func(ctx context.Context, records []chain.Record) error
 	Tell   func(guard.Finding)         // a finding that was put on record; must not block
 	Silent func(peer chain.Key) string // names a neighbour whose guard is silent; empty: he is none any more
-	Modes  map[string]guard.Mode       // of the configuration, by rule; others observe
+	// Past are the neighbours' blocks of before this start with their newest
+	// heartbeats, in any order; Run asks once. nil: nothing is known of before.
+	Past  iter.Seq[*chain.Signed]
+	Modes map[string]guard.Mode // of the configuration, by rule; others observe
 	// React does or undoes one thing; nil: nothing can be done here. It is
 	// called by one goroutine.
 	React  func(ctx context.Context, r guard.Reaction) error
@@ -114,6 +120,8 @@ type Warden struct {
 	rules          []string
 	sigma          chain.Hash // of the rules about programs
 
+	spent time.Duration // of a processor, by sensors' processes that have ended; of keep
+
 	held   atomic.Uint64
 	reload atomic.Uint64 // how often Reload was called
 	bypass atomic.Bool   // what goes past the name server is refused
@@ -127,6 +135,7 @@ type Warden struct {
 type beat struct {
 	peer  chain.Key
 	every time.Duration
+	said  time.Time // by the neighbour's clock
 }
 
 // act is a reaction and its evidence.
@@ -142,8 +151,12 @@ type result struct {
 
 type neighbour struct {
 	at, every time.Duration
+	said      time.Time // by his clock
 	silent    bool
 }
+
+// late is how long a neighbour may be silent.
+func (n *neighbour) late() time.Duration { return 2*n.every + time.Minute }
 
 const (
 	stateKey  = "guard"
@@ -248,17 +261,59 @@ func (w *Warden) spare() policy.Output {
 // Heard takes a neighbour's block. It never blocks: a heartbeat that does not
 // fit is followed by another one.
 func (w *Warden) Heard(b *chain.Signed) {
-	for _, r := range b.Records {
-		var g guard.Record
-		if r.Kind != chain.KindGuard || chain.Unmarshal(r.Body, &g) != nil || g.Rule != guard.GuardHeartbeat || g.Every == 0 {
-			continue
-		}
+	if h, ok := heartbeatOf(b); ok {
 		select {
-		case w.peers <- beat{b.Author, time.Duration(g.Every) * time.Second}:
+		case w.peers <- h:
 		default:
 		}
+	}
+}
+
+// heartbeatOf finds a heartbeat in a block.
+func heartbeatOf(b *chain.Signed) (beat, bool) {
+	for _, r := range b.Records {
+		var g guard.Record
+		if r.Kind == chain.KindGuard && chain.Unmarshal(r.Body, &g) == nil && g.Rule == guard.GuardHeartbeat && g.Every > 0 {
+			return beat{b.Author, time.Duration(g.Every) * time.Second, time.UnixMilli(g.First)}, true
+		}
+	}
+	return beat{}, false
+}
+
+// HasHeartbeat reports whether a block says that its author's guard lives.
+func HasHeartbeat(b *chain.Signed) bool { _, ok := heartbeatOf(b); return ok }
+
+// hear takes a heartbeat of ago. One that comes later than the one before it
+// has promised tells of a gap, also when this gateway was off meanwhile: both
+// carry the time at which they were said.
+func (w *Warden) hear(b beat, ago time.Duration) {
+	was := w.heard[b.peer]
+	if was == nil && len(w.heard) >= MaxPeers || was != nil && !b.said.After(was.said) {
+		return // it was fetched again
+	}
+	w.heard[b.peer] = &neighbour{at: w.now() - max(0, ago), every: b.every, said: b.said}
+	if was == nil || was.silent || was.said.IsZero() {
 		return
 	}
+	if gap := b.said.Sub(was.said); gap > was.late() {
+		w.missed(b.peer, was, gap, b.said)
+	}
+}
+
+// missed puts on record that a neighbour's guard was not heard when it should.
+func (w *Warden) missed(peer chain.Key, n *neighbour, gap time.Duration, until time.Time) {
+	name := w.c.Silent(peer)
+	if name == "" {
+		return
+	}
+	f := guard.Finding{
+		Rule: guard.GuardSilent, Severity: guard.Medium, Subject: guard.Subject{Kind: guard.Peer, Value: name}, Count: 1, First: time.Now(), Last: time.Now(),
+		Evidence: map[string]string{"every": n.every.String(), "silent_for": gap.Round(time.Second).String()},
+	}
+	if !until.IsZero() {
+		f.Evidence["heard_again"] = until.UTC().Format(time.RFC3339)
+	}
+	w.find(f)
 }
 
 // Run keeps the guard until ctx ends.
@@ -283,6 +338,7 @@ func (w *Warden) Run(ctx context.Context) error {
 		w.do(w.spare())
 	}
 	w.do(w.began)
+	w.remember()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var due times
@@ -321,9 +377,7 @@ func (w *Warden) turn(ctx context.Context, tick <-chan time.Time, due *times) (m
 		w.blind(why)
 		w.find(guard.Finding{Rule: guard.GuardCoverage, Severity: guard.Medium, Subject: guard.Subject{Kind: guard.Machine}, Count: 1, First: time.Now(), Last: time.Now(), Evidence: map[string]string{"level": guard.None, "reason": why}})
 	case b := <-w.peers:
-		if n := w.heard[b.peer]; n != nil || len(w.heard) < MaxPeers {
-			w.heard[b.peer] = &neighbour{at: w.now(), every: b.every}
-		}
+		w.hear(b, 0) // what was fetched late is heard now: whoever is silent will be so for longer
 	case <-tick:
 		now := w.now()
 		if w.c.Never != nil && now >= due.never {
@@ -337,12 +391,25 @@ func (w *Warden) turn(ctx context.Context, tick <-chan time.Time, due *times) (m
 			w.heartbeat()
 		}
 		if now >= due.save {
-			due.save = now + time.Hour
+			due.save = now + saveEach
 			w.save()
 		}
 		w.show()
 	}
 	return true
+}
+
+// remember takes the heartbeats of before this start, so that a neighbour who
+// fell silent while this gateway was off is missed.
+func (w *Warden) remember() {
+	if w.c.Past == nil {
+		return
+	}
+	for b := range w.c.Past {
+		if h, ok := heartbeatOf(b); ok {
+			w.hear(h, time.Since(h.said))
+		}
+	}
 }
 
 func (w *Warden) now() time.Duration { return time.Since(w.started) }
@@ -739,7 +806,7 @@ func (w *Warden) heartbeat() {
 func (w *Warden) neighbours(now time.Duration) {
 	var silent []string
 	for peer, n := range w.heard {
-		if now-n.at <= 2*n.every+time.Minute {
+		if now-n.at <= n.late() {
 			continue
 		}
 		name := w.c.Silent(peer)
@@ -750,7 +817,7 @@ func (w *Warden) neighbours(now time.Duration) {
 		silent = append(silent, name)
 		if !n.silent {
 			n.silent = true
-			w.find(guard.Finding{Rule: guard.GuardSilent, Severity: guard.Medium, Subject: guard.Subject{Kind: guard.Peer, Value: name}, Count: 1, First: time.Now(), Last: time.Now(), Evidence: map[string]string{"every": n.every.String(), "silent_for": (now - n.at).Round(time.Second).String()}})
+			w.missed(peer, n, now-n.at, time.Time{})
 		}
 	}
 	slices.Sort(silent)
@@ -773,7 +840,7 @@ func (w *Warden) keep(ctx context.Context) {
 		}
 		why := fmt.Sprintf("the process of the sensors ended: %v; it starts again in %s", err, wait)
 		w.mu.Lock()
-		w.status.Child = guard.Child{Restarts: w.status.Child.Restarts + 1, Ended: why}
+		w.status.Child = guard.Child{Restarts: w.status.Child.Restarts + 1, Ended: why, CPU: w.spent.Seconds()}
 		w.mu.Unlock()
 		w.c.Log.Error("guard", "err", why)
 		select {
@@ -859,6 +926,7 @@ func (w *Warden) once(ctx context.Context) (err error) {
 	}
 	ended := cmd.Wait()
 	r.Close()
+	w.spent += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	<-wrote
 	switch {
 	case err == nil || errors.Is(err, io.EOF):
@@ -873,7 +941,8 @@ func (w *Warden) watch(ctx context.Context, pid int, beats <-chan struct{}, read
 	t := time.NewTicker(250 * time.Millisecond)
 	defer t.Stop()
 	last := time.Now()
-	for {
+	var share share
+	for turn := 0; ; turn++ {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -888,12 +957,50 @@ func (w *Warden) watch(ctx context.Context, pid int, beats <-chan struct{}, read
 			own := ownMemory(pid)
 			w.mu.Lock()
 			w.status.Child.MemoryMB = own >> 20
+			if turn%64 == 0 { // every 16 s
+				used := ownTime(pid)
+				w.status.Child.CPU, w.status.Child.Percent = (w.spent + used).Seconds(), share.add(time.Now(), used)
+			}
 			w.mu.Unlock()
 			if own > w.c.Memory {
 				return fmt.Errorf("it took %d MB of memory, at most %d", own>>20, w.c.Memory>>20)
 			}
 		}
 	}
+}
+
+// share tells how much of a core is used, over the last minutes.
+type share struct {
+	at   [20]time.Time // a ring: five minutes of looks every 16 s
+	used [20]time.Duration
+	n    int
+}
+
+func (s *share) add(now time.Time, used time.Duration) (percent float64) {
+	i := s.n % len(s.at)
+	first := 0
+	if s.n >= len(s.at) {
+		first = i // the oldest, which is read before it is replaced
+	}
+	if s.n > 0 && now.After(s.at[first]) {
+		percent = 100 * float64(used-s.used[first]) / float64(now.Sub(s.at[first]))
+	}
+	s.at[i], s.used[i] = now, used
+	s.n++
+	return percent
+}
+
+// ownTime is what a process has used of processors: fields 14 and 15 of its
+// stat, in hundredths of a second on every Linux that Go runs on.
+func ownTime(pid int) time.Duration {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseInt(f[11], 10, 64)
+	system, _ := strconv.ParseInt(f[12], 10, 64)
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 // ownMemory is the resident memory that a process shares with nobody.

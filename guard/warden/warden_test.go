@@ -307,7 +307,7 @@ func TestHeartbeatsAndTheirAbsence(t *testing.T) {
 	body := chain.NewRecord(chain.KindGuard, guard.Record{Rule: guard.GuardHeartbeat, Severity: guard.Info, Sensor: guard.Load, Every: 10})
 	w.Heard(&chain.Signed{Block: chain.Block{Author: chain.Key{1}, Records: []chain.Record{body}}})
 	b := <-w.peers
-	w.heard[b.peer] = &neighbour{at: 0, every: b.every}
+	w.heard[b.peer] = &neighbour{at: 0, every: b.every, said: b.said}
 	w.neighbours(80 * time.Second)
 	if s := w.Status().Silent; len(s) != 0 {
 		t.Errorf("%v is silent too early", s)
@@ -316,5 +316,80 @@ func TestHeartbeatsAndTheirAbsence(t *testing.T) {
 	w.neighbours(90 * time.Second)
 	if f := k.tells(t, guard.GuardSilent); f.Subject.Value != "north" || len(w.Status().Silent) != 1 {
 		t.Errorf("%+v, %v", f, w.Status().Silent)
+	}
+}
+
+// A neighbour that was not heard while this gateway was off is missed all the
+// same: by when he has spoken last, or by the gap between what he says.
+func TestAGapAcrossARestart(t *testing.T) {
+	said := func(ago time.Duration) *chain.Signed {
+		at := time.Now().Add(-ago).UnixMilli()
+		return &chain.Signed{Block: chain.Block{Author: chain.Key{1}, Records: []chain.Record{
+			chain.NewRecord(chain.KindGuard, guard.Record{Rule: guard.GuardHeartbeat, Severity: guard.Info, Sensor: guard.Load, First: at, Last: at, Every: 3600}),
+		}}}
+	}
+	for name, c := range map[string]struct {
+		past, next *chain.Signed
+		gap        string
+	}{
+		"still silent":        {said(5 * time.Hour), nil, "5h0m"},
+		"here again":          {said(5 * time.Hour), said(time.Second), "4h59m59s"},
+		"fetched again":       {said(time.Hour), said(5 * time.Hour), ""},
+		"in time":             {said(time.Hour), said(time.Second), ""},
+		"not yet to be heard": {said(time.Hour), nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := keep(t, "good", nil)
+			k.end()
+			c0 := k.c
+			c0.Past = func(yield func(*chain.Signed) bool) { yield(c.past) }
+			c0.Log = slog.New(slog.DiscardHandler)
+			w, err := New(c0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.remember()
+			if c.next != nil {
+				w.Heard(c.next)
+				w.hear(<-w.peers, 0)
+			}
+			w.neighbours(w.now())
+			w.neighbours(w.now())
+			var gaps []string
+			for _, f := range w.Status().Findings {
+				if f.Rule == guard.GuardSilent {
+					gaps = append(gaps, f.Evidence["silent_for"])
+				}
+			}
+			if c.gap == "" && len(gaps) > 0 || c.gap != "" && (len(gaps) != 1 || !strings.HasPrefix(gaps[0], c.gap)) {
+				t.Errorf("gaps %v, want %q", gaps, c.gap)
+			}
+		})
+	}
+}
+
+// What the sensors use of a processor is told, also of those that have ended.
+func TestTheSensorsTimeIsTold(t *testing.T) {
+	k := keep(t, "good", nil)
+	until(t, "no time is told", func() bool { return k.Status().Child.PID != 0 })
+	pid := k.Status().Child.PID
+	k.end()
+	if k.spent <= 0 || k.spent > time.Minute {
+		t.Errorf("process %d used %s", pid, k.spent)
+	}
+	if ownTime(os.Getpid()) <= 0 || ownTime(1<<30) != 0 {
+		t.Error("the time of a process cannot be read")
+	}
+	var s share
+	start := time.Now()
+	for i := range 100 { // a tenth of a core, then half of one
+		used := time.Duration(i) * time.Second
+		if i >= 50 {
+			used = 50*time.Second + time.Duration(i-50)*5*time.Second
+		}
+		p := s.add(start.Add(time.Duration(i)*10*time.Second), used)
+		if want := map[int]float64{0: 0, 1: 10, 49: 10, 99: 50}[i]; want > 0 && (p < want-0.1 || p > want+0.1) {
+			t.Errorf("after %d looks %.2f %%, want %.0f", i, p, want)
+		}
 	}
 }

@@ -47,12 +47,16 @@ type sample struct {
 	rss     float64 // bytes, at the end; of children only what they share with nobody
 	cpu     float64 // seconds of processor
 	written float64 // bytes handed to the block layer
+	kids    float64 // seconds of processor of what it has started: without pins, the guard's sensors
+	kidsRSS float64 // bytes that those share with nobody
 	over    float64 // seconds
 	first   float64 // seconds from start to the first reading
 }
 
 func rss(s sample) float64          { return s.rss / 1e6 }
 func cpu(s sample) float64          { return 100 * s.cpu / s.over }
+func sensors(s sample) float64      { return 100 * s.kids / s.over }
+func sensorsRSS(s sample) float64   { return s.kidsRSS / 1e6 }
 func written(s sample) float64      { return s.written / 1e3 / s.over * 60 }
 func perDay(s sample) float64       { return s.written / 1e6 / s.over * slot.Seconds() * 96 }
 func firstReading(s sample) float64 { return s.first }
@@ -158,6 +162,7 @@ func (m *measurer) play(ctx context.Context, what scene) (s sample, err error) {
 	}
 	n := float64(len(pids))
 	s.rss, s.cpu, s.written = after.rss/n, (after.cpu-before.cpu)/n, (after.written-before.written)/n
+	s.kids, s.kidsRSS = (after.kids-before.kids)/n, after.kidsRSS/n
 	return s, nil
 }
 
@@ -272,16 +277,17 @@ func demoPIDs(ctx context.Context, path string) ([]int, error) {
 
 func readAll(pids []int) (sample, error) {
 	var sum sample
-	add := func(pid int, memory string) error {
+	add := func(pid int, memory string, kid float64) error {
 		s, err := readProc(pid, memory)
 		if err != nil {
 			return fmt.Errorf("a gateway ended during the measurement: %w", err)
 		}
 		sum.rss, sum.cpu, sum.written = sum.rss+s.rss, sum.cpu+s.cpu, sum.written+s.written
+		sum.kids, sum.kidsRSS = sum.kids+kid*s.cpu, sum.kidsRSS+kid*s.rss
 		return nil
 	}
 	for _, pid := range pids {
-		if err := add(pid, "VmRSS:"); err != nil {
+		if err := add(pid, "VmRSS:", 0); err != nil {
 			return sum, err
 		}
 		// The reflex and the guard's sensors are the same program again, and
@@ -291,7 +297,7 @@ func readAll(pids []int) (sample, error) {
 			return sum, err
 		}
 		for _, kid := range kids {
-			if err := add(kid, "RssAnon:"); err != nil {
+			if err := add(kid, "RssAnon:", 1); err != nil {
 				return sum, err
 			}
 		}

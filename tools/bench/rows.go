@@ -92,6 +92,8 @@ var rows = []row{
 
 	{"guard.rss", "idle with guard: memory", "<=", 115, "MB", 1, agent{guarded, rss}},
 	{"guard.cpu", "idle with guard: one core", "<=", none, "%", 2, agent{guarded, cpu}},
+	{"guard.sensors.cpu", "the guard's sensors when idle: one core", "<=", 1, "%", 2, agent{guarded, sensors}},
+	{"guard.sensors.rss", "the guard's sensors when idle: memory of their own", "<=", 40, "MB", 1, agent{guarded, sensorsRSS}},
 	{"guard.name", "guard, per blocked name", "<=", 6, "bytes", 1, bench{pkg: domains, name: "BenchmarkLookup/bytes", metric: "bytes/name"}},
 	{"guard.lookup", "guard, lookup of a name among a million", "<=", 300, "ns", 0, bench{pkg: domains, name: "BenchmarkLookup", metric: "cpu-ns", time: "1000000x", worst: highest}},
 	{"guard.answers", "guard, blocked answers per second of a core, a million names", ">=", 100_000, "/s", 0, names{"ours", perCore}},

@@ -409,7 +409,8 @@ func getIn(from *gateway, url string) (string, error) {
 }
 
 // TestGuardIsMissed freezes a gateway: its neighbour says that its guard is
-// silent, and puts that on record; when it wakes, it is heard again. Before, the
+// silent, and puts that on record, although it was killed itself meanwhile; when
+// it wakes, it is heard again. Before, the
 // sensors alone are frozen: their own gateway notices that.
 func TestGuardIsMissed(t *testing.T) {
 	t.Parallel()
@@ -449,6 +450,8 @@ func TestGuardIsMissed(t *testing.T) {
 	if err := north.cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	east.kill() // it knows from its journal when it has heard the neighbour last
+	east.start()
 	east.guards(3*patience, "the neighbour to be missed", func(s guard.Status) bool { return slices.Contains(s.Silent, north.name) })
 	if err := north.cmd.Process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
