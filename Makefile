@@ -97,6 +97,12 @@ packages: build build-here ## dist/*.deb, with checksums, parts lists and proven
 	cd tools/image && $(GO) build -o ../../bin/image .
 	bin/image
 
+.PHONY: image
+image: build build-here ## packages, and dist/joulegate-*-sd.img.gz for a Raspberry Pi with the slot that an update brings; needs mke2fs
+	cd tools/image && CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -ldflags '-s -w' -o ../../dist/joulegate-init-linux-arm64 ./init
+	cd tools/image && $(GO) build -o ../../bin/image .
+	bin/image -card
+
 .PHONY: hil
 hil: ## the arm64 binary on emulated hardware (as root: installs QEMU); RUN=TestEStop V=1 shows one scenario
 	.ci/setup hil

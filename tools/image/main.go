@@ -1,7 +1,9 @@
-// Command image makes what is shipped: Debian packages, and beside them the
-// list of parts, checksums and the statement of how they came about.
+// Command image makes what is shipped: Debian packages, the image of an SD
+// card, and beside them the list of parts, checksums and the statement of how
+// they came about.
 //
-//	make packages        all of it, in dist/
+//	make packages        packages, in dist/
+//	make image           those, and the image of an SD card
 //
 // It is a module of its own because its libraries are needed by nobody who
 // runs or builds the gateway.
@@ -30,14 +32,15 @@ func main() {
 	dist := flag.String("dist", "dist", "folder with the programs that make build has made; the rest goes there too")
 	host := flag.String("host", "bin/joulegate", "joulegate for this machine; it writes manual and completions")
 	root := flag.String("root", ".", "folder of the project")
+	card := flag.Bool("card", false, "make the image of an SD card, too; needs mke2fs")
 	flag.Parse()
-	if err := release(*dist, *host, *root); err != nil {
+	if err := release(*dist, *host, *root, *card); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		os.Exit(1)
 	}
 }
 
-func release(dist, host, root string) error {
+func release(dist, host, root string, card bool) error {
 	src, err := sourceOf(root)
 	if err != nil {
 		return err
@@ -55,6 +58,14 @@ func release(dist, host, root string) error {
 		}
 		fmt.Println(name)
 		made = append(made, name)
+	}
+	if card {
+		images, err := writeCard(src, dist)
+		if err != nil {
+			return err
+		}
+		fmt.Println(strings.Join(images, "\n"))
+		made = append(made, images...)
 	}
 	for _, program := range programs(dist) {
 		b, err := sbomOf(program)
@@ -85,9 +96,12 @@ func release(dist, host, root string) error {
 }
 
 func programs(dist string) []string {
-	list, _ := filepath.Glob(filepath.Join(dist, "joulegate-linux-*"))
-	more, _ := filepath.Glob(filepath.Join(dist, "joulegate-verify-linux-*"))
-	return slices.DeleteFunc(append(list, more...), func(s string) bool { return strings.HasSuffix(s, ".json") })
+	var list []string
+	for _, name := range []string{"joulegate", "joulegate-verify", "joulegate-init"} {
+		found, _ := filepath.Glob(filepath.Join(dist, name+"-linux-*"))
+		list = append(list, found...)
+	}
+	return slices.DeleteFunc(list, func(s string) bool { return strings.HasSuffix(s, ".json") })
 }
 
 // create writes a file, whole or not at all.

@@ -48,13 +48,43 @@ func sbomOf(program string) ([]byte, error) {
 	}
 	slices.SortFunc(parts, func(a, b cdx.Component) int { return cmp.Compare(a.Name, b.Name) })
 	bom.Components = &parts
+	return encoded(bom)
+}
+
+func encoded(bom *cdx.BOM) ([]byte, error) {
 	var b bytes.Buffer
 	enc := cdx.NewBOMEncoder(&b, cdx.BOMFileFormatJSON)
 	enc.SetPretty(true)
-	if err := enc.Encode(bom); err != nil {
+	err := enc.Encode(bom)
+	return b.Bytes(), err
+}
+
+// cardParts lists what an SD card contains: our two programs, whose own parts
+// are in their lists, and what lies beside them without being linked.
+func cardParts(c Card) ([]byte, error) {
+	bom := cdx.NewBOM()
+	bom.Metadata = &cdx.Metadata{Component: &cdx.Component{
+		BOMRef: "card", Type: cdx.ComponentTypeOS, Name: "joulegate-sd", Version: c.Version, Licenses: licences([]string{"Apache-2.0"}),
+	}}
+	upstream, err := c.upstream()
+	if err != nil {
 		return nil, err
 	}
-	return b.Bytes(), nil
+	carries := func(kind cdx.ComponentType, name, module, dir, source string, l *cdx.Licenses) cdx.Component {
+		purl := "pkg:golang/" + module + "@" + moduleVersion(dir)
+		return cdx.Component{
+			BOMRef: purl, Type: kind, Name: name, Version: moduleVersion(dir), PackageURL: purl, Licenses: l,
+			ExternalReferences: &[]cdx.ExternalReference{{Type: cdx.ERTypeDistribution, URL: "https://" + module}, {Type: cdx.ERTypeVCS, URL: source, Comment: "source"}},
+		}
+	}
+	broadcom := &cdx.Licenses{{License: &cdx.License{Name: "Broadcom and Raspberry Pi firmware licence (LICENCE.broadcom): unmodified, for Raspberry Pi devices only", URL: "https://github.com/raspberrypi/firmware/blob/master/boot/LICENCE.broadcom"}}}
+	bom.Components = &[]cdx.Component{
+		{BOMRef: "joulegate", Type: cdx.ComponentTypeApplication, Name: "joulegate", Version: c.Version, Licenses: licences([]string{"Apache-2.0"})},
+		{BOMRef: "joulegate-init", Type: cdx.ComponentTypeApplication, Name: "joulegate-init", Version: c.Version, Licenses: licences([]string{"Apache-2.0"})},
+		carries(cdx.ComponentTypeOS, "linux", kernelModule, c.Kernel, upstream, licences([]string{"GPL-2.0-only"})),
+		carries(cdx.ComponentTypeFirmware, "raspberrypi-firmware", firmwareModule, c.Firmware, "https://github.com/raspberrypi/firmware", broadcom),
+	}
+	return encoded(bom)
 }
 
 func licences(ids []string) *cdx.Licenses {
