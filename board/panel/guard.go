@@ -26,8 +26,8 @@ type GuardOrder struct {
 	Code string `json:"code,omitempty"` // the page needs one, the control socket does not
 }
 
-// GuardCode lets the page give one order.
-type GuardCode struct {
+// Code lets the page give the guard one order, or a browser sign in.
+type Code struct {
 	Code    string    `json:"code"`
 	Expires time.Time `json:"expires"`
 }
@@ -49,15 +49,15 @@ type codes struct {
 }
 
 // make replaces the code.
-func (c *codes) make(now time.Time) (GuardCode, error) {
+func (c *codes) make(now time.Time) (Code, error) {
 	n, err := rand.Int(rand.Reader, big.NewInt(100_000_000))
 	if err != nil {
-		return GuardCode{}, err
+		return Code{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.code, c.until, c.tries = fmt.Sprintf("%0*d", codeDigits, n), now.Add(codeLife), codeTries
-	return GuardCode{c.code, c.until}, nil
+	return Code{c.code, c.until}, nil
 }
 
 // spend reports whether the code is right, and forgets it when it is or when
@@ -223,6 +223,6 @@ func (c *Client) GuardOrder(ctx context.Context, o GuardOrder) error {
 }
 
 // GuardCode makes a code for the page. Only the control socket offers it.
-func (c *Client) GuardCode(ctx context.Context) (GuardCode, error) {
-	return call[GuardCode](ctx, c, http.MethodPost, "/guard/code", struct{}{})
+func (c *Client) GuardCode(ctx context.Context) (Code, error) {
+	return call[Code](ctx, c, http.MethodPost, "/guard/code", struct{}{})
 }

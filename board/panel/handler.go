@@ -260,11 +260,14 @@ func (s *Server) Handler(control bool) http.Handler {
 			return b.Invite(r.Context(), req)
 		})
 		if s.cfg.Settings != nil {
-			settingsRoutes(handle, s.cfg.Settings)
+			settingsRoutes(handle, s.cfg.Settings, byCommand)
+			handle("POST /settings/code", func(*http.Request) (any, error) { return s.signIns.make(time.Now()) })
 		}
 		raw("/ledger/verify", s.ledgerVerify)
 		raw("/audit/bundle", s.bundle)
 		raw("/stores", s.stores)
+	} else if s.cfg.Settings != nil && len(s.cfg.SettingsKey) == KeyBytes {
+		s.settingsPage(handle)
 	}
 	mux.HandleFunc(Prefix+"/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, control, NotFound("no %s %s here", r.Method, short(r.URL.Path)))
@@ -672,6 +675,7 @@ func loadPages() (pages, error) {
 		return nil, fmt.Errorf("panel: embedded pages: %w", err)
 	}
 	p["/"] = p["/index.html"]
+	p["/settings"] = p["/settings.html"]
 	return p, nil
 }
 

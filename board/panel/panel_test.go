@@ -439,6 +439,12 @@ func (f *fake) Invite(_ context.Context, r InviteRequest) (Invitation, error) {
 // serve runs a panel on both doors.
 func serve(t testing.TB, f *fake) (tcp, control *Client, addr, socket string) {
 	t.Helper()
+	return serveWith(t, f, func(*Config) {})
+}
+
+// serveWith is serve with more in its configuration.
+func serveWith(t testing.TB, f *fake, more func(*Config)) (tcp, control *Client, addr, socket string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "panel") // t.TempDir may be too long for a socket's path
 	if err != nil {
 		t.Fatal(err)
@@ -450,7 +456,9 @@ func serve(t testing.TB, f *fake) (tcp, control *Client, addr, socket string) {
 	socket = filepath.Join(dir, "control.sock")
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "joulegate_test", Help: "x"}, func() float64 { return 42 }))
-	s, err := New(Config{Backend: f, Listen: "127.0.0.1:0", Hosts: []string{"gate.lan"}, Socket: socket, Metrics: reg})
+	cfg := Config{Backend: f, Listen: "127.0.0.1:0", Hosts: []string{"gate.lan"}, Socket: socket, Metrics: reg}
+	more(&cfg)
+	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -884,12 +892,14 @@ func TestPagesStandAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	html := string(p["/"].data)
-	for _, attr := range []string{`src="`, `href="`} {
-		for _, part := range strings.Split(html, attr)[1:] {
-			ref, _, _ := strings.Cut(part, `"`)
-			if _, ok := p["/"+ref]; !ok && !strings.HasPrefix(ref, "#") && !strings.HasPrefix(ref, "/api/v1/") && ref != "/metrics" && ref != "/verify" {
-				t.Errorf("the page names %q, which is not embedded", ref)
+	for _, page := range []string{"/", "/settings"} {
+		html := string(p[page].data)
+		for _, attr := range []string{`src="`, `href="`} {
+			for _, part := range strings.Split(html, attr)[1:] {
+				ref, _, _ := strings.Cut(part, `"`)
+				if _, ok := p["/"+strings.TrimPrefix(ref, "/")]; !ok && !strings.HasPrefix(ref, "#") && !strings.HasPrefix(ref, "/api/v1/") && ref != "/metrics" && ref != "/verify" {
+					t.Errorf("%s names %q, which is not embedded", page, ref)
+				}
 			}
 		}
 	}

@@ -39,15 +39,16 @@ const (
 // Config describes the panel.
 type Config struct {
 	Backend Backend
-	// Settings changes the configuration, on the control socket only; nil: no
-	// such paths.
-	Settings Settings
-	Listen   string   // TCP host:port; port 0 takes any free one; empty: no TCP door
-	Hosts    []string // host names by which browsers may reach it, besides addresses and localhost
-	Socket   string   // path of the control socket; empty: none
-	Log      *slog.Logger
-	Metrics  prometheus.Gatherer // served at /metrics; nil: no such page
-	Verifier string              // file of the page that checks bundles, served at /verify; empty: none
+	// Settings changes the configuration, on the control socket and, with a
+	// SettingsKey, on the page for those who have signed in; nil: no such paths.
+	Settings    Settings
+	SettingsKey []byte   // KeyBytes random bytes that outlive the process; empty: the page has no settings
+	Listen      string   // TCP host:port; port 0 takes any free one; empty: no TCP door
+	Hosts       []string // host names by which browsers may reach it, besides addresses and localhost
+	Socket      string   // path of the control socket; empty: none
+	Log         *slog.Logger
+	Metrics     prometheus.Gatherer // served at /metrics; nil: no such page
+	Verifier    string              // file of the page that checks bundles, served at /verify; empty: none
 }
 
 // Server holds both doors from New on and serves in Run.
@@ -59,7 +60,8 @@ type Server struct {
 	watchers chan struct{}
 	verify   sync.Mutex // one verification at a time: it takes a core
 	page     pages
-	codes    codes
+	codes    codes // to give the guard orders
+	signIns  codes // to change settings
 }
 
 // New takes the address and the socket.

@@ -57,21 +57,45 @@ func Rejected(txn string, err error) ConfigResult {
 	return r
 }
 
-func settingsRoutes(handle func(string, func(*http.Request) (any, error)), s Settings) {
-	presentable := func(v any, err error) (any, error) {
-		var d *config.Denial
-		var list config.Errors
-		switch {
-		case errors.As(err, &d):
-			msg := d.Text
-			if d.Path != "" {
-				msg = d.Path + ": " + msg
-			}
-			return nil, &Error{http.StatusConflict, d.Code, msg}
-		case errors.As(err, &list):
-			return nil, &Error{http.StatusBadRequest, config.BadRequest, list.Error()}
+// door is one of the two ways to the configuration.
+type door struct {
+	by string // who changes it
+	// refuse makes an answer of a change that is refused.
+	refuse func(txn string, err error) (any, error)
+	// permit says whether anything may be changed here; nil: it may.
+	permit func(context.Context) error
+}
+
+// byCommand is for those who have the control socket.
+var byCommand = door{by: "command line", refuse: func(_ string, err error) (any, error) {
+	var d *config.Denial
+	var list config.Errors
+	switch {
+	case errors.As(err, &d):
+		msg := d.Text
+		if d.Path != "" {
+			msg = d.Path + ": " + msg
 		}
-		return v, err
+		return nil, &Error{http.StatusConflict, d.Code, msg}
+	case errors.As(err, &list):
+		return nil, &Error{http.StatusBadRequest, config.BadRequest, list.Error()}
+	}
+	return nil, err
+}}
+
+// settingsRoutes offers the configuration and its changes.
+func settingsRoutes(handle func(string, func(*http.Request) (any, error)), s Settings, by door) {
+	change := func(ctx context.Context, txn string, dry bool, f func() (ConfigResult, error)) (any, error) {
+		if by.permit != nil && !dry {
+			if err := by.permit(ctx); err != nil {
+				return by.refuse(txn, err)
+			}
+		}
+		v, err := f()
+		if err != nil {
+			return by.refuse(txn, err)
+		}
+		return v, nil
 	}
 	handle("GET /config", func(r *http.Request) (any, error) { return s.ConfigView(r.Context()) })
 	handle("POST /config", func(r *http.Request) (any, error) {
@@ -81,10 +105,9 @@ func settingsRoutes(handle func(string, func(*http.Request) (any, error)), s Set
 		}
 		d, err := config.ParseDesired(raw)
 		if err != nil {
-			return presentable(nil, err)
+			return by.refuse(d.Txn, err)
 		}
-		v, err := s.ConfigChange(r.Context(), d, "command line")
-		return presentable(v, err)
+		return change(r.Context(), d.Txn, d.Mode == config.DryRun, func() (ConfigResult, error) { return s.ConfigChange(r.Context(), d, by.by) })
 	})
 	for path, f := range map[string]func(context.Context, string) (ConfigResult, error){"confirm": s.ConfigConfirm, "rollback": s.ConfigRollback} {
 		handle("POST /config/"+path, func(r *http.Request) (any, error) {
@@ -94,8 +117,7 @@ func settingsRoutes(handle func(string, func(*http.Request) (any, error)), s Set
 			if err := body(r, &o); err != nil {
 				return nil, err
 			}
-			v, err := f(r.Context(), o.Txn)
-			return presentable(v, err)
+			return change(r.Context(), o.Txn, false, func() (ConfigResult, error) { return f(r.Context(), o.Txn) })
 		})
 	}
 }

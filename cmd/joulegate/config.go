@@ -51,7 +51,7 @@ func newInitCmd() *cobra.Command {
 func newConfigCmd() *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Check, show and change the configuration"}
 	c.AddCommand(
-		newConfigSchemaCmd(), newConfigDiffCmd(), newConfigApplyCmd(), newConfigConfirmCmd(), newConfigRollbackCmd(), newConfigStatusCmd(),
+		newConfigSchemaCmd(), newConfigDiffCmd(), newConfigApplyCmd(), newConfigConfirmCmd(), newConfigRollbackCmd(), newConfigStatusCmd(), newConfigCodeCmd(),
 		&cobra.Command{
 			Use:     "check",
 			Short:   "Say what is wrong with the configuration, with line and path",

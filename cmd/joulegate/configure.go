@@ -185,3 +185,17 @@ func newConfigStatusCmd() *cobra.Command {
 		return table(w, rows)
 	})
 }
+
+func newConfigCodeCmd() *cobra.Command {
+	return query(&cobra.Command{
+		Use:   "code",
+		Short: "Make a code that lets a browser see and change settings",
+		Long: `The page has settings too, for whoever signs in there with a code from here. It is
+valid for ten minutes, once, and for three tries; the browser stays signed in for half
+an hour. With keys under "installers" the page shows settings and changes none.`,
+		Example: "  joulegate config code",
+		Args:    cobra.NoArgs,
+	}, func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.Code, error) {
+		return g.SignInCode(cmd.Context())
+	}, writeCode)
+}

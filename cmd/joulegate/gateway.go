@@ -247,8 +247,12 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 		return nil, err
 	}
 	opened = append(opened, g.mqtt.Close)
+	page, err := pageKey(st)
+	if err != nil {
+		return nil, err
+	}
 	g.panel, err = panel.New(panel.Config{
-		Backend: backend{g}, Settings: set, Listen: cfg.Panel.Listen, Socket: st.control(), Log: log.With("part", "panel"), Metrics: g.metrics, Verifier: verifierPage(),
+		Backend: backend{g}, Settings: set, SettingsKey: page, Listen: cfg.Panel.Listen, Socket: st.control(), Log: log.With("part", "panel"), Metrics: g.metrics, Verifier: verifierPage(),
 	})
 	if err != nil {
 		return nil, err
@@ -510,4 +514,17 @@ func mdnsName(cfg config.Config, chainID string) string {
 		return ""
 	}
 	return "_joulegate-" + chainID + "._udp"
+}
+
+// pageKey is what sign-ins on the page are made with.
+func pageKey(st state) ([]byte, error) {
+	pass, err := passphrase()
+	if err != nil {
+		return nil, err
+	}
+	k, _, err := keys.LoadOrCreateDevice(st.path("keys", "page.key"), pass)
+	if err != nil {
+		return nil, fmt.Errorf("key of the page: %w", err)
+	}
+	return k.Seed(), nil
 }

@@ -222,12 +222,14 @@ func newGuardCodeCmd() *cobra.Command {
 release or to answer there, it wants a code from here: it is valid for ten minutes,
 once, and for three tries.`,
 		Args: cobra.NoArgs,
-	}, func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.GuardCode, error) {
+	}, func(cmd *cobra.Command, g *panel.Client, _ []string) (panel.Code, error) {
 		return g.GuardCode(cmd.Context())
-	}, func(w io.Writer, c panel.GuardCode) error {
-		_, err := fmt.Fprintf(w, "%s, until %s\n", c.Code, c.Expires.Local().Format(time.TimeOnly))
-		return err
-	})
+	}, writeCode)
+}
+
+func writeCode(w io.Writer, c panel.Code) error {
+	_, err := fmt.Fprintf(w, "%s, until %s\n", c.Code, c.Expires.Local().Format(time.TimeOnly))
+	return err
 }
 
 // guardMetrics tells Prometheus what the guard counts and how much it sees.

@@ -1,24 +1,8 @@
 // The live page. It asks the API of the gateway that served it and nothing
 // else. Server-sent events say when something changed; summaries are fetched
-// then, at most once a second. Text only ever enters the page as text.
+// then, at most once a second.
 
-const api = '/api/v1';
-const $ = id => document.getElementById(id);
-const svgNS = 'http://www.w3.org/2000/svg';
-const svgTags = new Set(['svg', 'path', 'rect', 'circle', 'line', 'g']);
-
-// el('p.cls', {attr}, child...) makes an element. Children that are null or
-// false are left out; strings become text nodes.
-function el(spec, ...rest) {
-  const [tag, ...classes] = spec.split('.');
-  const e = svgTags.has(tag) ? document.createElementNS(svgNS, tag) : document.createElement(tag);
-  if (classes.length) e.setAttribute('class', classes.join(' '));
-  if (rest[0] && rest[0].constructor === Object) {
-    for (const [k, v] of Object.entries(rest.shift())) if (v != null && v !== false) e.setAttribute(k, v);
-  }
-  e.append(...rest.flat().filter(c => c != null && c !== false));
-  return e;
-}
+import { $, api, ask, el, said, theme } from './dom.js';
 
 // draw replaces a place's content only when its data has changed, so that
 // focus, selection and animations live on.
@@ -298,10 +282,10 @@ function command(order, title) {
     e.preventDefault();
     if (!$('digits').reportValidity()) return;
     try {
-      const r = await fetch(api + '/guard/orders', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ ...order, code: $('digits').value }) });
-      if (r.ok) { d.close(); soon(); return; }
-      $('refusal').textContent = (await r.json()).message;
-    } catch { $('refusal').textContent = 'The gateway was not reached.'; }
+      await ask('POST', '/guard/orders', { ...order, code: $('digits').value });
+      d.close();
+      soon();
+    } catch (err) { $('refusal').textContent = said(err); }
   };
   d.showModal();
 }
@@ -318,13 +302,13 @@ setInterval(() => {
 
 // refresh fetches the summaries; one failure does not hide the others.
 async function refresh() {
-  const ask = async (path, key) => {
+  const take = async (path, key) => {
     try {
       const r = await fetch(api + path, { cache: 'no-store' });
       if (r.ok) data[key] = await r.json();
     } catch { /* the status pill tells */ }
   };
-  await Promise.all([ask('/status', 'status'), ask('/market/status', 'market'), ask('/members', 'members'), ask('/sessions', 'sessions'), ask('/energy', 'energy'), ask('/ledger/status', 'ledger'), ask('/guard/card', 'guard')]);
+  await Promise.all([take('/status', 'status'), take('/market/status', 'market'), take('/members', 'members'), take('/sessions', 'sessions'), take('/energy', 'energy'), take('/ledger/status', 'ledger'), take('/guard/card', 'guard')]);
   data.members ??= []; data.sessions ??= [];
   for (const b of data.ledger?.blocks ?? []) if (!data.blocks.some(x => x.height === b.height)) data.blocks.push(b);
   render();
@@ -361,14 +345,7 @@ function listen() {
   es.addEventListener('event', soon);
 }
 
-const root = document.documentElement;
-try { if (localStorage.theme) root.dataset.theme = localStorage.theme; } catch { /* private mode */ }
-$('theme').addEventListener('click', () => {
-  const dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
-  root.dataset.theme = dark ? 'light' : 'dark';
-  try { localStorage.theme = root.dataset.theme; } catch { /* private mode */ }
-});
-
+theme();
 soon();
 setInterval(soon, 15000);
 listen();
