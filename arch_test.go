@@ -51,7 +51,7 @@ func layerOf(rel string) layer {
 		return root
 	case "meter", "chain", "drivers", "guard", "board":
 		return words
-	case "chain/market", "chain/ledger", "chain/invoice", "chain/proof", "chain/tree", "board/config", "board/boards", "guard/policy", "guard/pipe", "guard/report", "guard/sigma":
+	case "chain/market", "chain/ledger", "chain/invoice", "chain/proof", "chain/tree", "board/config", "board/boards", "board/commission", "board/label", "guard/policy", "guard/pipe", "guard/report", "guard/sigma":
 		return core
 	}
 	switch top, _, _ := strings.Cut(rel, "/"); top {

@@ -59,6 +59,7 @@ type Charger struct {
 	Cap       chain.NanoPerWh   `json:"cap_nano_per_wh,omitempty"`
 	Fault     string            `json:"fault,omitempty"` // latched: a person must clear it
 	LastStop  string            `json:"last_stop,omitempty"`
+	Contacts  []ContactState    `json:"contacts,omitempty"`
 	Plan      *Plan             `json:"plan,omitempty"` // of a session with a departure
 	Sale      *Sale             `json:"sale,omitempty"` // of a session whose vehicle may give energy
 }
@@ -104,6 +105,24 @@ type Alarm struct {
 	Text    string    `json:"text"`
 	Since   time.Time `json:"since"`
 }
+
+// ContactState is a contact that is wired to this board, and when it was
+// operated last.
+type ContactState struct {
+	Name     string    `json:"name"` // see the words below
+	Active   bool      `json:"active"`
+	Operated time.Time `json:"operated,omitzero"` // it became active
+	Released time.Time `json:"released,omitzero"` // and no more
+}
+
+// Contacts of a charger.
+const (
+	ContactEStop    = "estop"
+	ContactEarth    = "earth_fault"
+	ContactFeedback = "feedback"
+	ContactPilot    = "pilot"
+	ContactStop     = "stop_button"
+)
 
 // RelayTest is what a person's test of a charger's relay has shown.
 type RelayTest struct {

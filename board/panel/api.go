@@ -73,10 +73,6 @@ type Backend interface {
 	// then. It asks neither the ledger nor the network. It needs the control
 	// socket.
 	OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (board.Charger, error)
-	// Commissioning begins or ends the mode in which relays may be tested,
-	// or tells about it. TestRelay closes one for a moment.
-	Commissioning(ctx context.Context, o CommissioningOrder) (Commissioning, error)
-	TestRelay(ctx context.Context, o RelayOrder) (board.RelayTest, error)
 	// Dim takes an order of the utility to all chargers. It only lowers. It
 	// needs the control socket.
 	Dim(ctx context.Context, o DimOrder) error
@@ -126,6 +122,7 @@ type Backend interface {
 	// on this gateway.
 	Invite(ctx context.Context, req InviteRequest) (Invitation, error)
 
+	CommissionBackend
 	TradeBackend
 }
 
@@ -289,6 +286,7 @@ type CommissioningOrder struct {
 type Commissioning struct {
 	On    bool      `json:"on"`
 	Until time.Time `json:"until,omitzero"`
+	Done  []string  `json:"done"` // what was tried, in words
 }
 
 // RelayOrder asks for a test of a charger's relay.

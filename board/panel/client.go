@@ -203,16 +203,6 @@ func (c *Client) Chargers(ctx context.Context) ([]board.Charger, error) {
 	return get[[]board.Charger](ctx, c, "/chargers")
 }
 
-// Commissioning implements Backend.
-func (c *Client) Commissioning(ctx context.Context, o CommissioningOrder) (Commissioning, error) {
-	return call[Commissioning](ctx, c, http.MethodPost, "/commissioning", o)
-}
-
-// TestRelay implements Backend.
-func (c *Client) TestRelay(ctx context.Context, o RelayOrder) (board.RelayTest, error) {
-	return call[board.RelayTest](ctx, c, http.MethodPost, "/relay/test", o)
-}
-
 // OrderCharger implements Backend.
 func (c *Client) OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (board.Charger, error) {
 	return call[board.Charger](ctx, c, http.MethodPost, "/chargers/"+strconv.Itoa(int(id)), o)

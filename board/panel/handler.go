@@ -166,6 +166,7 @@ func (s *Server) Handler(control bool) http.Handler {
 	raw("/receipts/{id}", s.receipt)
 	raw("/live", s.live)
 	s.guardRoutes(handle, raw, control)
+	s.commissionRoutes(handle, raw, control)
 	if control {
 		raw("/ledger/claim", s.claim)
 		handle("POST /tx", func(r *http.Request) (any, error) {
@@ -216,20 +217,6 @@ func (s *Server) Handler(control bool) http.Handler {
 				return nil, Invalid("%q: a charger can be told to %s", short(o.Do), strings.Join(ChargerOrders, ", "))
 			}
 			return b.OrderCharger(r.Context(), id, o)
-		})
-		handle("POST /commissioning", func(r *http.Request) (any, error) {
-			var o CommissioningOrder
-			if err := body(r, &o); err != nil {
-				return nil, err
-			}
-			return b.Commissioning(r.Context(), o)
-		})
-		handle("POST /relay/test", func(r *http.Request) (any, error) {
-			var o RelayOrder
-			if err := body(r, &o); err != nil {
-				return nil, err
-			}
-			return b.TestRelay(r.Context(), o)
 		})
 		handle("POST /sessions/{id}/plan", func(r *http.Request) (any, error) {
 			id, err := sessionID(r)

@@ -21,11 +21,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/commission"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/guard"
 	"github.com/joulegate/joulegate/guard/report"
 	"github.com/joulegate/joulegate/meter"
+	"github.com/joulegate/joulegate/meter/identify"
 )
 
 // fake is a neighbourhood on a sunny noon: it answers as a gateway would and
@@ -285,6 +287,23 @@ func (f *fake) Commissioning(_ context.Context, o CommissioningOrder) (Commissio
 func (f *fake) TestRelay(_ context.Context, o RelayOrder) (board.RelayTest, error) {
 	return board.RelayTest{OK: o.Seconds == 2}, nil
 }
+
+func (f *fake) ScanLine(_ context.Context, o ScanOrder) (json.RawMessage, error) {
+	return json.Marshal(o)
+}
+
+func (f *fake) Directions(_ context.Context, o DirectionOrder) error {
+	if len(o.Meters) == 0 {
+		return Invalid("no meter")
+	}
+	return nil
+}
+
+func (f *fake) CommissionReport(_ context.Context, o ReportOrder) ([]byte, error) {
+	return fmt.Appendf(nil, "report by %s, page %t", o.Installer, o.Page), nil
+}
+
+func (f *fake) LastReport(context.Context) ([]byte, error) { return []byte("the last report"), nil }
 
 func (f *fake) Chargers(context.Context) ([]board.Charger, error) { return f.snapshot().Chargers, nil }
 
@@ -587,6 +606,10 @@ func TestAdministrationIsLocal(t *testing.T) {
 		"charger":       func(b Backend) (any, error) { return b.OrderCharger(ctx, 1, ChargerOrder{Do: "limit", Limit: 8000}) },
 		"commissioning": func(b Backend) (any, error) { return b.Commissioning(ctx, CommissioningOrder{Do: "start"}) },
 		"relay test":    func(b Backend) (any, error) { return b.TestRelay(ctx, RelayOrder{1, 2}) },
+		"scan":          func(b Backend) (any, error) { return b.ScanLine(ctx, ScanOrder{"rs485", "1-3"}) },
+		"directions": func(b Backend) (any, error) {
+			return nil, b.Directions(ctx, DirectionOrder{"a kettle", map[string][]commission.Line{"house": {{Phase: 1, StepW: 2000, Wiring: identify.Right}}}})
+		},
 		"plan": func(b Backend) (any, error) {
 			return b.SetPlan(ctx, openID, PlanOrder{By: fakeStart.Add(time.Hour), MaxPrice: 250_000})
 		},
@@ -607,6 +630,13 @@ func TestAdministrationIsLocal(t *testing.T) {
 		if got, err := call(control); err != nil || asJSON(got) != asJSON(want) {
 			t.Errorf("%s through the socket: %s %v, want %s", name, asJSON(got), err, asJSON(want))
 		}
+	}
+	// A report is made through the socket; who comes by TCP gets the last one.
+	if b, err := control.CommissionReport(ctx, ReportOrder{"A & B", true}); err != nil || string(b) != "report by A & B, page true" {
+		t.Errorf("report: %q %v", b, err)
+	}
+	if b, err := tcp.CommissionReport(ctx, ReportOrder{"A & B", true}); err != nil || string(b) != "the last report" {
+		t.Errorf("report by TCP: %q %v", b, err)
 	}
 	fi, err := os.Stat(socket)
 	if err != nil || fi.Mode().Perm() != 0o600 {

@@ -78,6 +78,11 @@ func (s *Station) showCharger(c *charger) board.Charger {
 		v.Plan = c.plan.show(zone / 60)
 		v.Sale = s.showSale(c)
 	}
+	for i, dev := range [len(wirable)]drivers.Input{c.EStop, c.Earth, c.Feedback, c.Pilot, c.StopButton} {
+		if dev != nil {
+			v.Contacts = append(v.Contacts, c.wired[i])
+		}
+	}
 	switch {
 	case c.st.Phase == session.Charging && c.st.Offered < c.Session.MaxCurrent && c.st.Offered > 0:
 		v.Why += fmt.Sprintf(", limited by %s", c.why)

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/meter"
@@ -127,6 +128,8 @@ type charger struct {
 	checked  time.Duration // output read back
 	pressed  bool          // the stop button
 	test     *relayTest    // nil: none
+	wired    [len(wirable)]board.ContactState
+	looked   bool // at them
 	offer    offers
 }
 
@@ -205,6 +208,9 @@ func New(cfg Config) (*Station, error) {
 	}
 	for _, h := range cfg.Chargers {
 		c := &charger{Charger: h, mode: h.Mode, cut: &cut{}, meter: s.meter(h.Meter)}
+		for i, name := range wirable {
+			c.wired[i].Name = name
+		}
 		if h.Limiter != nil {
 			c.limiter = newLimiter(h.Limiter, &s.pulse, func(p pilot) { s.mail.put(func() { s.mail.pilots[h.ID] = p }) })
 		}
@@ -537,8 +543,13 @@ func (s *Station) contacts(c *charger) {
 		return on && err == nil
 	}
 	seen := c.cut.seen.Load()
-	in.EStop = active(c.EStop)
-	in.Earth = active(c.Earth)
+	estop, earth := read(c.EStop), false
+	in.EStop = in.EStop || estop
+	if c.Earth != nil {
+		on, err := c.Earth.Active()
+		earth = on && err == nil
+		in.Earth = on || err != nil
+	}
 	over := seen
 	if in.EStop {
 		over &^= uint32(EmergencyStop)
@@ -568,7 +579,31 @@ func (s *Station) contacts(c *charger) {
 		s.step(c, session.Stop{Reason: chain.StopDriver, Cause: "the stop button was pressed"})
 	}
 	c.pressed = pressed
+	s.operated(c, [...]bool{
+		estop || seen&uint32(EmergencyStop) != 0, earth || seen&uint32(EarthFault) != 0, in.Feedback == session.ContactClosed, ready, pressed,
+	})
 	s.watchTest(c, in.Feedback)
+}
+
+// wirable are the contacts that a charger may have.
+var wirable = [...]string{board.ContactEStop, board.ContactEarth, board.ContactFeedback, board.ContactPilot, board.ContactStop}
+
+// operated notes when contacts change. What reads active at the first look was
+// not seen becoming so.
+func (s *Station) operated(c *charger, on [len(wirable)]bool) {
+	for i, now := range on {
+		v := &c.wired[i]
+		switch {
+		case now == v.Active:
+			continue
+		case c.looked && now:
+			v.Operated = s.wall
+		case c.looked:
+			v.Released = s.wall
+		}
+		v.Active, s.changed = now, true
+	}
+	c.looked = true
 }
 
 func (s *Station) readBack(c *charger) {

@@ -86,12 +86,8 @@ func gatherReport(cmd *cobra.Command) (parts []reportPart) {
 	}
 	st := stateOf(cmd)
 	path, _ := cmd.Flags().GetString("config")
-	s := doctor.Subject{ConfigPath: path, State: string(st), Host: thisHost(cmd)}
-	s.Detected, _ = detectedBoard()
+	s := subjectOf(cmd)
 	cfg, err := loadConfig(path)
-	if s.ConfigErr = err; err == nil {
-		s.Config = &cfg
-	}
 	build, _ := debug.ReadBuildInfo()
 	about := map[string]any{"version": version, "kernel": s.Host.Kernel, "time": time.Now().UTC(), "board": s.Detected}
 	if build != nil {

@@ -30,6 +30,7 @@ func newBusCmd() *cobra.Command {
 // scanFlags say which line is scanned and how.
 type scanFlags struct {
 	rtu, tcp, rtutcp      string
+	configured            string // line of the running gateway
 	units, baud, framings string
 	full                  bool
 	timeout               time.Duration
@@ -49,11 +50,15 @@ const (
 func newBusScanCmd() *cobra.Command {
 	var f scanFlags
 	cmd := &cobra.Command{
-		Use:   "scan (--rtu DEVICE | --tcp HOST:PORT | --rtutcp HOST:PORT)",
+		Use:   "scan (--rtu DEVICE | --tcp HOST:PORT | --rtutcp HOST:PORT | --line ID)",
 		Short: "Find the devices on a line and what they are",
 		Long: `Asks units and tells what answers: unit, setting, and the profile that fits with
 its evidence. Where several profiles fit, all are named and none is chosen: look
 at the label. Nothing is written to any device.
+
+With --line the running gateway asks on a line that it has, at its present
+setting and beside its own readings, in commissioning mode; it remembers what it
+has found for the commissioning report.
 
 On a serial line the settings and units with which devices leave the factory
 come first, then all others, from 1200 to 115200 bit/s with 8N1, 8E1 and 8N2. A
@@ -68,9 +73,16 @@ less. Interrupt it at any time: what was found so far is printed.`,
 		Example: `  joulegate bus scan --rtu /dev/ttyUSB0
   joulegate bus scan --rtu /dev/ttyUSB0 --full
   joulegate bus scan --rtu /dev/ttyUSB0 --units 1-10 --baud 9600,19200 --framing 8N1,8E1
-  joulegate bus scan --tcp 192.0.2.7:502 --json`,
+  joulegate bus scan --tcp 192.0.2.7:502 --json
+  joulegate bus scan --line rs485 --units 1-10`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.configured != "" {
+				if f.rtu+f.tcp+f.rtutcp+f.baud+f.framings != "" || f.full {
+					return usageError{errors.New("--line takes a line as it is configured: only --units goes with it")}
+				}
+				return scanConfigured(cmd, f.configured, f.units)
+			}
 			cfg, err := f.resolve(cmd)
 			if err != nil {
 				return usageError{err}
@@ -82,6 +94,7 @@ less. Interrupt it at any time: what was found so far is printed.`,
 	fl.StringVar(&f.rtu, "rtu", "", "serial `DEVICE`, for example /dev/ttyUSB0")
 	fl.StringVar(&f.tcp, "tcp", "", "Modbus TCP at `HOST:PORT`")
 	fl.StringVar(&f.rtutcp, "rtutcp", "", "RTU frames through a serial server at `HOST:PORT`")
+	fl.StringVar(&f.configured, "line", "", "`ID` of a line of the running gateway")
 	fl.StringVar(&f.units, "units", "1-247", "unit ids to try, for example 1-10,50 (over TCP also 255)")
 	fl.StringVar(&f.baud, "baud", "", "`SPEEDS` to try, for example 9600,19200 (default: 1200 to 115200)")
 	fl.StringVar(&f.framings, "framing", "", "`FRAMINGS` to try (default: 8N1,8E1,8N2)")
@@ -98,7 +111,7 @@ func (f *scanFlags) line(s scan.Setting) *modbus.Config {
 // resolve checks the flags.
 func (f *scanFlags) resolve(cmd *cobra.Command) (cfg scan.Config, err error) {
 	if n := len(f.rtu) + len(f.tcp) + len(f.rtutcp); n == 0 || n != max(len(f.rtu), len(f.tcp), len(f.rtutcp)) {
-		return cfg, errors.New("say which line to scan with one of --rtu DEVICE, --tcp HOST:PORT and --rtutcp HOST:PORT")
+		return cfg, errors.New("say which line to scan with one of --rtu DEVICE, --tcp HOST:PORT, --rtutcp HOST:PORT and --line ID")
 	}
 	if f.rtu == "" && (f.baud != "" || f.framings != "") {
 		return cfg, errors.New("--baud and --framing need --rtu: a network line has neither")

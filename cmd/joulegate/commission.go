@@ -20,8 +20,15 @@ import (
 func newCommissionCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "commission",
-		Short: "Sign and check what only an installer may vouch for",
-		Long: `Some things a gateway does only on an installer's word: switching a charger
+		Short: "Commission a gateway, and make the report of it",
+		Long: `With --report it writes what was looked at, wired, tried and read: the computer,
+each pin, relay and contact, each meter, limits, failsafe values and operation,
+green or red, and for what is red what to do. The file is signed by the gateway;
+'commission verify' checks it anywhere. What a person has to try (relays, the
+emergency stop, which way round a transformer is) is remembered with its time
+when it is done, and is red until then. Exit code 1 while something is red.
+
+Some things a gateway does only on an installer's word: switching a charger
 between one and three phases, and taking energy out of vehicles. A statement is
 that word, signed, for one charger of one gateway and for a time. The gateway
 names the keys that count under installers, and the file under the charger's
@@ -29,8 +36,23 @@ statement; its hash goes on record at every start.
 
 Relays are tested and lines scanned only in commissioning mode, which somebody
 at the gateway begins.`,
+		Example: `  joulegate commission start
+  joulegate bus scan --line rs485 && joulegate relay test 1   # press and release the emergency stop
+  joulegate meter identify --load 2kW
+  joulegate commission --report report.html --by "A. Installer"
+  joulegate commission verify report.html`,
+		Args: cobra.NoArgs,
 	}
-	c.AddCommand(newCommissionSignCmd(), newCommissionCheckCmd())
+	report := c.Flags().String("report", "", "`FILE` to write: .html or .json")
+	by := c.Flags().String("by", "", "`NAME` of who has commissioned it, for the report")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if asJSON, _ := cmd.Flags().GetBool("json"); *report == "" && !asJSON {
+			_ = cmd.Help()
+			return usageError{errors.New("say what to do: --report FILE.html, --json, or a subcommand")}
+		}
+		return commissionReport(cmd, *report, *by)
+	}
+	c.AddCommand(newCommissionSignCmd(), newCommissionCheckCmd(), newCommissionVerifyCmd())
 	for _, o := range []struct{ do, short string }{
 		{"start", "Begin commissioning mode: for 15 minutes relays may be tested and lines scanned, over MQTT too"},
 		{"stop", "End commissioning mode"},
@@ -48,8 +70,11 @@ at the gateway begins.`,
 				if v.On {
 					text = fmt.Sprintf("on until %s", v.Until.Local().Format(time.TimeOnly))
 				}
-				_, err := fmt.Fprintln(w, "commissioning mode is", text)
-				return err
+				fmt.Fprintln(w, "commissioning mode is", text)
+				for _, d := range v.Done {
+					fmt.Fprintln(w, " ", d)
+				}
+				return nil
 			}))
 	}
 	return c

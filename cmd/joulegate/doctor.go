@@ -28,15 +28,7 @@ no file is written. Exit code 1 if a check failed; warnings alone are no failure
 		Example: "  sudo joulegate doctor\n  joulegate doctor --json | jq '.checks[] | select(.state==\"fail\")'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s := doctor.Subject{State: string(stateOf(cmd)), Host: thisHost(cmd)}
-			s.ConfigPath, _ = cmd.Flags().GetString("config")
-			s.Detected, _ = detectedBoard()
-			if cfg, err := loadConfig(s.ConfigPath); err == nil {
-				s.Config = &cfg
-			} else {
-				s.ConfigErr = err
-			}
-			checks := doctor.Examine(s)
+			checks := doctor.Examine(subjectOf(cmd))
 			ok := doctor.Passed(checks)
 			if err := emit(cmd, map[string]any{"ok": ok, "version": version, "checks": checks}, func(w io.Writer) error {
 				rows := [][]string{{"CHECK", "", "WHAT WAS SEEN"}}
@@ -58,8 +50,41 @@ no file is written. Exit code 1 if a check failed; warnings alone are no failure
 	}
 }
 
+// subjectOf is this computer and what a command line says of the gateway.
+func subjectOf(cmd *cobra.Command) doctor.Subject {
+	s := doctor.Subject{State: string(stateOf(cmd)), Host: thisHost()}
+	s.Host.Gateway = func() (string, error) { return gatewayThere(cmd) }
+	s.ConfigPath, _ = cmd.Flags().GetString("config")
+	s.Detected, _ = detectedBoard()
+	if cfg, err := loadConfig(s.ConfigPath); err == nil {
+		s.Config = &cfg
+	} else {
+		s.ConfigErr = err
+	}
+	return s
+}
+
+// gatewayThere asks the running gateway; "": none runs.
+func gatewayThere(cmd *cobra.Command) (string, error) {
+	g, err := dial(cmd)
+	if errors.Is(err, errNotRunning) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer g.Close()
+	ctx, stop := context.WithTimeout(cmd.Context(), 5*time.Second)
+	defer stop()
+	st, err := g.Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("version %s, %d peers, block %d", st.Version, st.Peers, st.Height), nil
+}
+
 // thisHost is the computer that this program runs on.
-func thisHost(cmd *cobra.Command) doctor.Host {
+func thisHost() doctor.Host {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts) // cannot fail with a valid pointer
 	chips := gpiochip.New()
@@ -79,23 +104,6 @@ func thisHost(cmd *cobra.Command) doctor.Host {
 				return err
 			}
 			return l.Close()
-		},
-		Gateway: func() (string, error) {
-			g, err := dial(cmd)
-			if errors.Is(err, errNotRunning) {
-				return "", nil
-			}
-			if err != nil {
-				return "", err
-			}
-			defer g.Close()
-			ctx, stop := context.WithTimeout(cmd.Context(), 5*time.Second)
-			defer stop()
-			st, err := g.Status(ctx)
-			if err != nil {
-				return "", err
-			}
-			return fmt.Sprintf("version %s, %d peers, block %d", st.Version, st.Peers, st.Height), nil
 		},
 	}
 }

@@ -59,6 +59,7 @@ type gateway struct {
 	outbox        *outbox
 	devices       *devices
 	commissioning commissioning // whether a person is at the gateway
+	trials        trials        // what he has tried
 	station       *station.Station
 	watch         *watchdog.Watchdog
 	live          *live.Hub
@@ -225,6 +226,7 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 		g.station.Note("charger.statement", v.severity, v.charger, v.text)
 	}
 	deliver := func(r meter.Reading) { g.station.Reading(r) }
+	g.openTrials()
 	g.commissionByFile(bootFiles)
 	if err := g.devices.addMeters(cfg, g.started, g.resumeMeters(), deliver, log.With("part", "meter")); err != nil {
 		return nil, err
@@ -344,6 +346,7 @@ func (g *gateway) run(ctx context.Context) error {
 	upper.Go(func() error { return followed(g.report(upperCtx)) })
 	upper.Go(func() error { return g.settings.watch(upperCtx) })
 	upper.Go(func() error { return quiet(upperCtx, g.runGuard(upperCtx)) })
+	upper.Go(func() error { return g.watchTrials(upperCtx) })
 	upper.Go(func() error { return followed(g.offer(upperCtx)) })
 	upper.Go(func() error { return followed(g.plans(upperCtx)) })
 	if g.feeder != nil {

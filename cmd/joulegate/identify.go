@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/commission"
+	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/drivers/modbus"
 	"github.com/joulegate/joulegate/drivers/reader"
 	"github.com/joulegate/joulegate/meter"
@@ -132,7 +134,34 @@ func meterIdentify(cmd *cobra.Command, f *identifyFlags) error {
 		return err
 	}
 	rep := identify.Decide(record, identify.Limits{Load: load, Settle: f.pace.settle, Late: f.pace.late})
+	if f.line.profile == "" && f.line.rtu+f.line.tcp+f.line.rtutcp == "" && len(rep.Moved) > 0 {
+		if err := keepDirections(cmd, load, rep); err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "joulegate: the gateway does not keep it for the commissioning report: %v\n", err)
+		}
+	}
 	return emit(cmd, newIdentifyJSON(load, record, rep), func(w io.Writer) error { return printIdentified(w, rep) })
+}
+
+// keepDirections tells the gateway what was found out.
+func keepDirections(cmd *cobra.Command, load meter.MilliWatt, rep identify.Report) error {
+	if f := cmd.Flags().Lookup("at"); f != nil && f.Value.String() != "" {
+		return nil // somewhere else nobody takes our word
+	}
+	g, err := dial(cmd)
+	if err != nil {
+		return err
+	}
+	defer g.Close()
+	o := panel.DirectionOrder{How: "a load was switched", Meters: map[string][]commission.Line{}}
+	if load > 0 {
+		o.How = fmt.Sprintf("a load of %d W was switched", load.Watts())
+	}
+	for _, f := range rep.Moved {
+		for _, l := range f.Lines {
+			o.Meters[f.Meter] = append(o.Meters[f.Meter], commission.Line{Phase: l.Phase, StepW: l.Step.Watts(), Wiring: l.Wiring})
+		}
+	}
+	return g.Directions(cmd.Context(), o)
 }
 
 // watchGateway takes samples from the running gateway.

@@ -30,14 +30,29 @@ const commissioningFor = 15 * time.Minute
 // on the boot partition. It ends by itself, and with the program.
 type commissioning struct {
 	mu    sync.Mutex
+	from  time.Time
 	until time.Time
 }
 
 func (c *commissioning) begin() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.until = time.Now().Add(commissioningFor)
+	now := time.Now()
+	if !now.Before(c.until) { // else it goes on
+		c.from = now
+	}
+	c.until = now.Add(commissioningFor)
 	return c.until
+}
+
+// since returns when it began; zero: it is not on.
+func (c *commissioning) since() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !time.Now().Before(c.until) {
+		return time.Time{}
+	}
+	return c.from
 }
 
 func (c *commissioning) end() {
@@ -96,7 +111,7 @@ func (b backend) Commissioning(_ context.Context, o panel.CommissioningOrder) (p
 		return panel.Commissioning{}, panel.Invalid("commissioning cannot be told to %q: start or stop", o.Do)
 	}
 	until := b.commissioning.ends()
-	return panel.Commissioning{On: !until.IsZero(), Until: until}, nil
+	return panel.Commissioning{On: !until.IsZero(), Until: until, Done: b.doneWords()}, nil
 }
 
 // TestRelay implements panel.Backend.
@@ -109,6 +124,9 @@ func (b backend) TestRelay(ctx context.Context, o panel.RelayOrder) (board.Relay
 		return board.RelayTest{}, panel.Invalid("%d seconds: 1 to 5", o.Seconds)
 	}
 	v, err := b.station.TestRelay(ctx, o.Charger, d)
+	if err == nil {
+		b.triedRelay(o.Charger, v)
+	}
 	return v, refused(err)
 }
 
@@ -194,7 +212,7 @@ func init() { // refers to itself through remote
 		"bus.scan": {
 			about: "what answers on a configured line, at its present setting; in commissioning mode", slow: true, local: true,
 			args: `{"type":"object","additionalProperties":false,"required":["line"],"properties":{"line":{"type":"string"},"units":{"type":"string","default":"1-247","description":"for example 1-10,50"}}}`,
-			run: with(func(ctx context.Context, r remote, _ string, a scanOrder) (any, error) {
+			run: with(func(ctx context.Context, r remote, _ string, a panel.ScanOrder) (any, error) {
 				return r.scanLine(ctx, a)
 			}),
 		},
@@ -206,7 +224,7 @@ func init() { // refers to itself through remote
 				Unit uint8  `json:"unit"`
 			},
 			) (any, error) {
-				return r.scanLine(ctx, scanOrder{a.Line, strconv.Itoa(int(a.Unit))})
+				return r.scanLine(ctx, panel.ScanOrder{Line: a.Line, Units: strconv.Itoa(int(a.Unit))})
 			}),
 		},
 	}
@@ -289,14 +307,21 @@ func (g *gateway) tellCommands() error {
 	return nil
 }
 
-type scanOrder struct {
-	Line  string `json:"line"`
-	Units string `json:"units"` // "": all
+// ScanLine implements panel.Backend.
+func (b backend) ScanLine(ctx context.Context, o panel.ScanOrder) (json.RawMessage, error) {
+	if b.commissioning.ends().IsZero() {
+		return nil, panel.Refused("line %s is not scanned: %s", o.Line, notCommissioning)
+	}
+	v, err := remote(b).scanLine(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
 }
 
 // scanLine asks units of a line that is in use, at its present setting and
 // behind its readers.
-func (r remote) scanLine(ctx context.Context, o scanOrder) (any, error) {
+func (r remote) scanLine(ctx context.Context, o panel.ScanOrder) (any, error) {
 	line, ok := r.devices.lines[o.Line]
 	if !ok {
 		return nil, panel.NotFound("there is no line %q", o.Line)
@@ -326,7 +351,11 @@ func (r remote) scanLine(ctx context.Context, o scanOrder) (any, error) {
 	if err != nil && len(result.Answers) == 0 {
 		return nil, fmt.Errorf("scan %s: %w", o.Line, err)
 	}
-	return newScanJSON(o.Line, result), nil
+	out := newScanJSON(o.Line, result)
+	if err == nil {
+		r.triedScan(o.Line, cfg.Units, out.Found)
+	}
+	return out, nil
 }
 
 // sharedLine is a line that has another owner.

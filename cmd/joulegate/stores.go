@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"time"
 
+	"github.com/joulegate/joulegate/board/commission"
 	"github.com/syndtr/goleveldb/leveldb"
 	"github.com/syndtr/goleveldb/leveldb/opt"
 )
@@ -143,7 +145,12 @@ func storeField(r *bufio.Reader, most uint64) ([]byte, error) {
 // Stores implements panel.Backend. The ledger comes last: it may know own
 // blocks and movements that journal and index lack, never the other way round.
 // The index fills itself, and a restored gateway signs in a new epoch anyway.
-func (b backend) Stores(ctx context.Context, w io.Writer) error {
+func (b backend) Stores(ctx context.Context, w io.Writer) (err error) {
+	defer func() {
+		if err == nil {
+			b.try(func(t *commission.Trials) { t.Backup = time.Now().UTC() })
+		}
+	}()
 	return writeStores(w, func(entry func(string, []byte, []byte) error) error {
 		return b.journal.Copy(ctx, func(k, v []byte) error { return entry("journal/blocks.db", k, v) })
 	}, func(entry func(string, []byte, []byte) error) error {

@@ -92,6 +92,7 @@ type Street struct {
 	lines  []line
 	buses  []*slave.Bus
 	pins   []*simpin.Server
+	inputs map[int]*simpin.Server // of houses that have pins
 	shown  []shown
 
 	mu      sync.Mutex
@@ -154,7 +155,7 @@ func New(cfg Config) (_ *Street, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Street{cfg: cfg, masters: map[int]*slave.Master{}}
+	s := &Street{cfg: cfg, masters: map[int]*slave.Master{}, inputs: map[int]*simpin.Server{}}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -273,7 +274,7 @@ func (s *Street) build(i int, h house.HouseConfig) error {
 		if err != nil {
 			return err
 		}
-		s.pins = append(s.pins, srv)
+		s.pins, s.inputs[i] = append(s.pins, srv), srv
 	}
 	s.houses = append(s.houses, out)
 	return nil
@@ -388,6 +389,10 @@ func (s *Street) SetRelay(i int, closed bool) {
 	defer s.mu.Unlock()
 	s.n.SetRelay(i, closed)
 }
+
+// SetInput sets the level of an input pin of house i, as somebody does who
+// presses a button.
+func (s *Street) SetInput(i int, pin string, high bool) error { return s.inputs[i].SetInput(pin, high) }
 
 // SetFaults makes the line of house i misbehave from now on.
 func (s *Street) SetFaults(i int, f slave.Faults) error { return s.buses[i].SetFaults(f) }
