@@ -192,7 +192,7 @@ func TestRed(t *testing.T) {
 		"meter's phases":     {func(in *Input) { in.Snapshot.Meters[0].Points = map[string]int64{"phase_sequence_code": -1} }, []string{"meter.house.order"}, "L1 L3 L2"},
 		"line loses answers": {func(in *Input) { in.Meters["car"] = Meter{Requests: 1000, Answers: 940} }, []string{"meter.car.errors"}, "60 of 1000"},
 		"too few reads":      {func(in *Input) { in.Meters["car"] = Meter{Requests: 99, Answers: 99} }, []string{"meter.car.errors"}, "wait"},
-		"site reversed":      {func(in *Input) { in.Snapshot.Meters[0].PowerW = -2500 }, []string{"meters.balance"}, "-4500 W"},
+		"site reversed":      {func(in *Input) { in.Snapshot.Meters[0].PowerW, in.Contradicted = -2500, time.Minute }, []string{"meters.balance"}, "-4500 W"},
 		"no member":          {func(in *Input) { in.Grid.Member = false }, []string{"operation.grid"}, "grid join"},
 		"alone":              {func(in *Input) { in.Grid.Connected = 0 }, []string{"operation.grid"}, "2 neighbours"},
 		"broker gone":        {func(in *Input) { in.Broker.Connected = false }, []string{"operation.broker"}, "not connected"},

@@ -37,11 +37,13 @@ type Input struct {
 	Computer  []Row       // what the doctor has said; ID without prefix
 	Trials    Trials
 	Snapshot  board.Snapshot
-	Meters    map[string]Meter   // by id
-	Failsafe  map[uint8]Failsafe // of chargers whose wallbox is on a line
-	Grid      Grid
-	Broker    Broker
-	Guard     guard.Status
+	// Contradicted is for how long House has been negative without a pause.
+	Contradicted time.Duration
+	Meters       map[string]Meter   // by id
+	Failsafe     map[uint8]Failsafe // of chargers whose wallbox is on a line
+	Grid         Grid
+	Broker       Broker
+	Guard        guard.Status
 }
 
 // Meter is what a line and a reader say of a meter.
@@ -410,30 +412,42 @@ func others(all []string, v string) string {
 	return strings.Join(rest, ", ")
 }
 
-// balance compares the meters with each other: what the house takes beside
-// its chargers and its sun cannot be negative.
-func (m *maker) balance() {
-	house, known, gross := meter.Watt(0), 0, meter.Watt(0)
-	for _, s := range m.Snapshot.Meters {
-		if s.Quality != meter.Good.String() {
-			continue
-		}
-		switch s.Role {
+// Settled is how long meters must contradict each other before it counts: they
+// are read one after the other, and a vehicle's current rises in a second.
+const Settled = 10 * time.Second
+
+// House is what the house takes beside its chargers, its sun and its battery,
+// by a snapshot, and how exact that is. Not known unless every meter of it is
+// good.
+func House(s board.Snapshot) (house, slack meter.Watt, known bool) {
+	gross, sites := meter.Watt(0), 0
+	for _, m := range s.Meters {
+		switch m.Role {
 		case chain.RoleSite.String():
-			house += s.PowerW
-			known++
+			house += m.PowerW
+			sites++
 		case chain.RoleProduction.String(), chain.RoleCharger.String(), chain.RoleStorage.String():
-			house -= s.PowerW
+			house -= m.PowerW
 		default:
 			continue
 		}
-		gross = max(gross, s.PowerW, -s.PowerW)
+		if m.Quality != meter.Good.String() {
+			return 0, 0, false
+		}
+		gross = max(gross, m.PowerW, -m.PowerW)
 	}
-	switch slack := 200 + gross/10; {
-	case known != 1:
+	return house, 200 + gross/10, sites == 1
+}
+
+// balance compares the meters with each other: what the house takes cannot be
+// negative.
+func (m *maker) balance() {
+	house, _, known := House(m.Snapshot)
+	switch {
+	case !known:
 		m.say("meters.balance", "meters against each other", Skip, "", "no reading of the house connection to compare with")
-	case house < -slack:
-		m.say("meters.balance", "meters against each other", Fail, "find the meter that is reversed, or on another line: joulegate meter identify --load 2000W", "the house would take %d W beside chargers, sun and battery", house)
+	case m.Contradicted >= Settled:
+		m.say("meters.balance", "meters against each other", Fail, "find the meter that is reversed, or on another line: joulegate meter identify --load 2000W", "for %s now the house would take less than nothing beside chargers, sun and battery: %d W", m.Contradicted.Round(time.Second), house)
 	default:
 		m.say("meters.balance", "meters against each other", OK, "", "the house takes %d W beside chargers, sun and battery", max(house, 0))
 	}

@@ -40,6 +40,7 @@ func (s state) lastReport() string { return s.path("commissioning.html") }
 type trials struct {
 	mu   sync.Mutex
 	now  commission.Trials
+	odd  time.Time // since when meters contradict each other; zero: they do not
 	save func([]byte) error
 }
 
@@ -239,6 +240,13 @@ const (
 // house connection when nothing in the house makes up for it. It knows only
 // what is proven, never what is wrong with a meter that was proven right.
 func (g *gateway) compare(s board.Snapshot) {
+	g.trials.mu.Lock()
+	if house, slack, known := commission.House(s); !known || house >= -slack {
+		g.trials.odd = time.Time{}
+	} else if g.trials.odd.IsZero() {
+		g.trials.odd = time.Now()
+	}
+	g.trials.mu.Unlock()
 	var charging, produced meter.Watt
 	for _, m := range s.Meters {
 		if m.Quality != meter.Good.String() {
@@ -345,6 +353,11 @@ func (b backend) commissioned(ctx context.Context) (in commission.Input, err err
 		Broker: commission.Broker{Address: cmp.Or(b.cfg.MQTT.Broker, b.mqtt.Addr()), Embedded: b.cfg.MQTT.Broker == "", Connected: status.Connected},
 		Meters: map[string]commission.Meter{}, Failsafe: map[uint8]commission.Failsafe{},
 	}
+	b.trials.mu.Lock()
+	if odd := b.trials.odd; !odd.IsZero() {
+		in.Contradicted = time.Since(odd)
+	}
+	b.trials.mu.Unlock()
 	for _, m := range members {
 		if m.Active {
 			in.Grid.Members++
@@ -354,7 +367,7 @@ func (b backend) commissioned(ctx context.Context) (in commission.Input, err err
 		return in, err
 	}
 	for _, c := range doctor.Examine(b.subject()) {
-		in.Computer = append(in.Computer, commission.Row{ID: c.ID, What: strings.ReplaceAll(c.ID, "_", " "), State: commission.State(stateWord[c.State]), Seen: c.Detail, Remedy: c.Remedy})
+		in.Computer = append(in.Computer, commission.Row{ID: c.ID, What: strings.ReplaceAll(c.ID, "_", " "), State: stateWord[c.State], Seen: c.Detail, Remedy: c.Remedy})
 	}
 	stats := map[string]modbus.Stats{}
 	for id, line := range b.devices.lines {
@@ -577,7 +590,7 @@ func scanConfigured(cmd *cobra.Command, line, units string) error {
 	if err := json.Unmarshal(bytes.TrimSpace(raw), &s); err != nil {
 		return fmt.Errorf("the gateway's answer: %w", err)
 	}
-	return emit(cmd, json.RawMessage(raw), func(w io.Writer) error {
+	return emit(cmd, raw, func(w io.Writer) error {
 		rows := [][]string{{"UNIT", "PROFILE", "EVIDENCE"}}
 		for _, a := range s.Found {
 			what, why := a.Profile, strings.Join(a.Evidence, "; ")

@@ -20,7 +20,7 @@ import (
 //	genesis.json, backups  field version (genesis: consensus_params.version.app)
 //	peers.json, broker.json  field version               here
 //	keys/*.key, wallets    the PEM block's type          chain/keys
-//	station and meters in the journal  a version each    board/station, here
+//	station, meters and trials in the journal  a version each  board/station, here
 //
 // Blocks, transactions and records have versions of their own (chain).
 
