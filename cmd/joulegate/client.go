@@ -49,13 +49,43 @@ func query[T any](c *cobra.Command, ask func(cmd *cobra.Command, g *panel.Client
 			return err
 		}
 		defer g.Close()
+		done := working(cmd, "the gateway is at it")
 		v, err := ask(cmd, g, args)
+		done()
 		if err != nil {
 			return err
 		}
 		return emit(cmd, v, func(w io.Writer) error { return human(w, v) })
 	}
 	return c
+}
+
+// working shows on a terminal, from the second second on, that what is waited
+// for is under way and for how long, until the returned function is called.
+func working(cmd *cobra.Command, what string) (done func()) {
+	show, begun := progressLine(cmd), time.Now()
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for tick := time.NewTicker(time.Second); ; {
+			select {
+			case <-stop:
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+			if d := time.Since(begun); d >= 2*time.Second {
+				show(fmt.Sprintf("%s, %.0f s", what, d.Seconds()))
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-ended
+		if time.Since(begun) >= 2*time.Second {
+			show("")
+		}
+	}
 }
 
 // ledgerQuery is query for what the ledger's state tells: with no gateway
@@ -76,9 +106,12 @@ func ledgerQuery[T any](c *cobra.Command, ask func(cmd *cobra.Command, g *panel.
 		}
 		var v T
 		var failed error
-		if err := consensus.ViewHome(st.consensus(), st.genesis(), func(height int64, at time.Time, root chain.Hash, s ledger.State) {
+		done := working(cmd, "reading the stores of "+st.consensus())
+		err = consensus.ViewHome(st.consensus(), st.genesis(), func(height int64, at time.Time, root chain.Hash, s ledger.State) {
 			v, failed = stopped(stoppedLedger{s, height, at, root}, args)
-		}); err != nil {
+		})
+		done()
+		if err != nil {
 			return err
 		}
 		if failed != nil {
