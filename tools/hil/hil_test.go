@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,13 +37,13 @@ var theLab = &lab{built: map[string]string{}}
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	dir, err := os.UserCacheDir()
+	var err error
+	if theLab.cache = os.Getenv("JOULEGATE_HIL_CACHE"); theLab.cache == "" {
+		theLab.cache, err = os.UserCacheDir()
+		theLab.cache = filepath.Join(theLab.cache, "joulegate-hil")
+	}
+	theLab.out = filepath.Join(theLab.cache, "last")
 	if err == nil {
-		theLab.cache = filepath.Join(dir, "joulegate-hil")
-		if d := os.Getenv("JOULEGATE_HIL_CACHE"); d != "" {
-			theLab.cache = d
-		}
-		theLab.out = filepath.Join(theLab.cache, "last")
 		err = os.RemoveAll(theLab.out)
 	}
 	if err == nil {
@@ -147,14 +148,30 @@ func (l *lab) disk(t testing.TB, name string, mb int) string {
 	return p
 }
 
+// folder is where a scenario's machines and lines leave what they have said.
+func (l *lab) folder(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(l.out, strings.ReplaceAll(t.Name(), "/", "-"))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// line listens for the serial adapter of a house, and keeps what passes.
+func (l *lab) line(t testing.TB, house string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	return Trace(ln, filepath.Join(l.folder(t), house+".modbus"))
+}
+
 // boot starts a machine and ends it with the test.
 func (l *lab) boot(t testing.TB, cfg MachineConfig) *Machine {
 	t.Helper()
 	cfg.Kernel, cfg.Initrd = l.kernel(t, cfg.Arch), l.initrd(t, cfg.Arch)
-	cfg.Dir = filepath.Join(l.out, strings.ReplaceAll(t.Name(), "/", "-"))
-	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	cfg.Dir = l.folder(t)
 	if *verbose {
 		cfg.Echo = os.Stderr
 	}
@@ -168,7 +185,7 @@ func (l *lab) boot(t testing.TB, cfg MachineConfig) *Machine {
 	t.Cleanup(func() {
 		m.Kill()
 		if t.Failed() {
-			t.Logf("what %s said: %s", cfg.Name, filepath.Join(cfg.Dir, cfg.Name+".console"))
+			t.Logf("what %[1]s said is kept: %[2]s/%[1]s.console, .qmp.log (of QEMU) and .modbus (of its line)", cfg.Name, cfg.Dir)
 		}
 	})
 	t.Logf("%s up after %s", cfg.Name, time.Since(start).Round(100*time.Millisecond))

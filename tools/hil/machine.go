@@ -72,6 +72,7 @@ type Machine struct {
 	gpio    string // path of the PL061 in QEMU's object tree
 	port    net.Conn
 	console *os.File
+	qmpLog  *os.File
 	done    chan struct{} // closed when QEMU has ended
 
 	mu      sync.Mutex
@@ -92,6 +93,9 @@ func Boot(ctx context.Context, cfg MachineConfig) (_ *Machine, err error) {
 		}
 	}
 	if m.console, err = os.OpenFile(file(".console"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
+		return nil, err
+	}
+	if m.qmpLog, err = os.OpenFile(file(".qmp.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
 		return nil, err
 	}
 	args := append(slices.Clone(cfg.Arch.QEMU[1:]),
@@ -198,7 +202,7 @@ func (m *Machine) connect(ctx context.Context, file func(string) string) error {
 		}
 	}
 	var err error
-	if m.qmp, err = dialQMP(file(".qmp")); err != nil {
+	if m.qmp, err = dialQMP(file(".qmp"), m.qmpLog); err != nil {
 		return err
 	}
 	changed := m.cfg.OnOutput
@@ -444,4 +448,5 @@ func (m *Machine) hangUp() {
 	if m.qmp != nil {
 		m.qmp.conn.Close()
 	}
+	m.qmpLog.Close()
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ const maxEvents = 256
 // for concurrent use.
 type qmp struct {
 	conn    net.Conn
+	log     io.Writer  // gets all that is said
 	asking  sync.Mutex // one command at a time
 	replies chan qmpReply
 
@@ -42,12 +44,12 @@ type qmpReply struct {
 	} `json:"error"`
 }
 
-func dialQMP(path string) (*qmp, error) {
+func dialQMP(path string, log io.Writer) (*qmp, error) {
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		return nil, err
 	}
-	q := &qmp{conn: conn, replies: make(chan qmpReply, 1), more: make(chan struct{})}
+	q := &qmp{conn: conn, log: log, replies: make(chan qmpReply, 1), more: make(chan struct{})}
 	r := bufio.NewReaderSize(conn, 1<<20)
 	if _, err := r.ReadBytes('\n'); err != nil { // greeting
 		return nil, fmt.Errorf("qmp greeting: %w", err)
@@ -64,6 +66,7 @@ func (q *qmp) read(r *bufio.Reader) {
 		if err != nil {
 			return
 		}
+		q.keep("<", line)
 		var m struct {
 			Event
 			qmpReply
@@ -86,6 +89,10 @@ func (q *qmp) read(r *bufio.Reader) {
 	}
 }
 
+func (q *qmp) keep(dir string, line []byte) {
+	fmt.Fprintf(q.log, "%s %s %s", time.Now().Format("15:04:05.000"), dir, line)
+}
+
 // do runs a command and returns its result.
 func (q *qmp) do(command string, args any) (json.RawMessage, error) {
 	q.asking.Lock()
@@ -97,7 +104,9 @@ func (q *qmp) do(command string, args any) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := q.conn.Write(append(b, '\n')); err != nil {
+	b = append(b, '\n')
+	q.keep(">", b)
+	if _, err := q.conn.Write(b); err != nil {
 		return nil, fmt.Errorf("qmp %s: %w", command, err)
 	}
 	select {

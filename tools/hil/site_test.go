@@ -5,7 +5,10 @@ package hil
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +17,7 @@ import (
 	"github.com/joulegate/joulegate/board/config"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/keys"
 	"github.com/joulegate/joulegate/tools/hil/wire"
 	"github.com/joulegate/joulegate/tools/sim/house"
 	"github.com/joulegate/joulegate/tools/sim/street"
@@ -43,6 +47,11 @@ type site struct {
 	index  int
 	cfg    MachineConfig
 	yaml   config.Config
+	addr   string // on the LAN; without one that of its loopback
+
+	dir      string        // on the host
+	client   *panel.Client // of the control socket
+	operator keys.Wallet   // of the founder
 
 	edges chan edge
 
@@ -54,15 +63,10 @@ type site struct {
 }
 
 // neighbourhood makes n houses whose lines are connections.
-func neighbourhood(t *testing.T, n int) (*street.Street, []string) {
+func neighbourhood(t *testing.T, n int) *street.Street {
 	t.Helper()
-	lines := make([]net.Listener, 0, n)
 	cfg := street.Default(t.TempDir(), 1, n)
-	cfg.Listen = func(string) (net.Listener, error) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		lines = append(lines, l)
-		return l, err
-	}
+	cfg.Listen = func(name string) (net.Listener, error) { return theLab.line(t, name) }
 	st, err := street.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -77,19 +81,20 @@ func neighbourhood(t *testing.T, n int) (*street.Street, []string) {
 		}
 		st.Close()
 	})
-	addrs := make([]string, n)
-	for i, l := range lines {
-		addrs[i] = l.Addr().String()
-	}
-	return st, addrs
+	return st
 }
 
 // build installs a gateway for house i of a street, and boots it.
 func build(t *testing.T, st *street.Street, i int, cfg MachineConfig) *site {
 	t.Helper()
-	s := &site{t: t, street: st, index: i, edges: make(chan edge, 1024), moved: make(chan struct{})}
 	h := st.Houses()[i]
-	cfg.USB, cfg.Name = h.Line, h.Name
+	s := &site{t: t, street: st, index: i, addr: "127.0.0.1", dir: t.TempDir(), edges: make(chan edge, 1024), moved: make(chan struct{})}
+	if cfg.LAN != "" {
+		s.addr = fmt.Sprintf("10.83.0.%d", i+1)
+	}
+	s.client = panel.Dial(s.control())
+	t.Cleanup(s.client.Close)
+	cfg.USB, cfg.Name, cfg.MAC = h.Line, h.Name, [6]byte{2, 0, 0, 0, 0, byte(i + 1)}
 	cfg.OnOutput = func(line int, high bool, at time.Time) { s.edges <- edge{line, high, at} }
 	s.cfg = cfg
 	s.yaml = s.configure(h)
@@ -102,6 +107,12 @@ func (s *site) boot() {
 	s.t.Helper()
 	s.m = theLab.boot(s.t, s.cfg)
 	m := s.m
+	if err := m.Forward(s.control(), state+"/control.sock", limit); err != nil {
+		s.t.Fatal(err)
+	}
+	if s.cfg.LAN != "" {
+		s.do(wire.Request{Op: wire.Address, Name: "eth0", Args: []string{s.addr}, Number: 24})
+	}
 	go func() {
 		for {
 			select {
@@ -122,6 +133,9 @@ func (s *site) boot() {
 		}
 	}()
 }
+
+// control is where the control socket of the gateway is reached on the host.
+func (s *site) control() string { return filepath.Join(s.dir, "control.sock") }
 
 // configure is what an installer would write for house h.
 func (s *site) configure(h street.House) config.Config {
@@ -150,7 +164,9 @@ func (s *site) configure(h street.House) config.Config {
 		c.Chargers[0].EVSE = evse
 	}
 	c.MQTT.Listen, c.Panel.Listen = "127.0.0.1:1883", "127.0.0.1:8080"
-	c.P2P.Listen = []string{"/ip4/127.0.0.1/tcp/4470"}
+	c.P2P.Listen = []string{"/ip4/" + s.addr + "/tcp/4470"}
+	// An emulated processor has better things to do than to guard itself.
+	c.Guard.Mode = "off"
 	second := config.Duration(time.Second)
 	t := &c.Timing
 	t.MinOff, t.HoldLimit, t.StartLimit, t.FullAfter, t.ResumeLimit, t.StartSpread = 2*second, 60*second, 120*second, 60*second, 120*second, 0
@@ -192,11 +208,66 @@ func ask[T any](s *site, args ...string) (v T) {
 	return v
 }
 
-// found writes the configuration and founds a microgrid.
+// call asks the control socket.
+func call[T any](s *site, f func(ctx context.Context) (T, error)) T {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), limit)
+	defer cancel()
+	v, err := f(ctx)
+	if err != nil {
+		s.t.Fatalf("%s: %v", s.cfg.Name, err)
+	}
+	return v
+}
+
+// found writes the configuration and founds a microgrid. The operator takes
+// his wallet with him.
 func (s *site) found(args ...string) {
 	s.t.Helper()
 	s.install()
-	s.run(append([]string{"grid", "create", "--slot", "30s", "--grace", "8s", "--start-limit", "2m"}, args...)...)
+	s.run(append([]string{"grid", "create", "--grace", "8s", "--start-limit", "2m"}, args...)...)
+	w, err := keys.WalletPath(s.dir, "operator")
+	if err == nil {
+		err = os.WriteFile(w, s.do(wire.Request{Op: wire.Get, Name: state + "/wallets/operator.key"}).Out, 0o600)
+	}
+	if err == nil {
+		s.operator, err = keys.LoadWallet(w, nil)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// driver makes a wallet of somebody who has paid so many euro in.
+func (s *site) driver(name string, euro int) keys.Wallet {
+	s.t.Helper()
+	w, _, err := keys.LoadOrCreateWallet(s.dir, name, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.mint(s.t.Context(), w, euro, "SEPA-"+name); err != nil {
+		s.t.Fatal(err)
+	}
+	return w
+}
+
+// mint pays money in, and returns when the ledger has it.
+func (s *site) mint(ctx context.Context, to keys.Wallet, euro int, ref string) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	status, err := s.client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	nonce, err := s.client.Nonce(ctx, s.operator.Public())
+	if err != nil {
+		return err
+	}
+	r, err := s.client.Submit(ctx, chain.SignTx(status.Chain, nonce, chain.TxMint, chain.Mint{To: to.Account(), Amount: chain.Nano(euro) * 1e9, BankRef: ref}, s.operator.Key))
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("mint: %s", r.Info)
+	}
+	return err
 }
 
 func (s *site) install() {
@@ -253,23 +324,32 @@ func (s *site) moves(line int, high bool) time.Time {
 	}
 }
 
-// until asks again and again, and waits for the guest's answers and no time.
-func (s *site) until(what string, f func() (bool, any)) {
+// pause is left between two questions: the processor that is asked has other
+// things to do as well.
+const pause = 50 * time.Millisecond
+
+// until asks again and again.
+func (s *site) until(what string, f func(ctx context.Context) (bool, any)) {
 	s.t.Helper()
-	deadline := time.Now().Add(limit)
+	ctx, cancel := context.WithTimeout(s.t.Context(), limit)
+	defer cancel()
 	for {
-		ok, got := f()
+		ok, got := f(ctx)
 		if ok {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-ctx.Done():
 			s.t.Fatalf("%s: no %s within %s: %+v", s.cfg.Name, what, limit, got)
+		case <-s.m.Done():
+			s.t.Fatalf("%s ended before %s", s.cfg.Name, what)
+		case <-time.After(pause):
 		}
 	}
 }
 
-// charge plugs a car in, pays for it, and waits until current flows.
-func (s *site) charge() chain.ID {
+// plug brings a car with an empty battery.
+func (s *site) plug() {
 	s.t.Helper()
 	if s.street.State(s.index).Car != "" {
 		if _, err := s.street.Unplug(s.index); err != nil {
@@ -279,18 +359,52 @@ func (s *site) charge() chain.ID {
 	if err := s.street.PlugIn(s.index, house.Car{Name: "car", Capacity: 60_000, Charge: 10_000, Target: 50_000, MaxCurrent: 16_000, Phases: 3}); err != nil {
 		s.t.Fatal(err)
 	}
-	s.until("price", func() (bool, any) {
-		out, code := s.try("session", "start", "--wallet", "anna", "--kwh", "20", "--yes")
-		return code == 0, out
+}
+
+// price asks for a quote until there is one.
+func (s *site) price(w keys.Wallet) (q panel.Quote) {
+	s.t.Helper()
+	s.until("price", func(ctx context.Context) (bool, any) {
+		var err error
+		q, err = s.client.Quote(ctx, panel.QuoteRequest{Connector: 1, Driver: w.Public(), MaxWh: 20_000})
+		return err == nil, err
 	})
+	return q
+}
+
+// charge plugs a car in, pays for it, and waits until current flows.
+func (s *site) charge(w keys.Wallet) chain.ID {
+	s.t.Helper()
+	s.plug()
+	q := s.price(w)
+	v := call(s, func(ctx context.Context) (panel.Session, error) { return s.client.StartSession(ctx, q.Sign(w.Key)) })
+	s.flows()
+	return v.ID
+}
+
+// flows waits until the relay is closed, and current flows.
+func (s *site) flows() {
+	s.t.Helper()
 	s.moves(Relay1, true)
-	s.until("current", func() (bool, any) {
+	s.until("current", func(context.Context) (bool, any) {
 		st := s.street.State(s.index)
 		return st.Charging > 0, st
 	})
-	all := ask[[]panel.Session](s, "session", "ls")
-	if len(all) == 0 {
-		s.t.Fatal("no session is listed")
-	}
-	return all[len(all)-1].ID
+}
+
+// session asks about a session.
+func (s *site) session(id chain.ID) panel.Session {
+	s.t.Helper()
+	return call(s, func(ctx context.Context) (panel.Session, error) { return s.client.Session(ctx, id) })
+}
+
+// settled waits until the ledger has settled a session.
+func (s *site) settled(id chain.ID) (v panel.Session) {
+	s.t.Helper()
+	s.until("settlement", func(ctx context.Context) (bool, any) {
+		var err error
+		v, err = s.client.Session(ctx, id)
+		return err == nil && !v.State.Open(), fmt.Sprintf("%+v %v", v, err)
+	})
+	return v
 }

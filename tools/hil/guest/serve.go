@@ -87,6 +87,9 @@ func (g *guest) do(r wire.Request) (wire.Message, error) {
 	case wire.Get:
 		b, err := os.ReadFile(r.Name)
 		return wire.Message{Out: b}, err
+	case wire.Talk:
+		b, err := talk(r)
+		return wire.Message{Out: b}, err
 	case wire.Address:
 		return wire.Message{}, address(r.Name, r.Args[0], int(r.Number))
 	case wire.Clock:
@@ -117,6 +120,22 @@ func fill(name string) error {
 		}
 	}
 	return f.Sync()
+}
+
+// talk says something to a socket and returns all that it answers.
+func talk(r wire.Request) ([]byte, error) {
+	c, err := net.Dial("unix", r.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Duration(r.Number))); err != nil {
+		return nil, err
+	}
+	if _, err := c.Write(r.Data); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(c, maxOutput))
 }
 
 func run(r wire.Request) (m wire.Message, err error) {

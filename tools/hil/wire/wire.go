@@ -9,6 +9,7 @@ const (
 	Signal  = "signal"  // sends signal Number to Name
 	Put     = "put"     // writes Data to file Name with mode Number
 	Get     = "get"     // answers file Name in Out
+	Talk    = "talk"    // says Data to Unix socket Name and answers in Out all it says until it hangs up, for at most Number ns
 	Address = "address" // gives interface Name the address Args[0] with prefix Number
 	Clock   = "clock"   // sets the clock to Number, ns since 1970
 	Fill    = "fill"    // makes file Name as large as its file system permits
