@@ -47,7 +47,7 @@ func TestPowerCut(t *testing.T) {
 				case <-time.After(time.Duration(rng.Int64N(int64(longestWrite)))): // mid-write
 					maybe = 1
 				}
-				s.m.Kill()
+				s.fail()
 				stop()
 				s.boot()
 				s.start()

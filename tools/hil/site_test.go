@@ -53,12 +53,14 @@ type site struct {
 	client   *panel.Client // of the control socket
 	operator keys.Wallet   // of the founder
 
-	edges chan edge
+	edges   chan edge
+	watched chan struct{} // closed when nobody looks at the pins any more
 
 	mu     sync.Mutex
 	welded bool // the contactor does not open any more
 	last   [8]bool
 	when   [8]time.Time
+	edged  [8]int        // how often
 	moved  chan struct{} // closed and made anew with each edge
 }
 
@@ -113,12 +115,15 @@ func (s *site) boot() {
 	if s.cfg.LAN != "" {
 		s.do(wire.Request{Op: wire.Address, Name: "eth0", Args: []string{s.addr}, Number: 24})
 	}
+	s.watched = make(chan struct{})
 	go func() {
+		defer close(s.watched)
 		for {
 			select {
 			case e := <-s.edges:
 				s.mu.Lock()
 				s.last[e.line], s.when[e.line] = e.high, e.at
+				s.edged[e.line]++
 				close(s.moved)
 				s.moved = make(chan struct{})
 				stuck := s.welded && !e.high
@@ -132,6 +137,20 @@ func (s *site) boot() {
 			}
 		}
 	}()
+}
+
+// fail lets the power fail: the machine ends, and the relay drops.
+func (s *site) fail() {
+	s.t.Helper()
+	s.m.Kill()
+	<-s.watched
+	for len(s.edges) > 0 {
+		<-s.edges // of a machine that is no more
+	}
+	s.mu.Lock()
+	clear(s.last[:])
+	s.mu.Unlock()
+	s.street.SetRelay(s.index, false)
 }
 
 // control is where the control socket of the gateway is reached on the host.
@@ -322,6 +341,13 @@ func (s *site) moves(line int, high bool) time.Time {
 			s.t.Fatalf("%s is not high=%t after %s", lineNames[line], high, limit)
 		}
 	}
+}
+
+// count says how often an output has moved.
+func (s *site) count(line int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.edged[line]
 }
 
 // pause is left between two questions: the processor that is asked has other
