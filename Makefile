@@ -104,9 +104,9 @@ image: build build-here ## packages, and dist/joulegate-*-sd.img.gz for a Raspbe
 	bin/image -card
 
 .PHONY: hil
-hil: ## the arm64 binary on emulated hardware (as root: installs QEMU); RUN=TestEStop V=1 shows one scenario
+hil: ## the shipped program on emulated hardware (as root: installs QEMU); RUN=estop V=1 shows one scenario
 	.ci/setup hil
-	$(GO) test -tags hil -count=1 -timeout 30m -parallel 2 $(if $(RUN),-run '$(RUN)') $(if $(V),-v) ./tools/hil $(if $(V),-hil.v)
+	$(GO) test -tags hil -count=1 -timeout 30m -parallel 2 $(if $(RUN),-run '(?i)$(RUN)') $(if $(V),-v) ./tools/hil $(if $(V),-hil.v)
 
 .PHONY: clean
 clean: ## remove what was built

@@ -93,7 +93,7 @@ func (l *lab) program(t testing.TB, a Arch, pkg string) string {
 }
 
 // modules that the guests' kernels need beside what is built in.
-var modules = []string{"virtio_blk", "ext4", "virtio_net", "xhci-pci", "ftdi_sio"}
+var modules = []string{"virtio_pci", "virtio_console", "virtio_blk", "ext4", "virtio_net", "xhci-pci", "ftdi_sio"}
 
 func (l *lab) kernel(t testing.TB, a Arch) Kernel {
 	t.Helper()

@@ -18,14 +18,7 @@ import (
 // a pin that pulses.
 func TestPendingChange(t *testing.T) {
 	s, anna := solo(t, MachineConfig{}, nil)
-	s.until("good meters", func(ctx context.Context) (bool, any) {
-		all, err := s.client.Meters(ctx)
-		ok := err == nil && len(all) > 0
-		for _, m := range all {
-			ok = ok && m.Quality == "good"
-		}
-		return ok, fmt.Sprintf("%+v %v", all, err)
-	})
+	s.reads()
 	first := call(s, s.client.ConfigView)
 	if first.Pending != nil || first.Rev == 0 {
 		t.Fatalf("to begin with: %+v", first)

@@ -374,6 +374,19 @@ func (s *site) until(what string, f func(ctx context.Context) (bool, any)) {
 	}
 }
 
+// reads waits until all meters answer.
+func (s *site) reads() {
+	s.t.Helper()
+	s.until("good meters", func(ctx context.Context) (bool, any) {
+		all, err := s.client.Meters(ctx)
+		ok := err == nil && len(all) > 0
+		for _, m := range all {
+			ok = ok && m.Quality == "good"
+		}
+		return ok, fmt.Sprintf("%+v %v", all, err)
+	})
+}
+
 // plug brings a car with an empty battery.
 func (s *site) plug() {
 	s.t.Helper()
