@@ -42,8 +42,9 @@ var (
 	}
 )
 
-// suite is the Debian release whose kernel is run.
-const suite = "trixie"
+// suites are the Debian releases whose kernels are run: the first that can be
+// fetched. A mirror that is being synchronised cannot give all of them.
+var suites = [...]string{"trixie", "bookworm-backports", "bookworm"}
 
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -61,13 +62,25 @@ APT::Sandbox::User "root";
 Acquire::Languages "none";
 `
 
-// FetchKernel returns the newest kernel of the suite for a. Packages are kept
+// FetchKernel returns the newest kernel of a suite for a. Packages are kept
 // in cache under their hash, which apt checks against Debian's signatures; a
 // kernel that is there is taken without asking anybody.
 func FetchKernel(ctx context.Context, cache string, a Arch) (Kernel, error) {
 	if k, err := unpacked(cache, a); err == nil {
 		return k, nil
 	}
+	var failed []error
+	for _, suite := range suites {
+		k, err := fetch(ctx, cache, a, suite)
+		if err == nil {
+			return k, nil
+		}
+		failed = append(failed, err)
+	}
+	return Kernel{}, errors.Join(failed...)
+}
+
+func fetch(ctx context.Context, cache string, a Arch, suite string) (Kernel, error) {
 	dir := filepath.Join(cache, "apt-"+a.Debian)
 	for _, d := range []string{"state/lists/partial", "cache/archives/partial", "debs"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {

@@ -28,7 +28,9 @@ func loadModules(list string) error {
 		}
 		err = unix.FinitModule(int(m.Fd()), "", 0)
 		m.Close()
-		if err != nil && !errors.Is(err, unix.EEXIST) {
+		// A faster way to do something that this processor has not: another
+		// module does it.
+		if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("load %s: %w", lines.Text(), err)
 		}
 	}
