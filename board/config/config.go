@@ -56,6 +56,7 @@ type Config struct {
 	Pins       Pins      `yaml:"pins,omitempty" doc:"pins that are not the board's own"`
 	Watchdog   Watchdog  `yaml:"watchdog" doc:"what ends charging when this program hangs; systemd's own watchdog needs nothing here"`
 	Guard      Guard     `yaml:"guard" doc:"what watches this gateway; see docs/GUARD.md"`
+	Update     Update    `yaml:"update" doc:"newer versions of this program; see docs/UPDATE.md"`
 	Timing     Timing    `yaml:"timing" doc:"times of the control loop; safety times may be shortened, not stretched"`
 }
 
@@ -276,6 +277,28 @@ type Watchdog struct {
 	Heartbeat string   `yaml:"heartbeat,omitempty" doc:"output pin that is toggled ten times a second while the control loop is verified, for a retriggerable relay driver"`
 }
 
+// Update says whose releases this gateway takes, and when. Keys and threshold
+// are the root of all trust in its program: they change only at the machine.
+type Update struct {
+	Source    string   `yaml:"source,omitempty" doc:"where releases lie: an https address or a folder, for example a mounted stick; empty: none"`
+	Keys      []string `yaml:"keys,omitempty" doc:"public keys of those who sign releases; without them nothing is updated. They cannot be changed over MQTT"`
+	Threshold int      `yaml:"threshold,omitempty" doc:"so many of the keys must have signed; 0: more than half of them. It cannot be changed over MQTT"`
+	Auto      string   `yaml:"auto" doc:"what is applied without a person, when no car charges: security, all or off"`
+	Channel   string   `yaml:"channel" doc:"releases of this kind only, for example stable or beta"`
+	Patience  Duration `yaml:"patience" doc:"a new program that is not well within this time gives way to the former one, 10s..30m"`
+}
+
+// Wanted is how many of the keys must have signed.
+func (u Update) Wanted() int {
+	if u.Threshold == 0 {
+		return len(u.Keys)/2 + 1
+	}
+	return u.Threshold
+}
+
+// Values of update.auto.
+var autos = []string{"security", "all", "off"}
+
 // Timing holds the times of the control loop.
 type Timing struct {
 	Tick        Duration `yaml:"tick" doc:"period of the control loop"`
@@ -335,6 +358,7 @@ func Default() Config {
 		Panel:    Panel{Listen: "127.0.0.1:8080"},
 		Ledger:   Ledger{TimeoutCommit: ms(500), SnapshotBehind: 2000, JournalDays: 3653},
 		Watchdog: Watchdog{Timeout: sec(15)},
+		Update:   Update{Auto: "security", Channel: "stable", Patience: Duration(3 * time.Minute)},
 		Guard:    Guard{Mode: "observe", Heartbeat: Duration(time.Hour), MemoryMB: 96},
 		Timing: Timing{
 			Tick: ms(25), Watchdog: ms(1000),

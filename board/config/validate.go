@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,6 +82,7 @@ func (c *Config) Validate() Errors {
 	c.readers(k)
 	c.services(k)
 	c.guard(k)
+	c.update(k)
 	c.timing(k)
 	return k.errs
 }
@@ -477,4 +479,37 @@ func contains(list []string, s string) bool {
 		}
 	}
 	return false
+}
+
+// maxUpdateKeys bounds update.keys.
+const maxUpdateKeys = 16
+
+func (c *Config) update(k *checker) {
+	u := c.Update
+	if u.Source != "" && !strings.HasPrefix(u.Source, "/") {
+		if a, err := url.Parse(u.Source); err != nil || a.Scheme != "https" || a.Host == "" || a.RawQuery != "" || a.Fragment != "" || a.User != nil {
+			k.add("update.source", "%q is neither an absolute folder nor an https address", u.Source)
+		}
+	}
+	if len(u.Keys) > maxUpdateKeys {
+		k.add("update.keys", "%d, at most %d", len(u.Keys), maxUpdateKeys)
+	}
+	seen := map[chain.Key]bool{}
+	for i, t := range u.Keys {
+		var key chain.Key
+		if err := key.UnmarshalText([]byte(t)); err != nil || seen[key] {
+			k.add(fmt.Sprintf("update.keys[%d]", i), "%q is not a public key (64 hex digits), or there twice", t)
+		}
+		seen[key] = true
+	}
+	if u.Threshold < 0 || u.Threshold > len(u.Keys) {
+		k.add("update.threshold", "%d of %d keys", u.Threshold, len(u.Keys))
+	}
+	if !slices.Contains(autos, u.Auto) {
+		k.add("update.auto", "%q is not one of %s", u.Auto, strings.Join(autos, ", "))
+	}
+	if !word(u.Channel) {
+		k.add("update.channel", "%q: 1 to %d of a-z, 0-9 and -", u.Channel, chain.MaxName)
+	}
+	k.between("update.patience", u.Patience, sec(10), Duration(30*time.Minute))
 }

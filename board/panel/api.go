@@ -73,6 +73,10 @@ type Backend interface {
 	// then. It asks neither the ledger nor the network. It needs the control
 	// socket.
 	OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (board.Charger, error)
+	// Update tells how the gateway's program stands, after it was told to
+	// look for a release, to apply one or to go back. What takes long goes on
+	// afterwards. It needs the control socket.
+	Update(ctx context.Context, o UpdateOrder) (board.Update, error)
 	// Dim takes an order of the utility to all chargers. It only lowers. It
 	// needs the control socket.
 	Dim(ctx context.Context, o DimOrder) error
@@ -287,6 +291,11 @@ type Commissioning struct {
 	On    bool      `json:"on"`
 	Until time.Time `json:"until,omitzero"`
 	Done  []string  `json:"done"` // what was tried, in words
+}
+
+// UpdateOrder is about the gateway's own program; "" asks.
+type UpdateOrder struct {
+	Do string `json:"do"` // check, apply, rollback or ""
 }
 
 // RelayOrder asks for a test of a charger's relay.

@@ -203,6 +203,11 @@ func (c *Client) Chargers(ctx context.Context) ([]board.Charger, error) {
 	return get[[]board.Charger](ctx, c, "/chargers")
 }
 
+// Update implements Backend. Only the control socket offers it.
+func (c *Client) Update(ctx context.Context, o UpdateOrder) (board.Update, error) {
+	return call[board.Update](ctx, c, http.MethodPost, "/update", o)
+}
+
 // OrderCharger implements Backend.
 func (c *Client) OrderCharger(ctx context.Context, id uint8, o ChargerOrder) (board.Charger, error) {
 	return call[board.Charger](ctx, c, http.MethodPost, "/chargers/"+strconv.Itoa(int(id)), o)

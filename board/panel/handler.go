@@ -218,6 +218,13 @@ func (s *Server) Handler(control bool) http.Handler {
 			}
 			return b.OrderCharger(r.Context(), id, o)
 		})
+		handle("POST /update", func(r *http.Request) (any, error) {
+			var o UpdateOrder
+			if err := body(r, &o); err != nil {
+				return nil, err
+			}
+			return b.Update(r.Context(), o)
+		})
 		handle("POST /sessions/{id}/plan", func(r *http.Request) (any, error) {
 			id, err := sessionID(r)
 			if err != nil {

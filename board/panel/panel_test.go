@@ -284,6 +284,10 @@ func (f *fake) Commissioning(_ context.Context, o CommissioningOrder) (Commissio
 	return Commissioning{On: o.Do == "start"}, nil
 }
 
+func (f *fake) Update(_ context.Context, o UpdateOrder) (board.Update, error) {
+	return board.Update{Version: "1.0.0", Phase: o.Do}, nil
+}
+
 func (f *fake) TestRelay(_ context.Context, o RelayOrder) (board.RelayTest, error) {
 	return board.RelayTest{OK: o.Seconds == 2}, nil
 }
@@ -605,6 +609,7 @@ func TestAdministrationIsLocal(t *testing.T) {
 		"confirm":       func(b Backend) (any, error) { return nil, b.ConfirmMeter(ctx, "house") },
 		"charger":       func(b Backend) (any, error) { return b.OrderCharger(ctx, 1, ChargerOrder{Do: "limit", Limit: 8000}) },
 		"commissioning": func(b Backend) (any, error) { return b.Commissioning(ctx, CommissioningOrder{Do: "start"}) },
+		"update":        func(b Backend) (any, error) { return b.Update(ctx, UpdateOrder{Do: "check"}) },
 		"relay test":    func(b Backend) (any, error) { return b.TestRelay(ctx, RelayOrder{1, 2}) },
 		"scan":          func(b Backend) (any, error) { return b.ScanLine(ctx, ScanOrder{"rs485", "1-3"}) },
 		"directions": func(b Backend) (any, error) {

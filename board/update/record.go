@@ -249,3 +249,12 @@ func decodeRecord(b []byte) (r Record, err error) {
 	}
 	return r, nil
 }
+
+// GiveUp ends a trial of place, if there is one.
+func GiveUp(s Store, place, why string, now time.Time) (bool, error) {
+	r, err := Load(s)
+	if err != nil || r.Trial == nil || r.Trial.Place != place {
+		return false, err
+	}
+	return true, save(s, r.Fail(why, now))
+}

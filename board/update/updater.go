@@ -114,8 +114,14 @@ func New(cfg Config) (*Updater, error) {
 		u.record.Current = cfg.Place
 	}
 	u.status.Phase = board.UpdateIdle
-	if u.onTrial() {
+	switch t := r.Trial; {
+	case t == nil:
+	case u.onTrial():
 		u.status.Phase = board.UpdateTrial
+	case t.Attempts == 0: // ordered while no gateway ran
+		u.status.Phase = board.UpdateRestarting
+	default: // it was to be started, and was not
+		u.record = u.record.Fail("it could not be executed", cfg.Now())
 	}
 	return u, nil
 }

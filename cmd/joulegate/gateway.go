@@ -16,6 +16,7 @@ import (
 	"github.com/joulegate/joulegate/board/mqtt"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/board/station"
+	"github.com/joulegate/joulegate/board/update"
 	"github.com/joulegate/joulegate/board/watchdog"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/chain/consensus"
@@ -72,6 +73,8 @@ type gateway struct {
 	needed        *needed        // what the guard spares; nil: it is off
 	culprits      culprits       // neighbours that the guard may shut out
 	feeder        *feederLink    // nil: the feeder is not shared by a leader
+	updater       *update.Updater
+	renew         func()         // ends this program for another; set by run
 	posted        posted         // what neighbours expect to sell
 	dimmed        ledger.DimView // the ledger's order that the station has
 }
@@ -241,6 +244,10 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 		refusals: map[chain.ID]string{}, watchers: map[chan panel.Update]struct{}{},
 	}
 
+	if g.updater, err = g.newUpdater(set.at); err != nil {
+		return nil, err
+	}
+
 	// People: cards and codes, MQTT, the page, the commands.
 	if g.readers, err = g.newReaders(); err != nil {
 		return nil, err
@@ -269,6 +276,7 @@ func (g *gateway) run(ctx context.Context) error {
 	ctx, reconfigure := context.WithCancelCause(ctx)
 	defer reconfigure(nil)
 	g.follow(reconfigure)
+	g.renew = func() { reconfigure(errUpdated) }
 	// More goroutines may run at once than there are processors, so that the
 	// kernel decides who waits and not Go: it wakes those who have slept, as
 	// the control loop has, before those who are always busy. Three for each
@@ -345,6 +353,7 @@ func (g *gateway) run(ctx context.Context) error {
 	upper.Go(func() error { return quiet(upperCtx, g.mqtt.Run(upperCtx)) })
 	upper.Go(func() error { return followed(g.report(upperCtx)) })
 	upper.Go(func() error { return g.settings.watch(upperCtx) })
+	upper.Go(func() error { return g.updater.Run(upperCtx) })
 	upper.Go(func() error { return quiet(upperCtx, g.runGuard(upperCtx)) })
 	upper.Go(func() error { return g.watchTrials(upperCtx) })
 	upper.Go(func() error { return followed(g.offer(upperCtx)) })
@@ -369,7 +378,7 @@ func (g *gateway) run(ctx context.Context) error {
 
 // startsAnew reports whether a gateway has ended to begin again.
 func startsAnew(err error) bool {
-	return errors.Is(err, errReconfigured) || errors.Is(err, consensus.ErrSnapshot)
+	return errors.Is(err, errReconfigured) || errors.Is(err, errUpdated) || errors.Is(err, consensus.ErrSnapshot)
 }
 
 // followed drops the error of a part that ended because the ledger did: the

@@ -368,6 +368,9 @@ func (r remote) guardCommand(ctx context.Context, name string, args json.RawMess
 
 // permit refuses to enforce a rule that has not observed for long enough.
 func (g *gateway) permit(cur, next config.Config) error {
+	if why := g.updater.Pending(); why != "" {
+		return &config.Denial{Code: config.InFlight, Text: why + ": change the configuration once it is confirmed"}
+	}
 	if g.warden == nil {
 		return nil // it has no effect before the rule has learned
 	}

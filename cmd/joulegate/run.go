@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"time"
 
@@ -29,33 +30,44 @@ the first reading and after the last. Logs go to stderr.`,
 			if err != nil {
 				return err
 			}
-			path, _ := cmd.Flags().GetString("config")
-			set, err := openSettings(path, stateOf(cmd), log)
-			if err != nil {
-				return err
-			}
-			log = log.With("gateway", set.cfg.Name)
-			g, err := newGateway(cmd.Context(), set, stateOf(cmd), log)
-			if err != nil && set.pending() {
-				if err = set.failed(err); err == nil {
-					g, err = newGateway(cmd.Context(), set, stateOf(cmd), log)
-				}
-			}
-			if err != nil {
-				return err
-			}
-			if err := set.settle(); err != nil {
-				return err
-			}
-			log.Info("gateway runs", "device", g.self.Short(), "chain", g.genesis.ChainID, "panel", g.panel.Addr(), "broker", g.mqtt.Addr(), "p2p", g.net.Addrs(), "member", g.isMember())
-			err = g.run(cmd.Context())
-			log.Info("gateway stopped")
-			if startsAnew(err) && cmd.Context().Err() == nil {
-				return set.again()
+			at := launch(stateOf(cmd), log)
+			err = runGateway(cmd, at, log)
+			switch {
+			case startsAnew(err) && cmd.Context().Err() == nil:
+				return at.again()
+			case err != nil && cmd.Context().Err() == nil && at.giveUp(stateOf(cmd), err, log):
+				return at.again()
 			}
 			return err
 		},
 	}
+}
+
+// runGateway runs one gateway to its end.
+func runGateway(cmd *cobra.Command, at place, log *slog.Logger) error {
+	path, _ := cmd.Flags().GetString("config")
+	set, err := openSettings(path, stateOf(cmd), log)
+	if err != nil {
+		return err
+	}
+	set.at = at
+	log = log.With("gateway", set.cfg.Name)
+	g, err := newGateway(cmd.Context(), set, stateOf(cmd), log)
+	if err != nil && set.pending() {
+		if err = set.failed(err); err == nil {
+			g, err = newGateway(cmd.Context(), set, stateOf(cmd), log)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := set.settle(); err != nil {
+		return err
+	}
+	log.Info("gateway runs", "device", g.self.Short(), "chain", g.genesis.ChainID, "panel", g.panel.Addr(), "broker", g.mqtt.Addr(), "p2p", g.net.Addrs(), "member", g.isMember())
+	err = g.run(cmd.Context())
+	log.Info("gateway stopped")
+	return err
 }
 
 // A device key is new until its first block: only then nobody can know a

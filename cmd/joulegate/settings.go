@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/joulegate/joulegate/board/config"
@@ -33,6 +32,7 @@ type settings struct {
 	path string // revisions
 	log  *slog.Logger
 	lock *journal.Lock
+	at   place // where this program lies
 
 	mu      sync.Mutex
 	doc     storedSettings
@@ -279,11 +279,6 @@ func (s *settings) failed(why error) error {
 	return s.settle()
 }
 
-// again executes this program anew, with the same arguments and process id.
-func (s *settings) again() error {
-	return fmt.Errorf("start anew: %w", syscall.Exec("/proc/self/exe", os.Args, os.Environ()))
-}
-
 // checkFor bounds the new configuration's check of itself.
 const (
 	checkFor  = 60 * time.Second
@@ -354,6 +349,11 @@ func (s *settings) ConfigChange(_ context.Context, d config.Desired, by string) 
 	next, err := d.Patch(cur)
 	if err != nil {
 		return panel.ConfigResult{}, err
+	}
+	if by == "mqtt" {
+		if err := updatesTrusted(cur.Update, next.Update); err != nil {
+			return panel.ConfigResult{}, err
+		}
 	}
 	if s.permit != nil {
 		if err := s.permit(cur, next); err != nil {
@@ -512,15 +512,21 @@ func (g *gateway) follow(stop context.CancelCauseFunc) {
 	}
 }
 
-// well says what is not well under a new configuration: the control loop, the
-// broker, and the meters that answered before.
+// well says what is not well under a new configuration: what measuring says,
+// or the broker.
 func (g *gateway) well(want []string) string {
+	if why := g.measuring(want); why != "" || g.mqtt.Stats().Connected {
+		return why
+	}
+	return "the broker cannot be reached"
+}
+
+// measuring says what is not well of the control loop and of the meters that
+// answered before.
+func (g *gateway) measuring(want []string) string {
 	snap, ok := g.live.Latest()
-	switch {
-	case !ok || !g.station.Alive():
+	if !ok || !g.station.Alive() {
 		return "the control loop does not run"
-	case !g.mqtt.Stats().Connected:
-		return "the broker cannot be reached"
 	}
 	for _, id := range want {
 		for _, m := range snap.Meters {
