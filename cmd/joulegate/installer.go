@@ -199,6 +199,22 @@ func init() { // refers to itself through remote
 				return r.station.Charger(ctx, a.Charger)
 			}),
 		},
+		"update": {
+			about: "look for a signed release of this program, apply it when no car charges, or go back", slow: true,
+			args: `{"type":"object","additionalProperties":false,"required":["action"],"properties":{"action":{"enum":["status","check","apply","rollback"]}}}`,
+			run: with(func(ctx context.Context, r remote, _ string, a struct {
+				Action string `json:"action"`
+			},
+			) (any, error) {
+				switch a.Action {
+				case "status":
+					a.Action = ""
+				case "":
+					return nil, panel.Invalid("action: status, check, apply or rollback")
+				}
+				return backend(r).Update(ctx, panel.UpdateOrder{Do: a.Action})
+			}),
+		},
 		"relay.test": {
 			about: "close the relay of a charger without a vehicle for a moment; in commissioning mode", slow: true, local: true,
 			args: `{"type":"object","additionalProperties":false,"required":["charger"],"properties":{"charger":{"type":"integer","minimum":1,"maximum":255},"seconds":{"type":"integer","minimum":1,"maximum":5,"default":2}}}`,
