@@ -107,7 +107,7 @@ func (e *exactly) Read(p []byte) (int, error) {
 		switch n, err := io.ReadFull(e.r, one[:]); {
 		case n > 0:
 			return 0, errors.New("it is longer than the manifest says")
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return 0, io.EOF
 		default:
 			return 0, err
@@ -121,7 +121,7 @@ func (e *exactly) Read(p []byte) (int, error) {
 	if e.told != nil {
 		e.told(e.left)
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if err = nil; e.left > 0 {
 			err = fmt.Errorf("it ends %d bytes before the manifest says", e.left)
 		}

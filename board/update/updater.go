@@ -435,7 +435,7 @@ type checked struct {
 
 func (c checked) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if bad := c.end(); bad != nil {
 			err = bad
 		}

@@ -62,7 +62,7 @@ func launch(st state, log *slog.Logger) place {
 	if err != nil {
 		return here // another gateway runs here, and this one will be told so
 	}
-	defer lock.Unlock()
+	defer func() { _ = lock.Unlock() }()
 	c := update.Choose(st.updates(), thisProgram(), time.Now())
 	for _, t := range c.Told {
 		log.Error("update", "err", t)

@@ -310,7 +310,7 @@ func updateStopped(cmd *cobra.Command, order string) (board.Update, error) {
 		if err != nil {
 			return board.Update{}, err
 		}
-		defer lock.Unlock()
+		defer func() { _ = lock.Unlock() }()
 	}
 	u, err := update.New(c)
 	if err != nil {
