@@ -232,11 +232,30 @@ type P2P struct {
 
 // MQTT is the installer's line.
 type MQTT struct {
-	Broker       string `yaml:"broker" doc:"tcp://host:1883 or tls://host:8883; empty: the embedded broker"`
-	Listen       string `yaml:"listen" doc:"address of the embedded broker"`
-	User         string `yaml:"user,omitempty" doc:"user name at the broker"`
-	PasswordFile string `yaml:"password_file,omitempty" doc:"file that holds the password"`
+	Broker          string `yaml:"broker" doc:"tcp://host:1883 or tls://host:8883; empty: the embedded broker"`
+	Listen          string `yaml:"listen" doc:"address of the embedded broker; beyond loopback it needs cert_file and key_file"`
+	User            string `yaml:"user,omitempty" doc:"user name at the broker"`
+	PasswordFile    string `yaml:"password_file,omitempty" doc:"file that holds the password"`
+	CAFile          string `yaml:"ca_file,omitempty" doc:"file with the certificates (PEM) of the authority that has signed the broker's; left out: the system's authorities. Of the embedded broker: the authority whose client certificates are logins, by their common name"`
+	CertFile        string `yaml:"cert_file,omitempty" doc:"file with this gateway's certificate (PEM): its client certificate at a tls:// broker, the server certificate of the embedded broker; read again at every connection"`
+	KeyFile         string `yaml:"key_file,omitempty" doc:"file with the private key (PEM) of cert_file; nobody but its owner and its group may read it"`
+	Discovery       string `yaml:"discovery,omitempty" doc:"homeassistant: Home Assistant finds this gateway's devices by itself; off: it does not. Left out: homeassistant at a broker of your own, off at the embedded one"`
+	DiscoveryPrefix string `yaml:"discovery_prefix,omitempty" doc:"topic below which Home Assistant looks for devices"`
 }
+
+// Discovers reports whether Home Assistant is told of the devices.
+func (m *MQTT) Discovers() bool {
+	if m.Discovery == "" {
+		return m.Broker != ""
+	}
+	return m.Discovery == DiscoveryHomeAssistant
+}
+
+// Words of MQTT.Discovery.
+const (
+	DiscoveryHomeAssistant = "homeassistant"
+	DiscoveryOff           = "off"
+)
 
 // Panel is the web server.
 type Panel struct {
@@ -354,7 +373,7 @@ func Default() Config {
 	return Config{
 		Version:  Version,
 		P2P:      P2P{Listen: []string{"/ip4/0.0.0.0/tcp/4470"}},
-		MQTT:     MQTT{Listen: "127.0.0.1:1883"},
+		MQTT:     MQTT{Listen: "127.0.0.1:1883", DiscoveryPrefix: "homeassistant"},
 		Panel:    Panel{Listen: "127.0.0.1:8080"},
 		Ledger:   Ledger{TimeoutCommit: ms(500), SnapshotBehind: 2000, JournalDays: 3653},
 		Watchdog: Watchdog{Timeout: sec(15)},

@@ -402,6 +402,7 @@ func (c *Config) services(k *checker) {
 	} else if !hostPort(c.MQTT.Listen) {
 		k.add("mqtt.listen", "%q is not host:port", c.MQTT.Listen)
 	}
+	c.MQTT.security(k)
 	if !hostPort(c.Panel.Listen) {
 		k.add("panel.listen", "%q is not host:port", c.Panel.Listen)
 	}
@@ -422,6 +423,40 @@ func (c *Config) services(k *checker) {
 	if c.Board != "simulated" && c.Pins.Socket != "" {
 		k.add("pins.socket", "only board simulated has pins on a socket")
 	}
+}
+
+// security checks what names certificates, and the prefix of Home Assistant.
+func (m *MQTT) security(k *checker) {
+	plain := strings.HasPrefix(m.Broker, "tcp://")
+	for _, f := range []struct{ key, file string }{{"ca_file", m.CAFile}, {"cert_file", m.CertFile}, {"key_file", m.KeyFile}} {
+		if f.file != "" && plain {
+			k.add("mqtt."+f.key, "without effect at %s: the broker has to be tls://host:8883", m.Broker)
+		}
+	}
+	switch {
+	case m.CertFile != "" && m.KeyFile == "":
+		k.add("mqtt.key_file", "missing: cert_file needs its key")
+	case m.CertFile == "" && m.KeyFile != "":
+		k.add("mqtt.cert_file", "missing: key_file needs its certificate")
+	case m.Broker == "" && m.CAFile != "" && m.CertFile == "":
+		k.add("mqtt.cert_file", "missing: client certificates are for an embedded broker with TLS")
+	}
+	if m.Discovery != "" && m.Discovery != DiscoveryHomeAssistant && m.Discovery != DiscoveryOff {
+		k.add("mqtt.discovery", "%q is not %s or %s", m.Discovery, DiscoveryHomeAssistant, DiscoveryOff)
+	}
+	for level := range strings.SplitSeq(m.DiscoveryPrefix, "/") {
+		if !topicLevel(level) || len(m.DiscoveryPrefix) > 64 {
+			k.add("mqtt.discovery_prefix", "%q: at most 64 of A-Z a-z 0-9 _ - and /, such as homeassistant", m.DiscoveryPrefix)
+			break
+		}
+	}
+}
+
+// topicLevel reports whether s can be a level of a topic of Home Assistant.
+func topicLevel(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-'
+	})
 }
 
 func (c *Config) timing(k *checker) {

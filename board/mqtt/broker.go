@@ -36,7 +36,7 @@ type User struct {
 // BrokerConfig describes the embedded broker.
 type BrokerConfig struct {
 	Listen string      // host:port; default 127.0.0.1:1883; port 0 takes any free one
-	TLS    *tls.Config // nil: plain, which only a loopback address may be
+	TLS    *tls.Config // nil: plain, which only a loopback address may be; with ClientCAs, a client's certificate is a login for the user of its common name
 	Plain  bool        // allow passwords in the clear beyond loopback, on a network the installer answers for
 	Users  []User
 	Log    *slog.Logger
@@ -176,6 +176,14 @@ func (g *guard) Provides(b byte) bool {
 // another user's session, and that the will is something the user may say.
 func (g *guard) OnConnectAuthenticate(cl *mochi.Client, pk packets.Packet) bool {
 	name := string(pk.Connect.Username)
+	if cert := certifiedName(cl.Net.Conn); cert != "" && (name == "" || name == cert) && len(pk.Connect.Password) == 0 {
+		if _, known := g.users[cert]; !known {
+			g.log.Warn("mqtt login refused: no user has the name of the certificate", "remote", cl.Net.Remote, "user", printable(cert))
+			return false
+		}
+		cl.Properties.Username, pk.Connect.Username = []byte(cert), []byte(cert)
+		return g.mayConnect(cl, pk, cert)
+	}
 	acc, known := g.users[name]
 	sec := acc.secret
 	if !known {
@@ -188,11 +196,29 @@ func (g *guard) OnConnectAuthenticate(cl *mochi.Client, pk packets.Packet) bool 
 		g.log.Warn("mqtt login refused", "remote", cl.Net.Remote, "user", printable(name))
 		return false
 	}
+	return g.mayConnect(cl, pk, name)
+}
+
+// certifiedName is the common name of a client's certificate that was
+// verified.
+func certifiedName(c net.Conn) string {
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return ""
+	}
+	if chains := t.ConnectionState().VerifiedChains; len(chains) > 0 {
+		return chains[0][0].Subject.CommonName
+	}
+	return ""
+}
+
+// mayConnect judges what a user who has proven his name asks for.
+func (g *guard) mayConnect(cl *mochi.Client, pk packets.Packet, name string) bool {
 	if old, exists := g.server.Clients.Get(cl.ID); exists && !bytes.Equal(old.Properties.Username, pk.Connect.Username) {
 		g.log.Warn("mqtt login refused: the client id belongs to another user", "remote", cl.Net.Remote, "user", name)
 		return false
 	}
-	if pk.Connect.WillFlag && !allowed(acc.rules, Write, pk.Connect.WillTopic) {
+	if pk.Connect.WillFlag && !allowed(g.users[name].rules, Write, pk.Connect.WillTopic) {
 		g.log.Warn("mqtt login refused: its will is on a topic it may not write", "remote", cl.Net.Remote, "user", name)
 		return false
 	}

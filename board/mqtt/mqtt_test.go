@@ -234,7 +234,7 @@ func TestEventsArriveInOrder(t *testing.T) {
 	}
 }
 
-func TestFullRingLosesTheOldestAndCounts(t *testing.T) {
+func TestFullSpoolLosesTheOldestAndCounts(t *testing.T) {
 	s, err := New(Config{Gateway: "house1", URL: "tcp://127.0.0.1:1"})
 	if err != nil {
 		t.Fatal(err)
@@ -247,9 +247,9 @@ func TestFullRingLosesTheOldestAndCounts(t *testing.T) {
 	if d := s.Stats().Dropped; d != 5 {
 		t.Errorf("dropped %d, want 5", d)
 	}
-	m, _ := s.events.pop()
-	if !strings.Contains(string(m.payload), `"seq":6,`) {
-		t.Errorf("oldest left is %s, want seq 6", m.payload)
+	e, _ := s.spool.oldest()
+	if !strings.Contains(string(e.Payload), `"seq":6,`) {
+		t.Errorf("oldest left is %s, want seq 6", e.Payload)
 	}
 	for i := range MaxTopics - 1 { // status is one already
 		if err := s.PublishAvailability(fmt.Sprint("d", i), true); err != nil {
@@ -269,7 +269,7 @@ func TestRingModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var r ring
 		var model []string
-		fill := rapid.SampledFrom([]int{0, 1, MaxEvents - 1, MaxEvents}).Draw(t, "fill")
+		fill := rapid.SampledFrom([]int{0, 1, MaxReplies - 1, MaxReplies}).Draw(t, "fill")
 		for i := range fill {
 			r.push(message{topic: fmt.Sprint("f", i)})
 			model = append(model, fmt.Sprint("f", i))
@@ -279,7 +279,7 @@ func TestRingModel(t *testing.T) {
 			switch op {
 			case 0:
 				lost := r.push(message{topic: name})
-				if lost != (len(model) == MaxEvents) {
+				if lost != (len(model) == MaxReplies) {
 					t.Fatalf("lost %t with %d", lost, len(model))
 				}
 				if lost {
@@ -295,7 +295,7 @@ func TestRingModel(t *testing.T) {
 					model = model[1:]
 				}
 			case 2:
-				if ok := r.unpop(message{topic: name}); ok != (len(model) < MaxEvents) {
+				if ok := r.unpop(message{topic: name}); ok != (len(model) < MaxReplies) {
 					t.Fatalf("unpop %t with %d", ok, len(model))
 				} else if ok {
 					model = append([]string{name}, model...)
@@ -315,7 +315,7 @@ func TestAccess(t *testing.T) {
 		t,
 		User{Name: "anna", Hash: hash(t, "a"), Rules: InstallerRules("anna")},
 		User{Name: "bert", Hash: hash(t, "b"), Rules: InstallerRules("bert")},
-		User{Name: "house2", Hash: hash(t, "h"), Rules: GatewayRules("house2")},
+		User{Name: "house2", Hash: hash(t, "h"), Rules: GatewayRules("house2", DefaultPrefix)},
 		User{Name: "dash", Hash: hash(t, "d"), Rules: ObserverRules()},
 	)
 	for _, c := range []struct{ user, password string }{{"anna", "b"}, {"anna", ""}, {"nobody", "a"}, {"", ""}, {"house1", ""}} {
@@ -399,7 +399,7 @@ func sorted(s []string) []string {
 }
 
 func TestOversizePayloadIsRefused(t *testing.T) {
-	s := start(t, User{Name: "house2", Hash: hash(t, "h"), Rules: GatewayRules("house2")},
+	s := start(t, User{Name: "house2", Hash: hash(t, "h"), Rules: GatewayRules("house2", DefaultPrefix)},
 		User{Name: "dash", Hash: hash(t, "d"), Rules: ObserverRules()})
 	p, err := dial(t, s.Addr(), "house2", "h")
 	if err != nil {
@@ -423,7 +423,7 @@ func TestOversizePayloadIsRefused(t *testing.T) {
 
 func TestOfflineIsSaidAtTheEnd(t *testing.T) {
 	broker, err := NewBroker(BrokerConfig{Listen: "127.0.0.1:0", Users: []User{
-		{Name: "house1", Hash: hash(t, "h"), Rules: GatewayRules("house1")},
+		{Name: "house1", Hash: hash(t, "h"), Rules: GatewayRules("house1", DefaultPrefix)},
 		{Name: "dash", Hash: hash(t, "d"), Rules: ObserverRules()},
 	}})
 	if err != nil {
@@ -458,7 +458,7 @@ func runBroker(t *testing.T, b *Broker) (stop func()) {
 // TestForgetfulBrokerIsMadeWhole: a broker restarts without its memory.
 func TestForgetfulBrokerIsMadeWhole(t *testing.T) {
 	users := []User{
-		{Name: "house1", Hash: hash(t, "h"), Rules: GatewayRules("house1")},
+		{Name: "house1", Hash: hash(t, "h"), Rules: GatewayRules("house1", DefaultPrefix)},
 		{Name: "dash", Hash: hash(t, "d"), Rules: ObserverRules()},
 	}
 	first, err := NewBroker(BrokerConfig{Listen: "127.0.0.1:0", Users: users})
@@ -535,7 +535,7 @@ func TestBadBrokersDoNotBlock(t *testing.T) {
 				t.Fatal(err)
 			}
 			stop := run(t, s)
-			for i := range 5000 {
+			for i := range MaxEvents + 1000 {
 				if err := s.PublishLedger(i); err != nil {
 					t.Fatal(err)
 				}
@@ -573,7 +573,7 @@ func TestConfigIsChecked(t *testing.T) {
 		{"twice", Config{Gateway: "a", Embedded: &BrokerConfig{Listen: "127.0.0.1:0", Users: []User{{Name: "u", Hash: h}, {Name: "u", Hash: h}}}}},
 		{"twice", Config{Gateway: "a", Embedded: &BrokerConfig{Listen: "127.0.0.1:0", Users: []User{{Name: "a", Hash: h}}}}},
 		{"$7$", Config{Gateway: "a", Embedded: &BrokerConfig{Listen: "127.0.0.1:0", Users: []User{{Name: "u", Hash: "plain"}}}}},
-		{"topic filter", Config{Gateway: "a", Embedded: &BrokerConfig{Listen: "127.0.0.1:0", Users: []User{{Name: "u", Hash: h, Rules: []Rule{{Read, "a/#/b", false}}}}}}},
+		{"topic filter", Config{Gateway: "a", Embedded: &BrokerConfig{Listen: "127.0.0.1:0", Users: []User{{Name: "u", Hash: h, Rules: []Rule{{Access: Read, Filter: "a/#/b"}}}}}}},
 	} {
 		s, err := New(c.cfg)
 		if err == nil {

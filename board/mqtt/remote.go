@@ -60,29 +60,53 @@ type inbound struct {
 	retained bool
 }
 
-// listen subscribes anew after every connect, and again until the broker
-// grants it: a denied subscription looks like a granted one but for its code.
-func (s *Service) listen(ctx context.Context, c paho.Client) {
-	filters := map[string]byte{s.root + topicDesired: 1, s.root + "cmd/+/+": 1}
-	take := func(_ paho.Client, m paho.Message) {
-		select {
-		case s.inbox <- inbound{strings.TrimPrefix(m.Topic(), s.root), m.Payload(), m.Retained()}:
-		default:
-			s.refused.Add(1)
+// subscription is something that this gateway listens to.
+type subscription struct {
+	filter string
+	take   paho.MessageHandler
+}
+
+// subscribe lists what to listen to.
+func (s *Service) subscribe(cfg Config) {
+	if cfg.Remote != nil {
+		take := func(_ paho.Client, m paho.Message) {
+			select {
+			case s.inbox <- inbound{strings.TrimPrefix(m.Topic(), s.root), m.Payload(), m.Retained()}:
+			default:
+				s.refused.Add(1)
+			}
 		}
+		s.subs = append(s.subs, subscription{s.root + topicDesired, take}, subscription{s.root + "cmd/+/+", take})
 	}
-	for {
+	if cfg.Utility != nil {
+		s.subs = append(s.subs, subscription{s.root + topicUtility, func(_ paho.Client, m paho.Message) { s.utility(m, cfg.Utility) }})
+	}
+	if d := cfg.Discovery; d != nil && d.Prefix != "" {
+		s.subs = append(s.subs, subscription{d.Prefix + "/status", func(_ paho.Client, m paho.Message) { d.heard(m) }})
+	}
+}
+
+// listen subscribes, and again until the broker grants it: a denied
+// subscription looks like a granted one but for its code.
+func (s *Service) listen(ctx context.Context, c paho.Client) {
+	wanted := s.subs
+	for wait := retryInterval; ; wait = min(2*wait, s.backoff.Most) {
+		var denied []subscription
+		for _, sub := range wanted {
+			if !granted(ctx, c.Subscribe(sub.filter, 1, sub.take)) {
+				denied = append(denied, sub)
+			}
+		}
+		if wanted = denied; len(wanted) == 0 || ctx.Err() != nil {
+			return
+		}
+		for _, sub := range wanted {
+			s.log.Warn("mqtt broker does not let this gateway hear a topic, trying again: check its access list", "topic", sub.filter, "again_in", wait)
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.fresh:
-		}
-		for ctx.Err() == nil && c.IsConnectionOpen() && !granted(ctx, c.SubscribeMultiple(filters, take)) {
-			s.log.Warn("mqtt broker does not let this gateway hear commands, trying again", "topics", s.root+"cmd/#")
-			select {
-			case <-ctx.Done():
-			case <-time.After(retryInterval):
-			}
+		case <-time.After(wait):
 		}
 	}
 }
@@ -222,14 +246,14 @@ func parseRequest(b []byte) (r request, exp time.Time, err error) {
 	return r, exp, nil
 }
 
-// reply queues an answer. It is sent once, in order with the events.
+// reply queues an answer.
 func (s *Service) reply(client, name string, r Reply) {
 	b, err := json.Marshal(r)
 	if err != nil || len(b) > MaxPayload {
 		b, _ = json.Marshal(Reply{Txn: r.Txn, Status: "error", Code: "too_large", Error: "the answer does not fit into a message"})
 	}
 	s.mu.Lock()
-	if s.events.push(message{topic: "rsp/" + client + "/" + name, qos: 1, payload: b, event: true}) {
+	if s.replies.push(message{topic: s.root + "rsp/" + client + "/" + name, qos: 1, payload: b}) {
 		s.dropped.Add(1)
 	}
 	s.mu.Unlock()

@@ -156,7 +156,7 @@ func TestSlowCommandsKeepNobodyWaiting(t *testing.T) {
 		waitFor(t, "an answer", func() bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			m, ok := s.events.pop()
+			m, ok := s.replies.pop()
 			if ok {
 				topic = m.topic
 				if err := json.Unmarshal(m.payload, &v); err != nil {
@@ -170,7 +170,7 @@ func TestSlowCommandsKeepNobodyWaiting(t *testing.T) {
 	give("slow", "one")
 	<-r.begun
 	give("diag", "two")
-	if topic, v := answer(); topic != "rsp/anna/diag" || v.Status != "ok" {
+	if topic, v := answer(); topic != Topic("house1", "rsp/anna/diag") || v.Status != "ok" {
 		t.Errorf("%s %+v", topic, v)
 	}
 	give("slow", "three")
@@ -178,7 +178,7 @@ func TestSlowCommandsKeepNobodyWaiting(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	close(r.release)
-	if topic, v := answer(); topic != "rsp/anna/slow" || v.Txn != "one" || v.Status != "ok" {
+	if topic, v := answer(); topic != Topic("house1", "rsp/anna/slow") || v.Txn != "one" || v.Status != "ok" {
 		t.Errorf("%s %+v", topic, v)
 	}
 	stop()

@@ -2,12 +2,13 @@ package mqtt
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -22,21 +23,29 @@ import (
 
 // Limits of the publisher.
 const (
-	MaxTopics = 1024 // state topics; a further one is an error to its caller
-	MaxEvents = 1024 // events waiting; the oldest goes first
+	MaxTopics  = 1024 // retained topics; a further one is an error to its caller
+	MaxReplies = 256  // answers waiting; the oldest goes first
 )
 
 // Times of the connection. They bound how long a bad broker can occupy the
 // sender; no caller ever waits for any of them.
 const (
-	connectTimeout   = 10 * time.Second
-	retryInterval    = 2 * time.Second
-	maxRetryInterval = 30 * time.Second
-	writeTimeout     = 10 * time.Second
-	ackTimeout       = 10 * time.Second
-	keepAlive        = 30 * time.Second
-	farewell         = time.Second // for the last status at shutdown
+	connectTimeout = 10 * time.Second
+	retryInterval  = 2 * time.Second
+	writeTimeout   = 10 * time.Second
+	ackTimeout     = 10 * time.Second
+	keepAlive      = 30 * time.Second
+	farewell       = time.Second // for the last status at shutdown
 )
+
+// Backoff is how long the line waits before it connects again: First after a
+// connection that has lasted for Most, twice as long after each that has not,
+// Most at last. What is waited in fact is a random part of it, from a half to
+// the whole, so that gateways do not come back to a broker all at once.
+type Backoff struct{ First, Most time.Duration }
+
+// DefaultBackoff begins with a second and ends with one.
+var DefaultBackoff = Backoff{time.Second, time.Minute}
 
 // Severity of an event.
 type Severity uint8
@@ -71,8 +80,16 @@ type Config struct {
 	URL      string // tcp://host:port or ssl://host:port; empty: embedded
 	Username string
 	Password string
-	TLS      *tls.Config // for ssl://
+	TLS      *tls.Config // for tls://
 	Embedded *BrokerConfig
+	Backoff  Backoff // zero: DefaultBackoff
+
+	// Spool holds events until the broker has them; nil: one that forgets them
+	// with the process.
+	Spool *Spool
+
+	// Discovery says what Home Assistant is told; nil: nothing.
+	Discovery *Discovery
 
 	// Utility takes orders of the utility from the topic utility/limit; nil:
 	// nobody listens. It is called by one goroutine at a time or several, and
@@ -90,26 +107,30 @@ type Config struct {
 }
 
 // Service publishes what one gateway knows. Its Publish methods are safe for
-// concurrent use and never block on the network, before, during and after
-// Run.
+// concurrent use and never wait for the network, before, during and after Run.
 type Service struct {
 	log     *slog.Logger
+	gateway string
 	root    string
 	broker  *Broker // nil: elsewhere
-	options *paho.ClientOptions
+	options func() *paho.ClientOptions
+	open    func(ctx context.Context) (net.Conn, error)
+	backoff Backoff
 
-	mu     sync.Mutex
-	state  map[string]*state
-	dirty  []string // topics to send, oldest change first
-	events ring
-	seq    uint64
+	mu      sync.Mutex
+	state   map[string]*state
+	dirty   []string // topics to send, oldest change first
+	replies ring
+	spool   *Spool
 
-	remote Remote
-	inbox  chan inbound
-	fresh  chan struct{} // holds a token after a connect: subscribe anew
+	remote    Remote
+	inbox     chan inbound
+	subs      []subscription
+	discovery *Discovery
 
 	wake      chan struct{} // holds a token while there may be something to send
 	connected atomic.Bool
+	connects  atomic.Uint64
 	sent      atomic.Uint64
 	dropped   atomic.Uint64
 	failed    atomic.Uint64
@@ -132,53 +153,29 @@ func New(cfg Config) (*Service, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Service{
-		log:   cfg.Log,
-		root:  Root + "/" + cfg.Gateway + "/",
-		state: make(map[string]*state),
-		wake:  make(chan struct{}, 1),
+		log:     cfg.Log,
+		gateway: cfg.Gateway,
+		root:    Root + "/" + cfg.Gateway + "/",
+		backoff: cfg.Backoff,
+		state:   make(map[string]*state),
+		spool:   cfg.Spool,
+		wake:    make(chan struct{}, 1),
 
-		remote: cfg.Remote,
-		inbox:  make(chan inbound, MaxInbox),
-		fresh:  make(chan struct{}, 1),
+		remote:    cfg.Remote,
+		inbox:     make(chan inbound, MaxInbox),
+		discovery: cfg.Discovery,
 	}
-	o := paho.NewClientOptions().
-		SetClientID("joulegate-"+cfg.Gateway).
-		SetProtocolVersion(4).
-		SetCleanSession(false). // subscriptions and what waits in them survive a reconnect
-		SetStore(forgetful{}).
-		SetOrderMatters(false). // else one slow handler stalls the connection
-		SetConnectRetry(true).
-		SetConnectRetryInterval(retryInterval).
-		SetAutoReconnect(true).
-		SetMaxReconnectInterval(maxRetryInterval).
-		SetConnectTimeout(connectTimeout).
-		SetWriteTimeout(writeTimeout).
-		SetKeepAlive(keepAlive).
-		SetPingTimeout(ackTimeout).
-		SetWill(s.root+topicStatus, offline, 1, true).
-		SetDefaultPublishHandler(func(paho.Client, paho.Message) {}). // left-overs of an older session
-		SetOnConnectHandler(func(c paho.Client) {
-			s.online()
-			if cfg.Remote != nil {
-				select {
-				case s.fresh <- struct{}{}:
-				default:
-				}
-			}
-			if cfg.Utility != nil {
-				c.Subscribe(s.root+topicUtility, 1, func(_ paho.Client, m paho.Message) { s.utility(m, cfg.Utility) })
-			}
-		}).
-		SetConnectionLostHandler(func(_ paho.Client, err error) {
-			s.connected.Store(false)
-			s.log.Warn("mqtt connection lost", "err", err)
-		}).
-		SetConnectionNotificationHandler(func(_ paho.Client, n paho.ConnectionNotification) {
-			if f, ok := n.(paho.ConnectionNotificationBrokerFailed); ok {
-				s.failed.Add(1)
-				s.log.Debug("mqtt broker not reached", "err", f.Reason)
-			}
-		})
+	if s.backoff == (Backoff{}) {
+		s.backoff = DefaultBackoff
+	}
+	if s.spool == nil {
+		s.spool = newSpool()
+	}
+	s.spool.mu.Lock()
+	s.spool.added = s.kick
+	s.spool.mu.Unlock()
+	s.subscribe(cfg)
+	broker, user, password := cfg.URL, cfg.Username, cfg.Password
 
 	switch {
 	case cfg.URL == "" && cfg.Embedded == nil:
@@ -195,40 +192,60 @@ func New(cfg Config) (*Service, error) {
 		default:
 			return nil, fmt.Errorf("mqtt: broker %q: scheme %q is not tcp or ssl", cfg.URL, u.Scheme)
 		}
-		o.AddBroker(cfg.URL).SetUsername(cfg.Username).SetPassword(cfg.Password)
-		if cfg.TLS != nil {
-			o.SetTLSConfig(cfg.TLS)
-		}
+		s.open = func(ctx context.Context) (net.Conn, error) { return dialBroker(ctx, u, cfg.TLS) }
 	default:
 		// The gateway itself is an ordinary client of its broker, over a pipe
 		// and with a password that exists only in this process, so that the
 		// embedded broker and any other see the same protocol.
-		secret := rand.Text()
+		secret := crand.Text()
 		hash, err := HashPassword(secret)
 		if err != nil {
 			return nil, err
 		}
 		bc := *cfg.Embedded
-		bc.Users = append([]User{{Name: cfg.Gateway, Hash: hash, Rules: GatewayRules(cfg.Gateway)}}, bc.Users...)
+		prefix := DefaultPrefix
+		if cfg.Discovery != nil && cfg.Discovery.Prefix != "" {
+			prefix = cfg.Discovery.Prefix
+		}
+		bc.Users = append([]User{{Name: cfg.Gateway, Hash: hash, Rules: GatewayRules(cfg.Gateway, prefix)}}, bc.Users...)
 		if bc.Log == nil {
 			bc.Log = cfg.Log
 		}
 		if s.broker, err = NewBroker(bc); err != nil {
 			return nil, err
 		}
-		o.AddBroker("tcp://embedded:1883").SetUsername(cfg.Gateway).SetPassword(secret)
-		o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
+		broker, user, password = "tcp://embedded:1883", cfg.Gateway, secret
+		s.open = func(context.Context) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			go func() { _ = s.broker.server.EstablishConnection(listenerID, theirs) }() // our end notices
 			return ours, nil
-		})
+		}
 	}
-	s.options = o
+	s.options = func() *paho.ClientOptions {
+		return paho.NewClientOptions().
+			AddBroker(broker).SetUsername(user).SetPassword(password).
+			SetClientID("joulegate-"+cfg.Gateway).
+			SetProtocolVersion(4).
+			SetCleanSession(false). // commands sent while this gateway is away wait at the broker
+			SetStore(forgetful{}).
+			SetOrderMatters(false).                         // else one slow handler stalls the connection
+			SetConnectRetry(false).SetAutoReconnect(false). // keep does it
+			SetConnectTimeout(connectTimeout).
+			SetWriteTimeout(writeTimeout).
+			SetKeepAlive(keepAlive).
+			SetPingTimeout(ackTimeout).
+			SetWill(s.root+topicStatus, offline, 1, true).
+			SetDefaultPublishHandler(func(paho.Client, paho.Message) {}) // left-overs of an older session
+	}
 	if err := s.register(cfg.Metrics); err != nil {
 		s.Close()
 		return nil, err
 	}
-	if err := s.put(topicStatus, 1, []byte(online)); err != nil {
+	if err := s.put(s.root+topicStatus, 1, []byte(online)); err != nil {
+		s.Close()
+		return nil, err
+	}
+	if err := s.announce(); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -260,8 +277,9 @@ func (s *Service) Close() {
 // Stats counts what happened since New.
 type Stats struct {
 	Connected bool   `json:"connected"`
+	Connects  uint64 `json:"connects"`
 	Sent      uint64 `json:"sent"`    // messages the broker has taken
-	Dropped   uint64 `json:"dropped"` // events lost to a full ring
+	Dropped   uint64 `json:"dropped"` // events and answers lost to a full queue
 	Failed    uint64 `json:"failed"`  // connection attempts and sends that failed
 	Waiting   int    `json:"waiting"` // messages to be sent
 }
@@ -269,24 +287,25 @@ type Stats struct {
 // Stats returns the counters.
 func (s *Service) Stats() Stats {
 	s.mu.Lock()
-	waiting := len(s.dirty) + s.events.n
+	waiting := len(s.dirty) + s.replies.n
 	s.mu.Unlock()
-	return Stats{s.connected.Load(), s.sent.Load(), s.dropped.Load(), s.failed.Load(), waiting}
+	events, dropped := s.spool.stats()
+	return Stats{s.connected.Load(), s.connects.Load(), s.sent.Load(), s.dropped.Load() + dropped, s.failed.Load(), waiting + events}
 }
 
 func (s *Service) register(r prometheus.Registerer) error {
 	if r == nil {
 		return nil
 	}
-	counter := func(name, help string, v *atomic.Uint64) prometheus.Collector {
+	counter := func(name, help string, v func() uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "joulegate_mqtt_" + name, Help: help},
-			func() float64 { return float64(v.Load()) })
+			func() float64 { return float64(v()) })
 	}
 	for _, c := range []prometheus.Collector{
-		counter("sent_total", "Messages the broker has taken.", &s.sent),
-		counter("dropped_total", "Events lost because the ring was full.", &s.dropped),
-		counter("failed_total", "Connection attempts and sends that failed.", &s.failed),
-		counter("refused_total", "Messages that arrived faster than they are answered.", &s.refused),
+		counter("sent_total", "Messages the broker has taken.", s.sent.Load),
+		counter("dropped_total", "Events and answers lost because the queue was full.", func() uint64 { return s.Stats().Dropped }),
+		counter("failed_total", "Connection attempts and sends that failed.", s.failed.Load),
+		counter("refused_total", "Messages that arrived faster than they are answered.", s.refused.Load),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "joulegate_mqtt_connected", Help: "1 while connected to the broker."},
 			func() float64 {
 				if s.connected.Load() {
@@ -307,7 +326,7 @@ func (s *Service) register(r prometheus.Registerer) error {
 // be reached is not an error.
 func (s *Service) Run(ctx context.Context) error {
 	if s.broker == nil {
-		s.send(ctx)
+		s.keep(ctx)
 		return nil
 	}
 	// The broker outlives the client, so that "offline" still reaches whoever
@@ -322,60 +341,144 @@ func (s *Service) Run(ctx context.Context) error {
 		giveUp()
 		served <- err
 	}()
-	s.send(clientCtx)
+	s.keep(clientCtx)
 	stop()
 	return <-served
 }
 
-// send owns the client and is the only publisher.
-func (s *Service) send(ctx context.Context) {
-	client := paho.NewClient(s.options)
+// keep connects again and again until ctx ends. Every connection is a client
+// of its own: one that has lost its connection holds message ids of what was
+// under way, and would run out of them some day.
+func (s *Service) keep(ctx context.Context) {
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	defer s.spool.flush(s.log)
 	if s.remote != nil {
-		var workers sync.WaitGroup
-		defer workers.Wait()
 		workers.Go(func() { s.obey(ctx) })
-		workers.Go(func() { s.listen(ctx, client) })
 	}
-	client.Connect() // ConnectRetry: the token means nothing until it succeeds
+	if s.discovery != nil {
+		workers.Go(func() { s.welcome(ctx) })
+	}
+	told := ""
+	for wait := s.backoff.First; ; wait = min(2*wait, s.backoff.Most) {
+		since := time.Now()
+		err := s.connection(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(since) >= s.backoff.Most {
+			wait = s.backoff.First
+		}
+		level := slog.LevelDebug
+		if text := err.Error(); text != told { // a broker that stays away is told of once
+			told, level = text, slog.LevelWarn
+		}
+		s.log.Log(ctx, level, "mqtt broker not connected", "err", err, "again_within", wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait/2 + rand.N(wait/2+1)):
+		}
+	}
+}
+
+// connection is one connection, from its dialling until it is lost or ctx
+// ends. It returns when nothing of it is left.
+func (s *Service) connection(ctx context.Context) error {
+	link, cut := context.WithCancelCause(context.WithoutCancel(ctx)) // outlives ctx for the farewell
+	defer cut(nil)
+	dialled := context.AfterFunc(ctx, func() { cut(ctx.Err()) })
+	o := s.options()
+	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
+		within, done := context.WithTimeout(link, connectTimeout)
+		defer done()
+		c, err := s.open(within)
+		if err != nil {
+			return nil, err
+		}
+		context.AfterFunc(link, func() { c.Close() })
+		return c, nil
+	})
+	o.SetConnectionLostHandler(func(_ paho.Client, err error) { cut(fmt.Errorf("connection lost: %w", err)) })
+	client := paho.NewClient(o)
+	for _, sub := range s.subs {
+		client.AddRoute(sub.filter, sub.take) // for what has waited at the broker: it comes at once
+	}
+	connect := client.Connect()
+	<-connect.Done() // dialling ends by itself, and with ctx
+	if err := connect.Error(); err != nil {
+		s.failed.Add(1)
+		return explain(err)
+	}
+	if !dialled() {
+		client.Disconnect(0)
+		return ctx.Err()
+	}
+	s.connects.Add(1)
+	s.online()
+	var listening sync.WaitGroup
+	hearing, deaf := context.WithCancel(link)
+	stopHearing := context.AfterFunc(ctx, deaf)
+	listening.Go(func() { s.listen(hearing, client) })
 	defer func() {
-		if client.IsConnectionOpen() {
+		s.connected.Store(false)
+		stopHearing()
+		deaf()
+		if link.Err() == nil {
 			t := client.Publish(s.root+topicStatus, 1, true, offline)
-			t.WaitTimeout(farewell)
+			select {
+			case <-t.Done():
+			case <-link.Done():
+			case <-time.After(farewell):
+			}
 		}
 		client.Disconnect(uint(farewell / 4 / time.Millisecond))
-		s.connected.Store(false)
+		cut(nil)
+		listening.Wait()
 	}()
+	s.send(ctx, link, client)
+	if err := context.Cause(link); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// send is the only publisher.
+func (s *Service) send(ctx, link context.Context, client paho.Client) {
 	retry := time.NewTimer(0)
 	<-retry.C
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-link.Done():
+			return
 		case <-s.wake:
 		case <-retry.C:
 		}
-		for ctx.Err() == nil && client.IsConnectionOpen() {
+		for ctx.Err() == nil && link.Err() == nil {
 			m, ok := s.next()
 			if !ok {
 				break
 			}
-			if err := s.deliver(ctx, client, m); err != nil {
+			if err := deliver(ctx, link, client, m); err != nil {
 				s.again(m)
-				if ctx.Err() == nil {
+				if ctx.Err() == nil && link.Err() == nil {
 					s.failed.Add(1)
 					s.log.Warn("mqtt publish failed, trying again", "topic", m.topic, "err", err)
 					retry.Reset(retryInterval)
 				}
 				break
 			}
-			s.sent.Add(1)
+			s.delivered(m)
 		}
+		s.spool.flush(s.log)
 	}
 }
 
 // deliver hands one message to the broker and waits until it has it.
-func (s *Service) deliver(ctx context.Context, client paho.Client, m message) error {
-	t := client.Publish(s.root+m.topic, m.qos, m.retain, m.payload)
+func deliver(ctx, link context.Context, client paho.Client, m message) error {
+	t := client.Publish(m.topic, m.qos, m.retain, m.payload)
 	timeout := time.NewTimer(ackTimeout)
 	defer timeout.Stop()
 	select {
@@ -383,6 +486,8 @@ func (s *Service) deliver(ctx context.Context, client paho.Client, m message) er
 		return t.Error()
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-link.Done():
+		return context.Cause(link)
 	case <-timeout.C:
 		return fmt.Errorf("no acknowledgement within %s", ackTimeout)
 	}
@@ -393,10 +498,10 @@ func (s *Service) online() {
 	s.connected.Store(true)
 	s.mu.Lock()
 	s.dirty = s.dirty[:0]
-	s.queue(topicStatus)
-	s.queue(topicInfo)
+	s.queue(s.root + topicStatus)
+	s.queue(s.root + topicInfo)
 	for topic := range s.state {
-		if topic != topicStatus && topic != topicInfo {
+		if topic != s.root+topicStatus && topic != s.root+topicInfo {
 			s.queue(topic)
 		}
 	}
@@ -435,34 +540,46 @@ func (forgetful) Reset()                            {}
 
 // message is one thing to send.
 type message struct {
-	topic   string
+	topic   string // in full
 	qos     byte
 	retain  bool
 	payload []byte
-	event   bool
+	seq     uint64 // of an event
 }
 
-// next takes the oldest event, or else the state that has waited longest.
+// next takes who we are, then the oldest answer, because somebody waits for
+// it, then the oldest event, or else the state that has waited longest.
 func (s *Service) next() (message, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.dirty) > 0 && (s.events.n == 0 || s.dirty[0] == topicStatus || s.dirty[0] == topicInfo) {
-		topic := s.dirty[0]
-		s.dirty = s.dirty[1:]
-		st := s.state[topic]
-		st.queued = false
-		return message{topic: topic, qos: st.qos, retain: true, payload: st.payload}, true
+	if len(s.dirty) == 0 || s.dirty[0] != s.root+topicStatus && s.dirty[0] != s.root+topicInfo {
+		if m, ok := s.replies.pop(); ok {
+			return m, true
+		}
+		if e, ok := s.spool.oldest(); ok {
+			return message{topic: s.root + e.Topic, qos: 1, payload: e.Payload, seq: e.seq}, true
+		}
 	}
-	return s.events.pop()
+	if len(s.dirty) == 0 {
+		return message{}, false
+	}
+	topic := s.dirty[0]
+	s.dirty = s.dirty[1:]
+	st := s.state[topic]
+	st.queued = false
+	return message{topic: topic, qos: st.qos, retain: true, payload: st.payload}, true
 }
 
 // again puts back what could not be sent, unless something newer took its
-// place.
+// place. An event is still in the spool.
 func (s *Service) again(m message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m.event {
-		if !s.events.unpop(m) {
+	if m.seq > 0 {
+		return
+	}
+	if !m.retain {
+		if !s.replies.unpop(m) {
 			s.dropped.Add(1)
 		}
 		return
@@ -473,7 +590,23 @@ func (s *Service) again(m message) {
 	}
 }
 
-// put stores the latest value of a state topic.
+// delivered notes that the broker has m.
+func (s *Service) delivered(m message) {
+	s.sent.Add(1)
+	if m.seq > 0 {
+		s.spool.taken(m.seq)
+	}
+	if m.retain && len(m.payload) == 0 { // it is gone
+		s.mu.Lock()
+		if st := s.state[m.topic]; !st.queued && len(st.payload) == 0 {
+			delete(s.state, m.topic)
+		}
+		s.mu.Unlock()
+		s.cleared(m.topic)
+	}
+}
+
+// put stores the latest value of a retained topic; no bytes remove it.
 func (s *Service) put(topic string, qos byte, payload []byte) error {
 	if len(payload) > MaxPayload {
 		return fmt.Errorf("mqtt: %s: payload of %d bytes, at most %d", topic, len(payload), MaxPayload)
@@ -502,7 +635,7 @@ func (s *Service) publish(topic string, qos byte, v any) error {
 	if err != nil {
 		return fmt.Errorf("mqtt: %s: %w", topic, err)
 	}
-	return s.put(topic, qos, b)
+	return s.put(s.root+topic, qos, b)
 }
 
 // Topics below the gateway's root, and the words of presence.
@@ -542,7 +675,7 @@ func (s *Service) PublishAvailability(id string, available bool) error {
 	if available {
 		word = online
 	}
-	return s.put("device/"+id+"/availability", 1, []byte(word))
+	return s.put(s.root+"device/"+id+"/availability", 1, []byte(word))
 }
 
 // PublishSession publishes the session at a charger's connector, from 1.
@@ -562,39 +695,16 @@ func (s *Service) PublishLedger(v any) error { return s.publish(topicLedger, 0, 
 // PublishGuard publishes the guard's summary.
 func (s *Service) PublishGuard(v any) error { return s.publish(topicGuard, 0, v) }
 
-// event is the payload of event/<type>.
-type event struct {
-	Seq      uint64    `json:"seq"` // +1 per event since the boot that info names; a gap is a loss
-	Time     time.Time `json:"time"`
-	Severity Severity  `json:"severity"`
-	Data     any       `json:"data"`
-}
-
-// PublishEvent queues an event of a type such as "session.closed".
+// PublishEvent puts an event of a type such as "guard.question" on the disk and
+// into the queue. What has a source that can be read again belongs into
+// Spool.Add.
 func (s *Service) PublishEvent(kind string, severity Severity, at time.Time, data any) error {
-	if err := CheckLevel(kind); err != nil {
-		return fmt.Errorf("mqtt: event: %w", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, err := json.Marshal(event{s.seq + 1, at.UTC(), severity, data})
-	if err != nil {
-		return fmt.Errorf("mqtt: event %s: %w", kind, err)
-	}
-	if len(b) > MaxPayload {
-		return fmt.Errorf("mqtt: event %s: payload of %d bytes, at most %d", kind, len(b), MaxPayload)
-	}
-	s.seq++
-	if s.events.push(message{topic: "event/" + kind, qos: 1, payload: b, event: true}) {
-		s.dropped.Add(1)
-	}
-	s.kick()
-	return nil
+	return s.spool.Add("", "", Event{kind, severity, at, data})
 }
 
-// ring holds events until they are sent.
+// ring holds answers until they are sent.
 type ring struct {
-	buf   [MaxEvents]message
+	buf   [MaxReplies]message
 	first int
 	n     int
 }

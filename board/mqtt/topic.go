@@ -100,13 +100,18 @@ const (
 type Rule struct {
 	Access Access
 	Filter string // MQTT topic filter
+	Begins string // the topic must also begin so, which may end within a level; "": it need not
 	Deny   bool
+}
+
+func (r Rule) selects(access Access, topic string) bool {
+	return r.Access&access != 0 && matches(r.Filter, topic) && strings.HasPrefix(topic, r.Begins)
 }
 
 // allowed decides about one topic.
 func allowed(rules []Rule, access Access, topic string) bool {
 	for _, r := range rules {
-		if r.Access&access != 0 && matches(r.Filter, topic) {
+		if r.selects(access, topic) {
 			return !r.Deny
 		}
 	}
@@ -128,9 +133,14 @@ func subscribable(rules []Rule, filter string) bool {
 	return false
 }
 
-// GatewayRules lets a gateway use its own subtree and nothing else.
-func GatewayRules(gateway string) []Rule {
-	return []Rule{{Access: ReadWrite, Filter: Root + "/" + gateway + "/#"}}
+// GatewayRules lets a gateway use its own subtree, and below the prefix of
+// Home Assistant tell its own devices and hear when that has begun.
+func GatewayRules(gateway, prefix string) []Rule {
+	return []Rule{
+		{Access: ReadWrite, Filter: Root + "/" + gateway + "/#"},
+		{Access: Write, Filter: prefix + "/device/+/config", Begins: prefix + "/device/joulegate_" + gateway + "_"},
+		{Access: Read, Filter: prefix + "/status"},
+	}
 }
 
 // InstallerRules lets an installer read everything, propose a configuration,

@@ -45,6 +45,8 @@ type app struct {
 	// onMoves is told what a block moved before its state is on disk; nil if
 	// nobody wants to know.
 	onMoves func(height int64, at time.Time, moves []ledger.Movement)
+	// onEvents likewise is told what happened in it.
+	onEvents func(height int64, at time.Time, events []ledger.Event)
 	// onFailure is told that the ledger cannot go on. It returns the error
 	// for CometBFT, or does not return.
 	onFailure func(error) error
@@ -319,6 +321,9 @@ func (a *app) save() (err error) {
 	}
 	if a.onMoves != nil {
 		a.onMoves(ev.Height, ev.Time, a.moves)
+	}
+	if a.onEvents != nil {
+		a.onEvents(ev.Height, ev.Time, ev.Events)
 	}
 	hash, version, err := a.tree.SaveVersion()
 	if err != nil {

@@ -103,6 +103,8 @@ type Config struct {
 	// before the block's state is saved: a block that is executed again after
 	// a crash is told again. It must be quick. Nil: movements are not noted.
 	Movements func(height int64, at time.Time, moves []ledger.Movement)
+	// Events is told what happened in every block, likewise.
+	Events func(height int64, at time.Time, events []ledger.Event)
 
 	Timing Timing
 	Log    *slog.Logger

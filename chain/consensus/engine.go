@@ -124,7 +124,7 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if e.app, err = newApp(s.ledger, doc, g, c.Log); err != nil {
 		return nil, err
 	}
-	e.app.onMoves = c.Movements
+	e.app.onMoves, e.app.onEvents = c.Movements, c.Events
 	e.app.onCommit, e.app.onRecheck, e.app.onFailure = e.hub.committed, e.hub.refused, e.failed
 	if err := e.assemble(ctx, pv); err != nil {
 		return nil, err

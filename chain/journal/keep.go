@@ -35,6 +35,43 @@ func (j *Journal) Load(name string) ([]byte, error) {
 	return v, nil
 }
 
+// Update saves several small values, all or none, and removes those that are
+// nil. It returns when that is on the disk.
+func (j *Journal) Update(changes map[string][]byte) error {
+	batch := j.db.NewBatch()
+	defer batch.Close()
+	for name, value := range changes {
+		if name == "" || len(name) > 128 || len(value) > MaxValue {
+			return fmt.Errorf("journal: save %q: a name of %d bytes, 1..128, and %d bytes, at most %d", name, len(name), len(value), MaxValue)
+		}
+		key := append([]byte("k"), name...)
+		var err error
+		if value == nil {
+			err = batch.Delete(key)
+		} else {
+			err = batch.Set(key, value)
+		}
+		if err != nil {
+			return fmt.Errorf("journal: save %s: %w", name, err)
+		}
+	}
+	if err := batch.WriteSync(); err != nil {
+		j.count.writeErrors.Add(1)
+		return fmt.Errorf("journal: save %d values: %w", len(changes), err)
+	}
+	return nil
+}
+
+// Saved calls f for every saved value whose name begins with prefix, by name,
+// until it returns an error.
+func (j *Journal) Saved(prefix string, f func(name string, value []byte) error) error {
+	err := j.each(append([]byte("k"), prefix...), func(key, value []byte) error { return f(string(key[1:]), value) })
+	if err != nil {
+		return fmt.Errorf("journal: load %s: %w", prefix, err)
+	}
+	return nil
+}
+
 // readings is the account of raw readings on disk, a queue by age.
 type readings struct {
 	first, next uint64 // sequence numbers held: first..next-1

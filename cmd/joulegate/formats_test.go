@@ -33,7 +33,7 @@ func TestOldLists(t *testing.T) {
 		if err != nil || len(members) != 2 || members[1].Name != "east" || members[1].Addrs[0] != "/ip4/192.168.1.21/tcp/4470" {
 			t.Fatalf("members %+v, %v", members, err)
 		}
-		users, err := loadBrokerUsers(st)
+		users, err := loadBrokerUsers(st, config.MQTT{})
 		if err != nil || len(users) != 2 || users[0].Name != "installer" || len(users[1].Rules) == 0 {
 			t.Fatalf("broker's accounts %+v, %v", users, err)
 		}
@@ -72,13 +72,13 @@ func TestNewerFiles(t *testing.T) {
 	if _, err := readBook(st); err != nil { // brings them up to date
 		t.Fatal(err)
 	}
-	if _, err := loadBrokerUsers(st); err != nil {
+	if _, err := loadBrokerUsers(st, config.MQTT{}); err != nil {
 		t.Fatal(err)
 	}
 	revisions := filepath.Join(st.settings(), "revisions.json")
 	for name, open := range map[string]func() error{
 		st.book():        func() error { _, err := readBook(st); return err },
-		st.brokerUsers(): func() error { _, err := loadBrokerUsers(st); return err },
+		st.brokerUsers(): func() error { _, err := loadBrokerUsers(st, config.MQTT{}); return err },
 		revisions: func() error {
 			_, err := openSettings(file, st, slog.New(slog.DiscardHandler))
 			return err

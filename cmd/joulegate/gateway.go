@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/joulegate/joulegate/board/access"
@@ -58,6 +59,8 @@ type gateway struct {
 	passbook      *passbook.Book // what the ledger does to accounts
 	feed          *feed
 	outbox        *outbox
+	spool         *mqtt.Spool // events until the broker has them
+	telling       sync.Mutex  // of own events, by one at a time
 	devices       *devices
 	commissioning commissioning // whether a person is at the gateway
 	trials        trials        // what he has tried
@@ -151,6 +154,9 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 		return nil, err
 	}
 	opened = append(opened, func() { g.journal.Close() })
+	if g.spool, err = mqtt.OpenSpool(g.journal, fmt.Sprint(restored), time.Now()); err != nil {
+		return nil, err
+	}
 	if g.warden, err = g.newWarden(); err != nil {
 		return nil, err
 	}
@@ -163,7 +169,7 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	opened = append(opened, func() { g.passbook.Close() })
 	g.ledger, err = consensus.Open(ctx, consensus.Config{
 		Home: st.consensus(), GenesisFile: st.genesis(), Host: g.net.Host(),
-		Neighbours: g.ledgers, SnapshotBehind: cfg.Ledger.SnapshotBehind, Pause: g.uncharged, Movements: g.passbook.Add,
+		Neighbours: g.ledgers, SnapshotBehind: cfg.Ledger.SnapshotBehind, Pause: g.uncharged, Movements: g.passbook.Add, Events: g.ledgerEvents,
 		KeepBlocks: time.Duration(cfg.Ledger.KeepDays) * 24 * time.Hour,
 		Timing:     consensus.Timing{Commit: cfg.Ledger.TimeoutCommit.D()}, Log: log.With("part", "ledger"),
 	})
@@ -184,7 +190,7 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 	})
 	g.net.Handle(feederProtocol, maxFeeder, g.answerFeeder)
 	g.net.HandleGuest(joinProtocol, chain.MaxTxBytes, g.admit)
-	g.outbox = &outbox{self: g.self, topic: topic, journal: g.journal, net: g.net, ledger: g.ledger, log: log.With("part", "outbox"), wake: make(chan struct{}, 1), open: make(chan struct{})}
+	g.outbox = &outbox{self: g.self, topic: topic, stored: g.ownEvents, journal: g.journal, net: g.net, ledger: g.ledger, log: log.With("part", "outbox"), wake: make(chan struct{}, 1), open: make(chan struct{})}
 
 	// Meters, pins and the loop that owns them.
 	if g.devices, err = openDevices(cfg, log); err != nil {

@@ -29,6 +29,7 @@ type outbox struct {
 	told    chain.Position // of a refusal that was logged, so that it is logged once
 	open    chan struct{}  // closed when the journal knows where this chain continues
 	online  func(ok bool)  // told whether the ledger takes own blocks
+	stored  func()         // called when own blocks are on the disk
 }
 
 const (
@@ -63,6 +64,7 @@ func (o *outbox) Append(ctx context.Context, records []chain.Record, leaves []sl
 		}
 	}
 	o.nudge()
+	o.stored()
 	return nil
 }
 

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/joulegate/joulegate/board"
+	"github.com/joulegate/joulegate/board/config"
 	"github.com/joulegate/joulegate/board/mqtt"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
@@ -23,32 +25,38 @@ import (
 // state folder: a neighbouring gateway, an installer or an observer.
 type brokerUser struct {
 	Name string `json:"name"`
-	Role string `json:"role"` // gateway, installer, observer, utility
+	Role string `json:"role"` // gateway, installer, observer, utility, homeassistant
 	Hash string `json:"hash"` // as mosquitto_passwd -H sha512-pbkdf2 writes it
 }
 
-func (u brokerUser) rules() ([]mqtt.Rule, error) {
+func (u brokerUser) rules(prefix string) ([]mqtt.Rule, error) {
 	switch u.Role {
 	case "gateway":
-		return mqtt.GatewayRules(u.Name), nil
+		return mqtt.GatewayRules(u.Name, prefix), nil
 	case "installer":
 		return mqtt.InstallerRules(u.Name), nil
 	case "observer":
 		return mqtt.ObserverRules(), nil
 	case "utility":
 		return mqtt.UtilityRules(), nil
+	case "homeassistant":
+		return mqtt.HomeAssistantRules(u.Name, prefix), nil
 	}
-	return nil, fmt.Errorf("user %q: unknown role %q (gateway, installer, observer, utility)", u.Name, u.Role)
+	return nil, fmt.Errorf("user %q: unknown role %q (gateway, installer, observer, utility, homeassistant)", u.Name, u.Role)
 }
 
 func (s state) brokerUsers() string       { return s.path("broker.json") }
 func (s state) installerPassword() string { return s.path("wallets", "mqtt-installer.password") }
+func (s state) homeAssistantPassword() string {
+	return s.path("wallets", "mqtt-homeassistant.password")
+}
 
 // newMQTT connects to the configured broker or makes the embedded one.
 func (g *gateway) newMQTT() (*mqtt.Service, error) {
 	c := g.cfg.MQTT
 	cfg := mqtt.Config{
 		Gateway: g.cfg.Name, URL: c.Broker, Username: c.User, Log: g.log.With("part", "mqtt"), Metrics: g.metrics, Remote: remote{g},
+		Spool: g.spool, Discovery: discovery(g.cfg, g.devices.library, g.genesis.Currency),
 		Info: map[string]any{
 			"version": version, "boot_id": rand.Text(), "device": g.self, "peer_id": g.net.Host().ID().String(), "chain": g.genesis.ChainID,
 			"config_revision": g.settings.doc.Commit.InForce().Rev, "capabilities": []string{"state", "events", "config", "commands"},
@@ -68,19 +76,26 @@ func (g *gateway) newMQTT() (*mqtt.Service, error) {
 		}
 		cfg.Password = strings.TrimRight(string(b), "\r\n")
 	}
-	if c.Broker == "" {
-		users, err := loadBrokerUsers(g.state)
-		if err != nil {
-			return nil, err
+	cfg.Discovery.Store = g.journal
+	var err error
+	if c.Broker != "" {
+		cfg.TLS, err = clientTLS(c, cfg.Log)
+	} else {
+		cfg.Embedded = &mqtt.BrokerConfig{Listen: c.Listen}
+		if cfg.Embedded.Users, err = loadBrokerUsers(g.state, c); err == nil {
+			cfg.Embedded.TLS, err = serverTLS(c, cfg.Log)
 		}
-		cfg.Embedded = &mqtt.BrokerConfig{Listen: c.Listen, Users: users}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return mqtt.New(cfg)
 }
 
 // loadBrokerUsers reads the embedded broker's accounts. At the first start it
-// makes one for the installer with a random password: there is no default.
-func loadBrokerUsers(st state) ([]mqtt.User, error) {
+// makes one for the installer with a random password, and one for Home
+// Assistant when that is to find the devices: there is no default.
+func loadBrokerUsers(st state, c config.MQTT) ([]mqtt.User, error) {
 	b, err := os.ReadFile(st.brokerUsers())
 	if errors.Is(err, fs.ErrNotExist) {
 		var u brokerUser
@@ -98,9 +113,20 @@ func loadBrokerUsers(st state) ([]mqtt.User, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", st.brokerUsers(), err)
 	}
+	if named := func(u brokerUser) bool { return u.Name == homeAssistant || u.Role == homeAssistant }; c.Discovers() && !slices.ContainsFunc(list, named) {
+		u, err := newBrokerUser(homeAssistant, homeAssistant, st.homeAssistantPassword())
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, u)
+		if err := writeList(st.brokerUsers(), list, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	prefix := c.DiscoveryPrefix
 	var users []mqtt.User
 	for _, u := range list {
-		rules, err := u.rules()
+		rules, err := u.rules(prefix)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", st.brokerUsers(), err)
 		}
@@ -145,6 +171,7 @@ func (g *gateway) report(ctx context.Context) error {
 		}
 	}
 	g.reportLedger(warn)
+	g.reportMarket(ctx, warn)
 	for {
 		select {
 		case <-ctx.Done():
@@ -174,23 +201,9 @@ func (g *gateway) report(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
-			cleared := false
-			for _, x := range e.Events {
-				cleared = cleared || x.Code == "slot.cleared"
-				severity := mqtt.Info
-				if lv := eventLevel(x.Code); lv > 4 {
-					severity = mqtt.Alarm
-				} else if lv == 4 {
-					severity = mqtt.Warning
-				}
-				warn(g.mqtt.PublishEvent(x.Code, severity, e.Time, map[string]any{"subject": x.Subject, "detail": x.Detail, "height": e.Height}))
-			}
 			g.reportLedger(warn)
-			if cleared {
-				if m, err := (backend{g}).Market(ctx); err == nil {
-					m.History = nil // a summary
-					warn(g.mqtt.PublishMarket(m))
-				}
+			if slices.ContainsFunc(e.Events, func(x ledger.Event) bool { return x.Code == "slot.cleared" }) {
+				g.reportMarket(ctx, warn)
 			}
 		}
 	}
@@ -199,6 +212,28 @@ func (g *gateway) report(ctx context.Context) error {
 func (g *gateway) reportLedger(warn func(error)) {
 	s := g.ledger.Status()
 	warn(g.mqtt.PublishLedger(panel.StateHash{Height: s.Height, StateHash: s.AppHash}))
+}
+
+// marketState is the market's summary; the price is the one at this gateway's
+// own node, in the last slot that was cleared.
+type marketState struct {
+	panel.Market
+	Price *chain.NanoPerWh `json:"price_nano_per_wh,omitempty"`
+}
+
+func (g *gateway) reportMarket(ctx context.Context, warn func(error)) {
+	m, err := (backend{g}).Market(ctx)
+	if err != nil {
+		return // the ledger has ended
+	}
+	m.History = nil // a summary
+	s := marketState{Market: m}
+	for _, h := range m.Houses {
+		if h.Name == g.roster.name(g.self) {
+			s.Price = &h.Price
+		}
+	}
+	warn(g.mqtt.PublishMarket(s))
 }
 
 func deviceState(m board.Meter) mqtt.DeviceState {

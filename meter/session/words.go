@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,9 @@ const (
 	Stopping                // on the way to the last register
 	Metered                 // last register known, not yet on disk
 )
+
+// PhaseNames are the words of all phases.
+func PhaseNames() []string { return slices.Clone(phases[:]) }
 
 var phases = [...]string{Idle: "idle", Testing: "testing", Held: "held", Authorised: "authorised", Charging: "charging", Suspended: "suspended", Stopping: "stopping", Metered: "metered"}
 
