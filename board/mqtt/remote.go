@@ -93,7 +93,8 @@ func (s *Service) listen(ctx context.Context, c paho.Client) {
 	for wait := retryInterval; ; wait = min(2*wait, s.backoff.Most) {
 		var denied []subscription
 		for _, sub := range wanted {
-			if !granted(ctx, c.Subscribe(sub.filter, 1, sub.take)) {
+			t, err := s.hand(ctx, func() paho.Token { return c.Subscribe(sub.filter, 1, sub.take) })
+			if err != nil || !granted(ctx, t) {
 				denied = append(denied, sub)
 			}
 		}

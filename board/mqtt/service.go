@@ -32,7 +32,7 @@ const (
 const (
 	connectTimeout = 10 * time.Second
 	retryInterval  = 2 * time.Second
-	writeTimeout   = 10 * time.Second
+	writeTimeout   = 5 * time.Second
 	ackTimeout     = 10 * time.Second
 	keepAlive      = 30 * time.Second
 	farewell       = time.Second // for the last status at shutdown
@@ -128,7 +128,8 @@ type Service struct {
 	subs      []subscription
 	discovery *Discovery
 
-	wake      chan struct{} // holds a token while there may be something to send
+	handing   sync.WaitGroup // see hand
+	wake      chan struct{}  // holds a token while there may be something to send
 	connected atomic.Bool
 	connects  atomic.Uint64
 	sent      atomic.Uint64
@@ -351,6 +352,7 @@ func (s *Service) Run(ctx context.Context) error {
 // under way, and would run out of them some day.
 func (s *Service) keep(ctx context.Context) {
 	var workers sync.WaitGroup
+	defer s.handing.Wait()
 	defer workers.Wait()
 	defer s.spool.flush(s.log)
 	if s.remote != nil {
@@ -424,15 +426,14 @@ func (s *Service) connection(ctx context.Context) error {
 		s.connected.Store(false)
 		stopHearing()
 		deaf()
+		var quiet uint // milliseconds
 		if link.Err() == nil {
-			t := client.Publish(s.root+topicStatus, 1, true, offline)
-			select {
-			case <-t.Done():
-			case <-link.Done():
-			case <-time.After(farewell):
-			}
+			said, enough := context.WithTimeout(link, farewell)
+			_ = s.deliver(said, said, client, message{topic: s.root + topicStatus, qos: 1, retain: true, payload: []byte(offline)})
+			enough()
+			quiet = uint(farewell / 4 / time.Millisecond)
 		}
-		client.Disconnect(uint(farewell / 4 / time.Millisecond))
+		client.Disconnect(quiet)
 		cut(nil)
 		listening.Wait()
 	}()
@@ -461,7 +462,7 @@ func (s *Service) send(ctx, link context.Context, client paho.Client) {
 			if !ok {
 				break
 			}
-			if err := deliver(ctx, link, client, m); err != nil {
+			if err := s.deliver(ctx, link, client, m); err != nil {
 				s.again(m)
 				if ctx.Err() == nil && link.Err() == nil {
 					s.failed.Add(1)
@@ -477,8 +478,11 @@ func (s *Service) send(ctx, link context.Context, client paho.Client) {
 }
 
 // deliver hands one message to the broker and waits until it has it.
-func deliver(ctx, link context.Context, client paho.Client, m message) error {
-	t := client.Publish(m.topic, m.qos, m.retain, m.payload)
+func (s *Service) deliver(ctx, link context.Context, client paho.Client, m message) error {
+	t, err := s.hand(link, func() paho.Token { return client.Publish(m.topic, m.qos, m.retain, m.payload) })
+	if err != nil {
+		return err
+	}
 	timeout := time.NewTimer(ackTimeout)
 	defer timeout.Stop()
 	select {
@@ -490,6 +494,20 @@ func deliver(ctx, link context.Context, client paho.Client, m message) error {
 		return context.Cause(link)
 	case <-timeout.C:
 		return fmt.Errorf("no acknowledgement within %s", ackTimeout)
+	}
+}
+
+// hand gives a packet to the library. If the connection is lost meanwhile, the
+// library waits until writeTimeout for a writer that is gone; nobody waits
+// with it.
+func (s *Service) hand(link context.Context, f func() paho.Token) (paho.Token, error) {
+	c := make(chan paho.Token, 1)
+	s.handing.Go(func() { c <- f() })
+	select {
+	case t := <-c:
+		return t, nil
+	case <-link.Done():
+		return nil, context.Cause(link)
 	}
 }
 
