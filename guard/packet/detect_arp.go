@@ -17,6 +17,15 @@ const aliveFor = time.Minute
 type arpDetector struct {
 	bindings *table[binding]
 	claims   *table[claim]
+	recent   [64]spoken // by the last bits of the address
+}
+
+// spoken is a host that was heard in a second: its binding is as fresh as it
+// needs to be.
+type spoken struct {
+	ip     Addr
+	second uint32
+	mac    MAC
 }
 
 type binding struct {
@@ -42,16 +51,14 @@ func (d *arpDetector) step(e *Event, out *sink) {
 		d.arp(e, out)
 		return
 	}
-	f, second := e.flow, uint16(e.At/time.Second)
-	if f != nil && f.mac[e.side] == e.srcMAC && f.macAt[e.side] == second {
-		return // the binding is as fresh as it needs to be
+	now, r := spoken{e.src, uint32(e.At / time.Second), e.srcMAC}, &d.recent[e.src.lo%64]
+	if *r == now {
+		return
 	}
 	if !e.srcMAC.unicast() || !e.src.unicast() {
 		return
 	}
-	if f != nil {
-		f.mac[e.side], f.macAt[e.side] = e.srcMAC, second
-	}
+	*r = now
 	b, fresh := d.bindings.at(e.src.hash(d.bindings.seed), e.At)
 	switch {
 	case fresh:

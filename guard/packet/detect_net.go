@@ -27,6 +27,7 @@ type destinations struct {
 
 	named *table[time.Duration] // addresses of names in the baseline
 	to    *table[destination]   // outside, inside, port
+	beats []beat                // by the place in it
 
 	mu      sync.Mutex // guards learned, which others read and only step changes
 	learned map[Addr]struct{}
@@ -59,16 +60,21 @@ func (l *listed) contains(a Addr) bool {
 	return four == l.four // ::/0 is not about IPv4
 }
 
-// destination is one conversation's other end.
+// destination is one conversation's other end. With what its table keeps
+// before it, what every frame needs is one line of memory.
 type destination struct {
-	flow        *flow // that looked it up last
-	since       time.Duration
-	looked      time.Duration
-	out, in     uint64        // bytes in this span
-	told        *note         // of this span
-	began, last time.Duration // of a call
-	calls       uint32
-	mean, m2    float64 // of the seconds between calls (Welford 1962)
+	flow    *flow // that looked it up last
+	since   time.Duration
+	out, in uint64        // bytes in this span
+	told    *note         // of this span
+	last    time.Duration // of a call
+}
+
+// beat is how regularly a destination is called.
+type beat struct {
+	began    time.Duration // of a call
+	mean, m2 float64       // of the seconds between calls (Welford 1962)
+	calls    uint32
 }
 
 func newDestinations(r Rules) *destinations {
@@ -78,6 +84,7 @@ func newDestinations(r Rules) *destinations {
 		to:      newTable[destination](4096>>r.shrink, r.Seed),
 		learned: map[Addr]struct{}{},
 	}
+	d.beats = make([]beat, len(d.to.slots))
 	for _, b := range r.Baseline {
 		d.base = append(d.base, listedOf(b))
 	}
@@ -87,20 +94,54 @@ func newDestinations(r Rules) *destinations {
 func (*destinations) name() string { return "net" }
 func (*destinations) wants() kind  { return isIP | isDNS }
 
+// role says what a conversation is to the local network.
+type role uint8
+
+const (
+	insideIs1 role = 1 << iota // the side of the local network
+	calls                      // which began it, and not to ask for the time
+)
+
 func (d *destinations) step(e *Event, out *sink) {
 	if e.kinds&isDNS != 0 && e.dns.response {
-		for _, b := range d.base {
-			if b.name != "" && below(e.dns.name, b.name) {
-				for _, a := range e.dns.answers {
-					at, _ := d.named.at(a.hash(d.named.seed), e.At)
-					*at = e.At
-				}
+		d.answered(e)
+	}
+	if e.kinds&isIP == 0 {
+		return
+	}
+	f := e.flow
+	if f == nil {
+		if r, ok := d.judge(e, out); ok {
+			d.count(e, out, r)
+		}
+		return
+	}
+	if f.listed == 0 {
+		f.listed = 1
+		if r, ok := d.judge(e, out); ok {
+			f.listed, f.role = -1, r
+		}
+	}
+	if f.listed < 0 {
+		d.count(e, out, f.role)
+	}
+}
+
+// answered remembers the addresses of names in the baseline.
+func (d *destinations) answered(e *Event) {
+	for _, b := range d.base {
+		if b.name != "" && below(e.dns.name, b.name) {
+			for _, a := range e.dns.answers {
+				at, _ := d.named.at(a.hash(d.named.seed), e.At)
+				*at = e.At
 			}
 		}
 	}
-	if e.kinds&isIP == 0 || e.flow != nil && e.flow.listed > 0 {
-		return
-	}
+}
+
+// judge tells whether a conversation is counted, and tells of a destination
+// that is new.
+func (d *destinations) judge(e *Event, out *sink) (role, bool) {
 	// The destination is whom somebody called; for a caller from outside, the
 	// caller.
 	inside, outside, port := e.client(), e.server(), e.serverPort()
@@ -108,61 +149,75 @@ func (d *destinations) step(e *Event, out *sink) {
 	if !inside.private() && outside.private() {
 		inside, outside, called = outside, inside, false
 	}
-	if !outside.unicast() || !inside.unicast() || port == 67 || port == 68 {
-		if e.flow != nil {
-			e.flow.listed = 1 // not judged
-		}
-		return
+	if !outside.unicast() || !inside.unicast() || port == 67 || port == 68 || d.known(outside, port, e.At) {
+		return 0, false
 	}
-	listed := int8(0)
-	if e.flow != nil {
-		listed = e.flow.listed
-	}
-	if listed == 0 {
-		listed = -1
-		if d.known(outside, port, e.At) {
-			listed = 1
-		} else if called && (e.begins || e.flow == nil) {
-			if e.At < d.learn && d.add(outside) {
-				listed = 1
-			} else {
-				out.find(e, guard.NetNewDestination, guard.Info, host(outside), 1).addr("from", inside).num("port", uint64(port))
-			}
+	if called && (e.begins || e.flow == nil) {
+		if e.At < d.learn && d.add(outside) {
+			return 0, false
 		}
-		if e.flow != nil {
-			e.flow.listed = listed
+		out.find(e, guard.NetNewDestination, guard.Info, host(outside), 1).addr("from", inside).num("port", uint64(port))
+	}
+	r := role(e.side)
+	if inside != e.src {
+		r ^= insideIs1
+	}
+	if called && port != 123 {
+		r |= calls
+	}
+	return r, true
+}
+
+// count adds a frame to what its destination was sent, or has sent.
+func (d *destinations) count(e *Event, out *sink, r role) {
+	leaves := r&insideIs1 == role(e.side)
+	at := -1
+	if f := e.flow; f != nil && f.dest > 0 {
+		if s := &d.to.slots[f.dest-1]; s.val.flow == f && e.At-s.seen < time.Second {
+			at = int(f.dest - 1) // this flow has looked it up lately, and nobody since
 		}
 	}
-	if listed > 0 {
-		return
+	if at < 0 {
+		at = d.find(e, leaves)
 	}
-	x := d.find(e, pair{outside, inside, port})
-	if leaves := e.src == inside; leaves {
-		d.exfil(e, out, x, inside, outside, port)
-		if called && port != 123 && (len(e.payload) > 0 || e.begins) {
-			d.beacon(e, out, x, inside, outside, port)
-		}
-	} else {
+	x := &d.to.slots[at].val
+	if !leaves {
 		x.in += uint64(e.Size)
+		return
+	}
+	if e.At-x.since > exfilSpan {
+		x.since, x.out, x.in, x.told = e.At, 0, 0, nil
+	}
+	x.out += uint64(e.Size)
+	if x.out >= exfilBytes && x.out >= exfilShare*x.in {
+		d.exfil(e, out, x)
+	}
+	if r&calls != 0 && (len(e.payload) > 0 || e.begins) {
+		last := x.last
+		if x.last = e.At; e.At-last >= beaconPause {
+			d.beacon(e, out, &d.beats[at])
+		}
 	}
 }
 
-// find looks the destination up, or takes it from the flow that did so less
-// than a second ago.
-func (d *destinations) find(e *Event, k pair) *destination {
+// find looks the destination up.
+func (d *destinations) find(e *Event, leaves bool) (at int) {
+	k := pair{e.src, e.dst, e.serverPort()} // outside, inside
+	if leaves {
+		k.a, k.b = k.b, k.a
+	}
 	f := e.flow
-	if f != nil && f.dest != nil && f.dest.flow == f && e.At-f.dest.looked < time.Second {
-		return f.dest
+	at, fresh := d.to.place(k.hash(d.to.seed))
+	s := &d.to.slots[at]
+	if s.seen = e.At; fresh {
+		s.val = destination{since: e.At, last: e.At - beaconPause}
+		d.beats[at] = beat{}
 	}
-	x, fresh := d.to.at(k.hash(d.to.seed), e.At)
-	if fresh {
-		*x = destination{since: e.At}
-	}
-	x.looked, x.flow = e.At, f
+	s.val.flow = f
 	if f != nil {
-		f.dest = x
+		f.dest = int32(at + 1)
 	}
-	return x
+	return at
 }
 
 // known tells whether the baseline has a destination.
@@ -197,28 +252,16 @@ func (d *destinations) add(a Addr) bool {
 	return true
 }
 
-func (d *destinations) exfil(e *Event, out *sink, x *destination, inside, outside Addr, port uint16) {
-	if e.At-x.since > exfilSpan {
-		x.since, x.out, x.in, x.told = e.At, 0, 0, nil
-	}
-	x.out += uint64(e.Size)
-	if x.out < exfilBytes || x.out < exfilShare*x.in {
-		return
-	}
+func (d *destinations) exfil(e *Event, out *sink, x *destination) {
 	if x.told == nil {
-		x.told = out.find(e, guard.NetExfiltration, guard.High, host(outside), 1).addr("from", inside)
+		x.told = out.find(e, guard.NetExfiltration, guard.High, host(e.dst), 1).addr("from", e.src)
 	}
-	out.again(e, x.told).num("port", uint64(port)).num("bytes", x.out).num("bytes_back", x.in)
+	out.again(e, x.told).num("port", uint64(e.serverPort())).num("bytes", x.out).num("bytes_back", x.in)
 }
 
 // beacon finds calls that come like a clock's. A call that comes at quite
 // another time begins the count anew.
-func (d *destinations) beacon(e *Event, out *sink, x *destination, inside, outside Addr, port uint16) {
-	last := x.last
-	x.last = e.At
-	if x.calls > 0 && e.At-last < beaconPause {
-		return
-	}
+func (d *destinations) beacon(e *Event, out *sink, x *beat) {
 	interval := (e.At - x.began).Seconds()
 	x.began = e.At
 	x.calls++
@@ -236,6 +279,6 @@ func (d *destinations) beacon(e *Event, out *sink, x *destination, inside, outsi
 	if x.calls <= beaconCalls || math.Sqrt(x.m2/n) > beaconSpread*x.mean {
 		return
 	}
-	out.find(e, guard.NetBeacon, guard.Low, host(outside), 1).addr("from", inside).
-		latest().num("port", uint64(port)).num("calls", uint64(x.calls)).num("every_s", uint64(math.Round(x.mean)))
+	out.find(e, guard.NetBeacon, guard.Low, host(e.dst), 1).addr("from", e.src).
+		latest().num("port", uint64(e.serverPort())).num("calls", uint64(x.calls)).num("every_s", uint64(math.Round(x.mean)))
 }

@@ -3,6 +3,7 @@ package packet
 import (
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"net/netip"
 	"runtime/debug"
 	"strings"
@@ -48,7 +49,7 @@ type engine struct {
 	dec       *decoder
 	streams   *streams
 	detectors []detector
-	wants     []kind // of each detector; 0 when it is switched off
+	wants     [kinds]uint16 // by an event's kinds: a bit for every detector that wants one of them and is not switched off
 	sink      *sink
 	event     Event
 	at        int // what is at work
@@ -71,10 +72,20 @@ func newEngine(r Rules, link layers.LinkType, window time.Duration, report func(
 	if r.Baseline != nil {
 		g.detectors = append(g.detectors, newDestinations(r))
 	}
-	for _, d := range g.detectors {
-		g.wants = append(g.wants, d.wants())
-	}
+	g.plan()
 	return g
+}
+
+// plan says who wants what.
+func (g *engine) plan() {
+	for i, d := range g.detectors {
+		w := int(d.wants())
+		for k := range g.wants {
+			if k&w != 0 {
+				g.wants[k] |= 1 << i
+			}
+		}
+	}
 }
 
 // frame takes the next frame. At must not decrease.
@@ -116,11 +127,10 @@ func (g *engine) look(data []byte, e *Event) {
 func (g *engine) dispatch(e *Event, k kind) {
 	before, was := g.at, e.kinds
 	e.kinds = k
-	for i, w := range g.wants {
-		if w&k != 0 {
-			g.at = i
-			g.detectors[i].step(e, g.sink)
-		}
+	for all := g.wants[k%kinds]; all != 0; all &= all - 1 {
+		i := bits.TrailingZeros16(all)
+		g.at = i
+		g.detectors[i].step(e, g.sink)
 	}
 	g.at, e.kinds = before, was
 }
@@ -137,7 +147,9 @@ func (g *engine) contain(e *Event) {
 	what := "streams"
 	if g.at >= 0 {
 		what = g.detectors[g.at].name()
-		g.wants[g.at] = 0
+		for k := range g.wants {
+			g.wants[k] &^= 1 << g.at
+		}
 		g.off = append(g.off, what)
 	}
 	if e.flow != nil { // which may be half updated

@@ -18,6 +18,8 @@ const (
 	isLogin                    // a login that succeeded or failed
 	isControl                  // a TCP segment that opens or refuses a connection
 	isFlow                     // the first packet of a conversation
+
+	kinds = 1 << iota // combinations
 )
 
 // TCP flags (RFC 9293, 3.1).

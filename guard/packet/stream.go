@@ -1,6 +1,9 @@
 package packet
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Limits of what is remembered of conversations.
 const (
@@ -29,18 +32,18 @@ const (
 )
 
 // flow is one conversation. Sides are 0 and 1, in the order of its key. With
-// the time that its table keeps before it, what every frame needs is one line
-// of memory, and the rest another.
+// what its table keeps before it, it is one line of memory.
 type flow struct {
-	dest    *destination // of the destination detector, if it is still this flow's
+	since   time.Duration
 	next    [2]uint32
-	sent    [2]uint32 // bytes of payload
-	mac     [2]MAC    // of the ARP detector: what it saw speak last
-	macAt   [2]uint16 // in which second, as far as that has bits
+	isn     uint32
+	dest    int32     // of the destination detector: 1 + its place, if it is still this flow's
+	sent    [2]uint16 // bytes of payload, as far as that has bits, until it is known to be no ssh
 	buf     [2]int16  // 1 + index of the buffer; 0: none
 	client  uint8     // the side that began
 	app     app
 	listed  int8 // of the destination detector: 0 not decided, 1 in the baseline or not judged, -1 not
+	role    role // of it, once listed is -1
 	begun   bool // seen from its SYN
 	synced  [2]bool
 	closed  bool
@@ -48,10 +51,6 @@ type flow struct {
 	pending bool  // a password was sent and not answered
 	sane    bool  // modbusTCP: a message was read
 	strange uint8 // modbusTCP: segments without a message before the first
-
-	isn   uint32
-	since time.Duration
-	_     [48]byte
 }
 
 // flowKey is the two ends of a conversation, the lower one first.
@@ -122,8 +121,10 @@ func (t *streams) step(e *Event) {
 	}
 	k, side := flowOf(e)
 	fresh := false
-	if t.lastOf == nil || k != t.last {
-		t.lastOf, fresh = t.flows.slot(k.hash(t.flows.seed))
+	if l := &t.last; k.ports != l.ports || k.a != l.a || k.b != l.b || k.proto != l.proto || t.lastOf == nil { // not k != *l, which compares bytes, and those of the addresses first
+		var at int
+		at, fresh = t.flows.place(k.hash(t.flows.seed))
+		t.lastOf = &t.flows.slots[at]
 		t.last = k
 	}
 	t.lastOf.seen = e.At
@@ -155,8 +156,8 @@ func (t *streams) step(e *Event) {
 		t.emit(e, isModbus)
 	}
 	if len(e.payload) > 0 {
-		f.sent[side] = uint32(min(uint64(f.sent[side])+uint64(len(e.payload)), 1<<32-1))
 		if f.app != opaque {
+			f.sent[side] = uint16(min(int(f.sent[side])+len(e.payload), math.MaxUint16))
 			t.data(e, f, side)
 		}
 	}

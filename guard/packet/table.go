@@ -18,11 +18,14 @@ type digest struct{ a, b uint64 }
 type table[V any] struct {
 	seed  uint64
 	mask  uint64
-	keys  [][ways]digest // of each set, one cache line; zero where nothing is
-	slots []slot[V]
+	slots []slot[V] // of one set after the other
 }
 
+// slot is an entry. Half of its key's digest says which it is, the other half
+// its set; it stands beside what it is looked up for, so that both are one line
+// of memory.
 type slot[V any] struct {
+	key  uint64 // 0: nothing is here
 	seen time.Duration
 	val  V
 }
@@ -30,15 +33,15 @@ type slot[V any] struct {
 // newTable returns a table of n entries, rounded up to a power of two.
 func newTable[V any](n int, seed uint64) *table[V] {
 	sets := uint64(1) << bits.Len(uint((n-1)/ways))
-	return &table[V]{seed: seed, mask: sets - 1, keys: make([][ways]digest, sets), slots: make([]slot[V], sets*ways)}
+	return &table[V]{seed: seed, mask: sets - 1, slots: make([]slot[V], sets*ways)}
 }
 
 // find returns the value of a key, or nil. It does not count as touching.
 func (t *table[V]) find(k digest) *V {
-	set := k.a & t.mask
-	for i := range &t.keys[set] {
-		if t.keys[set][i] == k {
-			return &t.slots[set*ways+uint64(i)].val
+	set := t.set(k)
+	for i := range set {
+		if set[i].key == k.b {
+			return &set[i].val
 		}
 	}
 	return nil
@@ -47,34 +50,38 @@ func (t *table[V]) find(k digest) *V {
 // at returns the value of a key and touches it. If it is fresh, the value is
 // whatever the entry held whose place it takes: the caller sets it.
 func (t *table[V]) at(k digest, now time.Duration) (v *V, fresh bool) {
-	s, fresh := t.slot(k)
+	i, fresh := t.place(k)
+	s := &t.slots[i]
 	s.seen = now
 	return &s.val, fresh
 }
 
-// slot is at for who keeps the place of a key for its next use; it is to be
-// touched then.
-func (t *table[V]) slot(k digest) (s *slot[V], fresh bool) {
-	set := k.a & t.mask
-	keys := &t.keys[set]
-	for i := range keys {
-		if keys[i] == k {
-			return &t.slots[set*ways+uint64(i)], false
+// place is at for who keeps the place of a key, a number below that of the
+// entries, for its next use; it is to be touched then.
+func (t *table[V]) place(k digest) (at int, fresh bool) {
+	first, set := int(k.a&t.mask)*ways, t.set(k)
+	for i := range set {
+		if set[i].key == k.b {
+			return first + i, false
 		}
 	}
-	slots := t.slots[set*ways : set*ways+ways]
 	oldest := 0
-	for i := range keys {
-		if keys[i] == (digest{}) {
+	for i := range set {
+		if set[i].key == 0 {
 			oldest = i
 			break
 		}
-		if slots[i].seen < slots[oldest].seen {
+		if set[i].seen < set[oldest].seen {
 			oldest = i
 		}
 	}
-	keys[oldest] = k
-	return &slots[oldest], true
+	set[oldest].key = k.b
+	return first + oldest, true
+}
+
+// set is where a key may be.
+func (t *table[V]) set(k digest) *[ways]slot[V] {
+	return (*[ways]slot[V])(t.slots[(k.a&t.mask)*ways:])
 }
 
 // distinct counts different things in a fixed number of bits (linear
