@@ -253,58 +253,74 @@ func (s *Server) Run(ctx context.Context) error {
 // serveUDP answers what can be answered at once in place, and leaves the rest
 // to goroutines of their own.
 func (s *Server) serveUDP(ctx context.Context, u *net.UDPConn, wg *sync.WaitGroup) {
+	b, err := newBatch(u)
+	if err != nil {
+		s.c.Log.Error("name server", "err", err)
+		return
+	}
 	var name [maxName + 1]byte
-	b := make([]byte, udpBuffer)
 	for {
-		n, from, err := u.ReadFromUDPAddrPort(b[:udpBuffer-64])
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
+		n, err := b.questions()
+		switch {
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return
+		case err != nil: // of one datagram: an ICMP answer to an earlier one
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Millisecond):
 			}
-			continue // of one datagram: an ICMP answer to an earlier one
 		}
-		s.questions.Add(1)
-		if !s.admits(from.Addr()) {
-			s.refused.Add(1)
-			continue
-		}
-		if s.c.Answers != nil {
-			s.c.Answers.asked(from.Addr())
-		}
-		if q, ok := ask(b[:n], &name); ok {
-			if v := s.filter.Load().judge(q.name); v.Block {
-				s.block(v)
-				_, _ = u.WriteToUDPAddrPort(refusal(b[:n], q, s.c.Null), from)
+		for i := range n {
+			s.questions.Add(1)
+			question, from := b.question(i)
+			if !s.admits(from.Addr()) {
+				s.refused.Add(1)
 				continue
 			}
-		}
-		m := new(dns.Msg)
-		if err := m.Unpack(b[:n]); err != nil || m.Response {
-			s.dropped.Add(1)
-			continue
-		}
-		select {
-		case s.waiting <- struct{}{}:
-		default:
-			s.dropped.Add(1)
-			if r, err := failure(m, dns.RcodeServerFailure).Pack(); err == nil {
-				_, _ = u.WriteToUDPAddrPort(r, from)
+			if s.c.Answers != nil {
+				s.c.Answers.asked(from.Addr())
 			}
-			continue
+			if q, ok := ask(question, &name); ok {
+				if v := s.filter.Load().judge(q.name); v.Block {
+					s.block(v)
+					b.answer(i, refusal(question, q, s.c.Null))
+					continue
+				}
+			}
+			s.serve(ctx, u, question, from, wg)
 		}
-		wg.Go(func() {
-			defer func() { <-s.waiting }()
-			r := s.answer(ctx, m)
-			size := dns.MinMsgSize
-			if opt := m.IsEdns0(); opt != nil {
-				size = int(max(opt.UDPSize(), dns.MinMsgSize))
-			}
-			r.Truncate(min(size, 4096))
-			if out, err := r.Pack(); err == nil {
-				_, _ = u.WriteToUDPAddrPort(out, from)
-			}
-		})
+		_ = b.flush() // who is not reached asks again
 	}
+}
+
+// serve answers in a goroutine of its own.
+func (s *Server) serve(ctx context.Context, u *net.UDPConn, question []byte, from netip.AddrPort, wg *sync.WaitGroup) {
+	m := new(dns.Msg)
+	if err := m.Unpack(question); err != nil || m.Response {
+		s.dropped.Add(1)
+		return
+	}
+	select {
+	case s.waiting <- struct{}{}:
+	default:
+		s.dropped.Add(1)
+		if r, err := failure(m, dns.RcodeServerFailure).Pack(); err == nil {
+			_, _ = u.WriteToUDPAddrPort(r, from)
+		}
+		return
+	}
+	wg.Go(func() {
+		defer func() { <-s.waiting }()
+		r := s.answer(ctx, m)
+		size := dns.MinMsgSize
+		if opt := m.IsEdns0(); opt != nil {
+			size = int(max(opt.UDPSize(), dns.MinMsgSize))
+		}
+		r.Truncate(min(size, 4096))
+		if out, err := r.Pack(); err == nil {
+			_, _ = u.WriteToUDPAddrPort(out, from)
+		}
+	})
 }
 
 // admits tells who may ask: this machine, and who is listed.
@@ -315,7 +331,7 @@ func (s *Server) admits(a netip.Addr) bool {
 
 func (s *Server) block(v Verdict) {
 	s.blocked.Add(1)
-	s.tally.find(guard.DomainBlocked, guard.Info, v.Name, func() map[string]string { return map[string]string{"rule": v.Suffix} })
+	s.tally.find(guard.DomainBlocked, guard.Info, v.Name, func() map[string]string { return map[string]string{"rule": strings.Clone(v.Suffix)} })
 }
 
 // handler is the server over TCP.

@@ -136,7 +136,9 @@ func (u *upstreamServer) serve(t testing.TB) string {
 // start runs a server and returns where it listens.
 func start(t testing.TB, c Config) (*Server, string) {
 	t.Helper()
-	c.Listen = []string{"127.0.0.1:0"}
+	if c.Listen == nil {
+		c.Listen = []string{"127.0.0.1:0"}
+	}
 	if c.Now == nil {
 		begin := time.Now()
 		c.Now = func() time.Duration { return time.Since(begin) }

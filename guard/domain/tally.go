@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -39,7 +40,8 @@ func newTally(report func(guard.Finding), now func() time.Duration) *tally {
 	return &tally{report: report, now: now, open: map[string]*ruleTally{}}
 }
 
-// find counts. Evidence is asked for only when it is reported.
+// find counts. Evidence is asked for only when it is reported, and the name is
+// kept only as a copy.
 func (t *tally) find(rule string, severity guard.Severity, name string, evidence func() map[string]string) {
 	now := t.now()
 	t.mu.Lock()
@@ -60,7 +62,7 @@ func (t *tally) find(rule string, severity guard.Severity, name string, evidence
 	}
 	if c == nil {
 		c = &sum{told: now - tellAgain}
-		r.names[name] = c
+		r.names[strings.Clone(name)] = c
 	}
 	c.n++
 	if c.n == 1 {
@@ -70,7 +72,7 @@ func (t *tally) find(rule string, severity guard.Severity, name string, evidence
 		t.mu.Unlock()
 		return
 	}
-	f := guard.Finding{Rule: rule, Severity: severity, Subject: guard.Subject{Kind: guard.Name, Value: name}, Count: c.n, First: c.first, Last: time.Now(), Evidence: map[string]string{}}
+	f := guard.Finding{Rule: rule, Severity: severity, Subject: guard.Subject{Kind: guard.Name, Value: strings.Clone(name)}, Count: c.n, First: c.first, Last: time.Now(), Evidence: map[string]string{}}
 	c.n, c.told = 0, now
 	t.mu.Unlock()
 	if name != policy.Others {

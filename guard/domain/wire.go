@@ -1,6 +1,9 @@
 package domain
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"unsafe"
+)
 
 // Layout of a message, RFC 1035 section 4.1.1.
 const (
@@ -21,13 +24,16 @@ const (
 
 // question is what a query asks, read without unpacking the rest.
 type question struct {
-	name  string // canonical
+	name  string // canonical; valid until the next question
 	qtype uint16
 	end   int  // of the question section
 	edns  bool // the query has further records, and an OPT among them
 }
 
-// ask reads the question of a query. It reports false for whatever is not one
+// answerRoom is how many bytes longer than its question a refusal may be.
+const answerRoom = 64
+
+// ask reads the question of a query. Its name lies in buf. It reports false for whatever is not one
 // plain question; that is the general parser's.
 func ask(b []byte, buf *[maxName + 1]byte) (q question, ok bool) {
 	if len(b) < headerBytes+5 || binary.BigEndian.Uint16(b[4:]) != 1 || binary.BigEndian.Uint32(b[6:]) != 0 {
@@ -67,7 +73,7 @@ func ask(b []byte, buf *[maxName + 1]byte) (q question, ok bool) {
 	if n == 0 || i+4 > len(b) || binary.BigEndian.Uint16(b[i+2:]) != 1 {
 		return q, false // the root, or another class
 	}
-	q.name, q.qtype, q.end = string(buf[:n]), binary.BigEndian.Uint16(b[i:]), i+4
+	q.name, q.qtype, q.end = unsafe.String(&buf[0], n), binary.BigEndian.Uint16(b[i:]), i+4
 	if additional := binary.BigEndian.Uint16(b[10:]); additional > 0 {
 		// An OPT record, if it is the first: root name, type.
 		if len(b) < q.end+11 || b[q.end] != 0 || binary.BigEndian.Uint16(b[q.end+1:]) != typeOPT {
@@ -79,8 +85,8 @@ func ask(b []byte, buf *[maxName + 1]byte) (q question, ok bool) {
 }
 
 // refusal turns the query in b into the answer that its name is blocked, in
-// place: NXDOMAIN, or with null the address of nobody. b needs room for 64
-// bytes more.
+// place: NXDOMAIN, or with null the address of nobody. b needs room for
+// answerRoom bytes more.
 func refusal(b []byte, q question, null bool) []byte {
 	flags := binary.BigEndian.Uint16(b[2:])&(flagRD|flagCD) | flagQR | flagRA
 	if !null {
@@ -89,7 +95,14 @@ func refusal(b []byte, q question, null bool) []byte {
 	binary.BigEndian.PutUint16(b[2:], flags)
 	clear(b[6:headerBytes])
 	b = b[:q.end]
-	if size := map[uint16]uint16{typeA: 4, typeAAAA: 16}[q.qtype]; null && size > 0 {
+	size := uint16(0)
+	switch q.qtype {
+	case typeA:
+		size = 4
+	case typeAAAA:
+		size = 16
+	}
+	if null && size > 0 {
 		b[7] = 1
 		b = append(b, 0xc0, headerBytes) // the question's name
 		b = binary.BigEndian.AppendUint16(b, q.qtype)
