@@ -22,13 +22,13 @@ import (
 // Label is what stands on it. It holds a secret: who keeps it, keeps it from
 // others.
 type Label struct {
-	Name     string // of the gateway
-	Device   string // key
-	Host     string // joulegate-<id>.local
-	Page     string // address of the page; empty: this device alone reaches it
-	Broker   string // address of the broker
-	User     string // at the broker
-	Password string // empty: the broker is somebody else's
+	Name     string `json:"name"`               // of the gateway
+	Device   string `json:"device"`             // key
+	Host     string `json:"host"`               // joulegate-<id>.local
+	Page     string `json:"page,omitempty"`     // address of the page; empty: this device alone reaches it
+	Broker   string `json:"broker"`             // address of the broker
+	User     string `json:"user,omitempty"`     // at the broker
+	Password string `json:"password,omitempty"` // empty: the broker is somebody else's
 }
 
 // code is what the QR code says: a URI that a program can take apart.

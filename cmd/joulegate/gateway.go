@@ -262,12 +262,15 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 		return nil, err
 	}
 	opened = append(opened, g.mqtt.Close)
+	if err := g.writeLabel(); err != nil {
+		return nil, fmt.Errorf("label: %w", err)
+	}
 	page, err := pageKey(st)
 	if err != nil {
 		return nil, err
 	}
 	g.panel, err = panel.New(panel.Config{
-		Backend: backend{g}, Settings: set, SettingsKey: page, Listen: cfg.Panel.Listen, Socket: st.control(), Log: log.With("part", "panel"), Metrics: g.metrics, Verifier: verifierPage(),
+		Backend: backend{g}, Settings: set, SettingsKey: page, Listen: cfg.Panel.Listen, Hosts: []string{hostOf(g.self) + ".local"}, Socket: st.control(), Log: log.With("part", "panel"), Metrics: g.metrics, Verifier: verifierPage(),
 	})
 	if err != nil {
 		return nil, err
@@ -362,6 +365,7 @@ func (g *gateway) run(ctx context.Context) error {
 	upper.Go(func() error { return g.updater.Run(upperCtx) })
 	upper.Go(func() error { return quiet(upperCtx, g.runGuard(upperCtx)) })
 	upper.Go(func() error { return g.watchTrials(upperCtx) })
+	upper.Go(func() error { return quiet(upperCtx, g.announce(upperCtx)) })
 	upper.Go(func() error { return followed(g.offer(upperCtx)) })
 	upper.Go(func() error { return followed(g.plans(upperCtx)) })
 	if g.feeder != nil {

@@ -101,7 +101,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 	f.String("log-level", env("LOG_LEVEL", "info"), "debug, info, warn or error (JOULEGATE_LOG_LEVEL)")
 
 	root.AddCommand(
-		newRunCmd(), newReflexCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newDoctorCmd(), newBugreportCmd(), newVersionCmd(), newManCmd(),
+		newRunCmd(), newReflexCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newSetupCmd(), newLabelCmd(), newDoctorCmd(), newBugreportCmd(), newVersionCmd(), newManCmd(),
 		newGridCmd(), newPeerCmd(), newConfigCmd(), newBackupCmd(), newRestoreCmd(), newUpdateCmd(),
 		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newCommissionCmd(), newRelayCmd(), newSessionCmd(), newReceiptCmd(), newCardCmd(), newMandateCmd(), newCodeCmd(), newJournalCmd(),
 		newLedgerCmd(), newAuditCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newRemoteCmd(), newMarketCmd(), newFlowCmd(),

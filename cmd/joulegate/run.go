@@ -46,6 +46,9 @@ the first reading and after the last. Logs go to stderr.`,
 // runGateway runs one gateway to its end.
 func runGateway(cmd *cobra.Command, at place, log *slog.Logger) error {
 	path, _ := cmd.Flags().GetString("config")
+	if _, err := applySetup(cmd.Context(), setupFiles(), path, stateOf(cmd), log); err != nil {
+		log.Error("the gateway starts without its setup", "err", err)
+	}
 	set, err := openSettings(path, stateOf(cmd), log)
 	if err != nil {
 		return err
@@ -103,9 +106,11 @@ func (g *gateway) admit(ctx context.Context, from peer.ID, req []byte) ([]byte, 
 	if tx.Kind != chain.TxJoin {
 		return nil, fmt.Errorf("transaction of kind %d: strangers may join and nothing else", tx.Kind)
 	}
-	r, err := g.ledger.Submit(ctx, req)
-	if err != nil {
-		return nil, err
+	var r consensus.Result
+	if !g.joined(tx) { // else it has not heard the answer: it was cut off, or lost its power
+		if r, err = g.ledger.Submit(ctx, req); err != nil {
+			return nil, err
+		}
 	}
 	g.log.Info("join", "peer", from, "code", r.Code, "info", r.Info)
 	reply := joinReply{Code: uint32(r.Code), Info: r.Code.String() + ": " + r.Info}
@@ -124,6 +129,21 @@ func (g *gateway) admit(ctx context.Context, from peer.ID, req []byte) ([]byte, 
 		}
 	}
 	return json.Marshal(reply)
+}
+
+// joined reports whether a join has been executed before, for the same device
+// and by the same invitation.
+func (g *gateway) joined(tx chain.Tx) (yes bool) {
+	var j chain.Join
+	if chain.Unmarshal(tx.Body, &j) != nil || !chain.Verify(j.Member.Device, chain.DomainMember, chain.Marshal(j.Member), j.Sig) {
+		return false
+	}
+	_ = g.ledger.View(func(st ledger.State) {
+		inv, used := ledger.InvitationOf(st, tx.Signer)
+		m, is := ledger.MemberOf(st, j.Member.Device)
+		yes = used && inv.Used && inv.Device == j.Member.Device && is && m.Active
+	})
+	return yes
 }
 
 // savedMeter is where a meter stood when this was saved.
