@@ -173,6 +173,9 @@ func (m *maker) wiring() {
 	if p := m.Config.Dimming.Pin; p != "" {
 		m.say("wiring.dimming", "control box of the utility", OK, "", "%s", m.pin(p))
 	}
+	if p := m.Config.Button; p != "" {
+		m.say("wiring.button", "commissioning button", OK, "", "%s", m.pin(p))
+	}
 	if p := m.Config.Watchdog.Heartbeat; p != "" {
 		m.say("wiring.heartbeat", "heartbeat of the relay driver", OK, "", "%s", m.pin(p))
 	}

@@ -54,6 +54,7 @@ type Config struct {
 	Panel      Panel     `yaml:"panel" doc:"web pages"`
 	Ledger     Ledger    `yaml:"ledger" doc:"agreement with the neighbours"`
 	Pins       Pins      `yaml:"pins,omitempty" doc:"pins that are not the board's own"`
+	Button     string    `yaml:"commission_button,omitempty" doc:"input pin of a push button; held for 3 s it begins commissioning mode"`
 	Watchdog   Watchdog  `yaml:"watchdog" doc:"what ends charging when this program hangs; systemd's own watchdog needs nothing here"`
 	Guard      Guard     `yaml:"guard" doc:"what watches this gateway; see docs/GUARD.md"`
 	Update     Update    `yaml:"update" doc:"newer versions of this program; see docs/UPDATE.md"`

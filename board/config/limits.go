@@ -139,6 +139,9 @@ func (c *Config) limits(k *checker, b board.Board) {
 		}
 	}
 	c.dimming(k, b)
+	if c.Button != "" {
+		k.pin(b, "commission_button", c.Button, board.Input)
+	}
 	if m := c.Battery.Meter; m != "" && k.ids[m] == "" {
 		k.add("battery.meter", "there is no meter %q", m)
 	}

@@ -267,7 +267,7 @@ func (e *exam) used() (all []board.Pin, err error) {
 	for _, c := range e.Config.Chargers {
 		names = append(names, c.EStop, c.Feedback, c.Pilot, c.EarthFault, c.StopButton)
 	}
-	for _, n := range append(names, e.Config.Dimming.Pin) {
+	for _, n := range append(names, e.Config.Dimming.Pin, e.Config.Button) {
 		if p, ok := b.Pin(n); ok {
 			all = append(all, p)
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/joulegate/joulegate/chain/keys"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/chain/passbook"
+	"github.com/joulegate/joulegate/drivers"
 	"github.com/joulegate/joulegate/guard/warden"
 	"github.com/joulegate/joulegate/meter"
 	"github.com/joulegate/joulegate/p2p"
@@ -64,6 +65,7 @@ type gateway struct {
 	devices       *devices
 	commissioning commissioning // whether a person is at the gateway
 	trials        trials        // what he has tried
+	button        drivers.Input // that begins it; nil: none
 	station       *station.Station
 	watch         *watchdog.Watchdog
 	live          *live.Hub
@@ -222,6 +224,11 @@ func newGateway(ctx context.Context, set *settings, st state, log *slog.Logger) 
 			return nil, fmt.Errorf("dimming.pin: %w", err)
 		}
 	}
+	if in := cfg.Button; in != "" {
+		if g.button, err = openPin(g.devices.pins, in, inputPin); err != nil {
+			return nil, fmt.Errorf("commission_button: %w", err)
+		}
+	}
 	if g.station, err = station.New(sc); err != nil {
 		return nil, err
 	}
@@ -366,6 +373,9 @@ func (g *gateway) run(ctx context.Context) error {
 	upper.Go(func() error { return quiet(upperCtx, g.runGuard(upperCtx)) })
 	upper.Go(func() error { return g.watchTrials(upperCtx) })
 	upper.Go(func() error { return quiet(upperCtx, g.announce(upperCtx)) })
+	if g.button != nil {
+		upper.Go(func() error { return g.watchButton(upperCtx, g.button) })
+	}
 	upper.Go(func() error { return followed(g.offer(upperCtx)) })
 	upper.Go(func() error { return followed(g.plans(upperCtx)) })
 	if g.feeder != nil {

@@ -71,7 +71,7 @@ func (c *commissioning) ends() time.Time {
 	return c.until
 }
 
-const notCommissioning = "only while the gateway is being commissioned: joulegate commission start at the gateway, or a file joulegate-commission on its boot partition"
+const notCommissioning = "only while the gateway is being commissioned: joulegate commission start at the gateway, its commissioning button held for 3 s, or a file joulegate-commission on its boot partition"
 
 // bootFiles begin commissioning mode when the program starts. One that cannot
 // be removed counts once, or every return of the power would begin it.

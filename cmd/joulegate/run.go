@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/joulegate/joulegate/chain"
+	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"github.com/joulegate/joulegate/meter/poll"
 	"github.com/libp2p/go-libp2p/core/peer"

@@ -15,6 +15,7 @@ import (
 	"github.com/joulegate/joulegate/board"
 	"github.com/joulegate/joulegate/board/commission"
 	"github.com/joulegate/joulegate/board/config"
+	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 	"github.com/joulegate/joulegate/tools/sim/house"
 )
@@ -28,7 +29,7 @@ func TestCommissioningReport(t *testing.T) {
 	g := grid.gateways[0]
 	g.install()
 	g.configure(func(c *config.Config) {
-		c.Chargers[0].EStop, c.Chargers[0].Feedback = "IN1", "IN2"
+		c.Chargers[0].EStop, c.Chargers[0].Feedback, c.Button = "IN1", "IN2", "IN3"
 		c.Site.Fuse = 63_000
 		for i := range c.Meters {
 			c.Meters[i].Interval = config.Duration(400 * time.Millisecond)
@@ -107,7 +108,17 @@ func TestCommissioningReport(t *testing.T) {
 		t.Error("the emergency stop was tried while nobody was commissioning, and counts")
 	}
 
-	g.run("commission", "start")
+	// Whoever holds the button is there.
+	if err := grid.street.SetInput(g.index, "IN3", true); err != nil {
+		t.Fatal(err)
+	}
+	g.wait(patience, "commissioning mode by the button", func(ctx context.Context) (bool, any) {
+		c, err := g.client.Commissioning(ctx, panel.CommissioningOrder{})
+		return err == nil && c.On, err
+	})
+	if err := grid.street.SetInput(g.index, "IN3", false); err != nil {
+		t.Fatal(err)
+	}
 	g.run("bus", "scan", "--line", "rs485", "--units", "1-4")
 	press(true)
 	press(false)

@@ -65,6 +65,9 @@ func live(log *logger) order {
 	log.problem(unix.Sethostname([]byte(who)))
 	log.printf("init: joulegate card, %s, slot %s", who, slotName())
 	log.problem(mountCard(log))
+	// At its first start the gateway shows its label there: the log would keep
+	// the secret.
+	log.problem(os.Chown("/dev/console", gatewayID, gatewayID))
 	log.problem(limits())
 	resumeClock()
 
