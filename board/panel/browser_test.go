@@ -62,3 +62,58 @@ func TestPageInABrowser(t *testing.T) {
 		t.Errorf("the browser complains: %s", strings.Join(b.Complaints, "\n"))
 	}
 }
+
+// TestGuardInABrowser looks at a guard that has much to tell: every sensor and
+// why it does not see more, what is asked, in force and not possible, each in
+// words, on a telephone too. An order needs the code.
+func TestGuardInABrowser(t *testing.T) {
+	if _, err := exec.LookPath(browser.Program); err != nil {
+		t.Skip("chromium is not installed (make setup)")
+	}
+	f := &fake{started: time.Now().Add(-90 * time.Second), height: 57}
+	_, control, addr, _ := serve(t, f)
+	b, err := browser.Open(t.Context(), browser.Config{URL: "http://" + addr + "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	until := func(what, js string) {
+		t.Helper()
+		if err := b.Until(what, js); err != nil {
+			t.Fatal(err)
+		}
+	}
+	row := func(title string) string {
+		return `[...document.querySelectorAll('#guard .row')].find(r => r.querySelector('h3').textContent === '` + title + `')`
+	}
+	for _, c := range []struct{ what, js string }{
+		{"how much is seen", `/3 of 4 sensors see.*2 rules may act or ask/.test(document.querySelector('#guardstate').textContent)`},
+		{"why not more", `/Names.*is off.*Network.*ring.*Programs.*no types.*38 missed.*Machine.*temperature/s.test(document.querySelector('#guard .senses').textContent)`},
+		{"a question", row("End a program?") + `.querySelectorAll('button').length === 2`},
+		{"a block", `/an address answers from/.test(` + row("An address is blocked") + `.textContent)`},
+		{"a refusal", `/went past the name server/.test(` + row("What goes past the name server is refused") + `.textContent)`},
+		{"what cannot be done", `/grant CAP_KILL/.test(` + row("Programs cannot be ended here") + `.textContent)`},
+		{"a silent neighbour", row("The guard of north is silent") + ` !== undefined`},
+		{"findings", `document.querySelectorAll('#guard tbody tr').length === 4`},
+		{"nobody's address", `!/192\.0\.2\.66|secret/.test(document.body.textContent)`},
+		{"room for all of it", `document.documentElement.scrollWidth <= innerWidth`},
+	} {
+		until(c.what, c.js)
+	}
+	code, err := control.GuardCode(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	until("the release asks for a code", `(`+row("An address is blocked")+`.querySelector('button').click(), document.querySelector('#code').open)`)
+	until("a wrong code is refused", `(document.querySelector('#digits').value = '00000000', document.querySelector('#send').click(), document.querySelector('#refusal').textContent !== '')`)
+	until("the code is taken", `(document.querySelector('#digits').value = '`+code.Code+`', document.querySelector('#send').click(), !document.querySelector('#code').open)`)
+	f.mu.Lock()
+	if len(f.guardOrders) != 1 || f.guardOrders[0].Do != "release" || f.guardOrders[0].ID != 12 {
+		t.Errorf("the guard heard %+v", f.guardOrders)
+	}
+	f.mu.Unlock()
+	if err := b.Size(360, 780, true); err != nil {
+		t.Fatal(err)
+	}
+	until("all of it on a telephone", `innerWidth === 360 && document.documentElement.scrollWidth <= 360`)
+}

@@ -370,11 +370,23 @@ func (f *fake) Guard(context.Context) (guard.Status, error) {
 	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	secret := func(k guard.Kind, v string) guard.Subject { return guard.Subject{Kind: k, Value: v} }
 	return guard.Status{
-		Mode:     "observe",
-		Coverage: []guard.Coverage{{Sensor: guard.Packet, Level: "ring", Seen: 12}, {Sensor: guard.Process, Level: guard.None, Reason: "not here"}},
-		Told:     map[string]uint64{guard.ARPSpoof: 2}, Silent: []string{"north"},
-		Findings:  []guard.Finding{{Rule: guard.ARPSpoof, Severity: guard.High, Subject: secret(guard.Host, "192.0.2.66"), Count: 2, Last: at, Evidence: map[string]string{"name": "secret.example"}}},
-		Reactions: []guard.Standing{{Reaction: guard.Reaction{ID: 12, Action: guard.Block, Rule: guard.ARPSpoof, Subject: secret(guard.Host, "192.0.2.66")}, Since: at, Until: at.Add(time.Hour)}},
+		Mode: "observe",
+		Coverage: []guard.Coverage{
+			{Sensor: guard.Domain, Level: guard.None, Reason: "the name server is off: guard.dns.listen in the configuration"}, {Sensor: guard.Packet, Level: "ring", Seen: 12},
+			{Sensor: guard.Process, Level: "connector", Lost: 38, Reason: "ebpf: this kernel describes no types (BTF); ebpf-syscall: grant CAP_BPF and CAP_PERFMON"}, {Sensor: guard.Load, Level: "partial", Reason: "not available here: temperature"},
+		},
+		Rules:  []guard.RuleState{{ID: guard.ARPSpoof, Mode: guard.Enforce, InForce: guard.Enforce}, {ID: guard.LoadMiner, Mode: guard.Ask, InForce: guard.Ask}},
+		Unable: map[string]string{"kill": "programs of other users cannot be ended: grant CAP_KILL"},
+		Told:   map[string]uint64{guard.ARPSpoof: 2}, Silent: []string{"north"},
+		Findings: []guard.Finding{
+			{Rule: guard.ARPSpoof, Severity: guard.High, Subject: secret(guard.Host, "192.0.2.66"), Count: 2, Last: at, Evidence: map[string]string{"name": "secret.example"}},
+			{Rule: guard.LoadBinary, Severity: guard.Critical, Subject: secret(guard.Machine, ""), Count: 1, Last: at}, {Rule: guard.TCPPortScan, Severity: guard.Medium, Subject: secret(guard.Host, "192.0.2.66"), Count: 14_302, Last: at},
+			{Rule: guard.DomainBypass, Severity: guard.Low, Subject: secret(guard.Machine, ""), Count: 9, Last: at},
+		},
+		Reactions: []guard.Standing{
+			{Reaction: guard.Reaction{ID: 12, Action: guard.Block, Rule: guard.ARPSpoof, Subject: secret(guard.Host, "192.0.2.66")}, Since: at, Until: at.Add(time.Hour)},
+			{Reaction: guard.Reaction{ID: 14, Action: guard.Refuse, Rule: guard.DomainBypass, Subject: secret(guard.Machine, "")}, Since: at, Until: at.Add(24 * time.Hour)},
+		},
 		Questions: []guard.Standing{{Reaction: guard.Reaction{ID: 13, Action: guard.Kill, Ask: true, Rule: guard.LoadMiner, Image: "/tmp/secret-miner", Subject: secret(guard.PID, "66@66")}, Since: at, Until: at.Add(time.Hour)}},
 	}, nil
 }

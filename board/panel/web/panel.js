@@ -238,6 +238,7 @@ function energy() {
 const senses = { domain: 'Names', packet: 'Network', process: 'Programs', load: 'Machine' };
 const acts = { block: 'An address is blocked', kill: 'End a program', quarantine: 'A neighbour is shut out', safe_stop: 'Charging is stopped', refuse: 'What goes past the name server is refused' };
 const asks = { block: 'Block an address?', kill: 'End a program?', quarantine: 'Shut a neighbour out?', safe_stop: 'Stop charging?', refuse: 'Refuse what goes past the name server?' };
+const cannot = { block: 'Addresses cannot be blocked here', kill: 'Programs cannot be ended here', quarantine: 'Neighbours cannot be shut out here', safe_stop: 'Charging cannot be stopped here', refuse: 'What goes past the name server cannot be refused here' };
 const day = t => new Date(t).toLocaleString([], { dateStyle: 'short', timeStyle: 'short' });
 
 function guard() {
@@ -256,9 +257,9 @@ function guard() {
     const why = r => `${g.words?.[r.rule] ?? r.rule} (${r.rule})`;
     const rows = [];
     for (const q of g.questions ?? []) rows.push(el('div.row.asks', el('h3', asks[q.action] ?? q.action), el('span.buttons', button('Yes', { do: 'answer', id: q.id, yes: true }, asks[q.action]), button('No', { do: 'answer', id: q.id }, asks[q.action])), el('p.sub', `${why(q)} · asked ${day(q.since)}, forgotten ${day(q.until)} · number ${q.id}`)));
-    for (const r of g.reactions ?? []) rows.push(el('div.row.alarm', el('h3', acts[r.action] ?? r.action), button('Release', { do: 'release', id: r.id }, 'Release it?'), el('p.sub', `${why(r)} · until ${day(r.until)} · number ${r.id}`)));
+    for (const r of g.reactions ?? []) rows.push(el(r.action === 'refuse' ? 'div.row' : 'div.row.alarm', el('h3', acts[r.action] ?? r.action), button('Release', { do: 'release', id: r.id }, 'Release it?'), el('p.sub', `${why(r)} · until ${day(r.until)} · number ${r.id}`)));
     if (g.suspended) rows.push(el('div.row', el('h3', 'Everything was released'), button('React again', { do: 'resume' }, 'React again?'), el('p.sub', `nothing is done before ${day(g.suspended)}`)));
-    for (const [what, reason] of Object.entries(g.unable ?? {})) rows.push(el('div.row.alarm', el('h3', `${what} cannot be done here`), el('p.sub', reason)));
+    for (const [what, reason] of Object.entries(g.unable ?? {})) rows.push(el('div.row.alarm', el('h3', cannot[what] ?? what), el('p.sub', reason)));
     for (const n of g.silent ?? []) rows.push(el('div.row.alarm', el('h3', `The guard of ${n} is silent`), el('p.sub', 'it has promised to say that it is at work, and has not')));
     const found = (g.findings ?? []).slice(0, 8);
     return [
