@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -369,4 +370,74 @@ func TestGuardShutsOut(t *testing.T) {
 		t.Errorf("%d reactions are on record, want begin and end", n)
 	}
 	g.agree()
+}
+
+// TestGuardAsksAboutNames lets a gateway send something past its own name
+// server: it asks first, refuses after a yes, and passes it again when a person
+// has released everything.
+func TestGuardAsksAboutNames(t *testing.T) {
+	t.Parallel()
+	g := newGrid(t, 1)
+	w := newWires(t, g)
+	north := g.gateways[0]
+	north.install()
+	north.configure(func(c *config.Config) {
+		c.Guard.Interface = "eth0"
+		c.Guard.DNS = config.DNS{Listen: []string{"127.0.0.1:53"}, Upstreams: []string{"udp://10.83.0.250"}, Bypass: "observe"}
+		c.Guard.Rules = []config.GuardRule{{ID: guard.DomainBypass, Mode: "ask"}}
+	})
+	w.in(north.netns, "route", "add", "default", "via", "10.83.0.254")
+	w.in(north.netns, "neigh", "add", "10.83.0.254", "lladdr", "02:00:00:00:00:fe", "dev", "eth0")
+	north.create()
+	north.start()
+	state := func(s guard.Status) string {
+		if s.Names == nil {
+			return ""
+		}
+		return s.Names.Bypass.State
+	}
+	north.guards(patience, "a look at what goes past", func(s guard.Status) bool { return state(s) == "observe" })
+
+	passes := func() bool {
+		t.Helper()
+		var sent error
+		err := (&stranger{t: t, space: north.netns}).there(func() error {
+			c, err := net.Dial("udp", "198.51.100.53:53")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, sent = c.Write([]byte("a question for somebody else"))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sent == nil
+	}
+	if !passes() {
+		t.Fatal("it is refused before anything was asked")
+	}
+	s := north.guards(patience, "a question", func(s guard.Status) bool { return len(s.Questions) == 1 })
+	if q := s.Questions[0]; q.Action != guard.Refuse || q.Rule != guard.DomainBypass || state(s) != "observe" {
+		t.Errorf("asked is %+v while %s", q, state(s))
+	}
+	if !passes() {
+		t.Error("it is refused before the answer")
+	}
+	if out := north.run("guard", "answer", fmt.Sprint(s.Questions[0].ID), "yes"); !strings.Contains(out, "refuse") {
+		t.Errorf("guard answer says %q", out)
+	}
+	north.guards(patience, "the refusal", func(s guard.Status) bool { return state(s) == "enforce" && s.Reacted["refuse"] == 1 })
+	if passes() {
+		t.Error("it passes after the answer")
+	}
+	if n := north.reacted(); n != 2 {
+		t.Errorf("%d steps are on record, want question and refusal", n)
+	}
+	north.run("guard", "release", "--all")
+	north.guards(patience, "the refusal's end", func(s guard.Status) bool { return state(s) == "observe" && len(s.Reactions) == 0 })
+	if !passes() {
+		t.Error("it is refused after everything was released")
+	}
 }
