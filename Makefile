@@ -104,9 +104,22 @@ image: build build-here ## packages, and dist/joulegate-*-sd.img.gz for a Raspbe
 	bin/image -card
 
 .PHONY: hil
-hil: ## the shipped program on emulated hardware (as root: installs QEMU); RUN=estop V=1 shows one scenario
+hil: ## the shipped programs on emulated hardware (as root: installs QEMU); RUN=estop V=1 shows one scenario
 	.ci/setup hil
 	$(GO) test -tags hil -count=1 -timeout 30m -parallel 2 $(if $(RUN),-run '(?i)$(RUN)') $(if $(V),-v) ./tools/hil $(if $(V),-hil.v)
+	$(if $(RUN),,$(MAKE) qemu-user)
+
+# The arithmetic of meters, money and the market, and what is stored and sent:
+# where a word of 32 bits, its order or its alignment could make a difference.
+# Left out are the tests that only try more of the same, for minutes.
+CORE      := ./meter/... ./chain ./chain/ledger ./chain/market ./chain/passbook ./chain/tree ./board/config
+LONG_CORE := TestAgainstOracles|TestBuiltin|TestCorrectionsFindTheirInvoiceAmongMany|TestDetect|TestEvery|TestFeederNeverExceeded|TestLateEnergyIsInBothMatrices|TestLeadingWallboxes|TestLoadSteps|TestRandomWalk|TestRegistersOfEveryDevice|TestRoundTrip|TestWrites|Fuzz
+
+.PHONY: qemu-user
+qemu-user: ## core packages on emulated arm64 and armv7 processors
+	.ci/setup hil
+	CGO_ENABLED=0 GOARCH=arm64 $(GO) test -count=1 -exec qemu-aarch64-static -skip '$(LONG_CORE)' $(CORE)
+	CGO_ENABLED=0 GOARCH=arm GOARM=7 $(GO) test -count=1 -exec qemu-arm-static -skip '$(LONG_CORE)' $(CORE)
 
 .PHONY: clean
 clean: ## remove what was built

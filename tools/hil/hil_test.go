@@ -4,6 +4,7 @@ package hil
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -23,7 +24,7 @@ var verbose = flag.Bool("hil.v", false, "show what machines say")
 
 // limit is for any one thing that is waited for: an emulated processor is ten
 // times slower than a real one, and shares two with others.
-const limit = 2 * time.Minute
+const limit = 5 * time.Minute
 
 // lab is what all scenarios share: programs and kernels.
 type lab struct {
@@ -48,6 +49,11 @@ func TestMain(m *testing.M) {
 	}
 	if err == nil {
 		err = os.MkdirAll(theLab.out, 0o755)
+	}
+	for _, p := range []string{ARM64.QEMU[0], ARMv7.QEMU[0], "fdtput", "mke2fs", "depmod", "xz", "dpkg-deb", "apt-get"} {
+		if _, missing := exec.LookPath(p); missing != nil {
+			err = errors.Join(err, fmt.Errorf("hil: %w; as root: .ci/setup hil", missing))
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
