@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/joulegate/joulegate/board/config"
 	"github.com/joulegate/joulegate/board/panel"
 	"github.com/joulegate/joulegate/chain"
 )
@@ -35,6 +37,7 @@ func microgrid(t *testing.T, arches ...Arch) ([]*site, *Hub) {
 	all := make([]*site, len(arches))
 	for i, a := range arches {
 		all[i] = build(t, st, i, MachineConfig{Arch: a, LAN: lan, Disk: theLab.disk(t, fmt.Sprint("data", i), 128)})
+		all[i].unhurried()
 		if i == 0 {
 			all[i].found("--slot", "20s")
 		} else {
@@ -44,6 +47,19 @@ func microgrid(t *testing.T, arches ...Arch) ([]*site, *Hub) {
 	}
 	connected(all)
 	return all, hub
+}
+
+// unhurried makes a gateway bear that other machines run beside it on the same
+// two processors: what solo scenarios measure, reactions within milliseconds,
+// is not the matter here.
+func (s *site) unhurried() {
+	s.yaml.Timing.Tick = config.Duration(100 * time.Millisecond)
+	for i := range s.yaml.Meters {
+		s.yaml.Meters[i].Interval = config.Duration(2 * time.Second)
+	}
+	for i := range s.yaml.Chargers {
+		s.yaml.Chargers[i].Feedback = ""
+	}
 }
 
 // join makes the gateway a member by an invitation of another one.

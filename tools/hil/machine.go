@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/joulegate/joulegate/tools/hil/wire"
@@ -133,6 +134,8 @@ func Boot(ctx context.Context, cfg MachineConfig) (_ *Machine, err error) {
 	}
 	// Not bound to ctx: a scenario kills its machines itself, and when.
 	m.cmd = exec.Command(cfg.Arch.QEMU[0], append(args, "-dtb", dtb)...)
+	// It ends with the test at the latest, however that ends.
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
