@@ -405,22 +405,38 @@ func (s *site) plug() {
 	}
 }
 
-// charge plugs a car in, pays for it, and waits until current flows.
+// charge plugs a car in, pays for it, and waits until current flows. Where
+// machines share processors, a control loop may stall at the wrong moment and
+// end the session: there the driver pays again.
 func (s *site) charge(w keys.Wallet) chain.ID {
 	s.t.Helper()
 	s.plug()
-	var id chain.ID
-	s.until("session", func(ctx context.Context) (bool, any) {
-		q, err := s.client.Quote(ctx, panel.QuoteRequest{Connector: 1, Driver: w.Public(), MaxWh: 20_000})
-		if err == nil {
-			var v panel.Session
-			v, err = s.client.StartSession(ctx, q.Sign(w.Key))
-			id = v.ID
+	for {
+		var v panel.Session
+		s.until("session", func(ctx context.Context) (bool, any) {
+			q, err := s.client.Quote(ctx, panel.QuoteRequest{Connector: 1, Driver: w.Public(), MaxWh: 20_000})
+			if err == nil {
+				v, err = s.client.StartSession(ctx, q.Sign(w.Key))
+			}
+			return err == nil, err
+		})
+		if s.cfg.LAN == "" || s.begins(v.ID) {
+			s.flows()
+			return v.ID
 		}
-		return err == nil, err
+		s.t.Logf("%s: session %s ended before it began", s.cfg.Name, v.ID)
+	}
+}
+
+// begins waits until current flows, or the session has ended.
+func (s *site) begins(id chain.ID) (flows bool) {
+	s.t.Helper()
+	s.until("a session that begins or ends", func(ctx context.Context) (bool, any) {
+		v, err := s.client.Session(ctx, id)
+		flows = s.street.State(s.index).Charging > 0
+		return flows || err == nil && !v.State.Open(), fmt.Sprintf("%+v %v", v, err)
 	})
-	s.flows()
-	return id
+	return flows
 }
 
 // flows waits until the relay is closed, and current flows.
