@@ -113,6 +113,9 @@ func New(cfg Config) (*Updater, error) {
 		u.record = r.with(cfg.Place, cfg.Self)
 		u.record.Current = cfg.Place
 	}
+	if r := &u.record; r.Trial == nil && r.Current != cfg.Place { // what was current could not be started
+		r.Former, r.Current = r.Current, cfg.Place
+	}
 	u.status.Phase = board.UpdateIdle
 	switch t := r.Trial; {
 	case t == nil:
@@ -517,7 +520,7 @@ func (u *Updater) Rollback(_ context.Context) error {
 		return fmt.Errorf("%w: no former program is kept", ErrRefused)
 	}
 	p := r.Places[place]
-	if place != Packaged {
+	if p.SHA256 != (chain.Hash{}) { // known, because it came by an update
 		if err := u.cfg.Slots.Verify(place, p); err != nil {
 			return fmt.Errorf("%w: the former program is damaged: %w", ErrRefused, err)
 		}

@@ -6,12 +6,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/joulegate/joulegate/board/update"
+	"github.com/joulegate/joulegate/chain/consensus"
 	"github.com/joulegate/joulegate/chain/journal"
 	"github.com/joulegate/joulegate/chain/ledger"
 	"golang.org/x/sys/unix"
@@ -32,6 +34,33 @@ var errUpdated = errors.New("another program takes over")
 type place struct {
 	update.Choice
 	launcher string // program that has chosen this one; "": it has itself
+	card     bool   // the firmware has chosen a partition
+}
+
+// A card's first process tells so where an update finds what it needs
+// (tools/image/init).
+const (
+	cardSlot    = "/run/joulegate/slot"
+	cardFlag    = "/run/joulegate/tryboot"
+	cardDevices = "/dev/joulegate/"
+	cardBoot    = "/boot/firmware/autoboot.txt"
+	cardRestart = "/sbin/reboot"
+)
+
+// onCard returns the partition that runs, if this is a card.
+func onCard() (slot string, ok bool) {
+	b, err := os.ReadFile(cardSlot)
+	return strings.TrimSpace(string(b)), err == nil
+}
+
+// slotsHere are the slots of this machine.
+func slotsHere(store update.Store) update.Slots {
+	if _, ok := onCard(); !ok {
+		return update.Programs{Store: store}
+	}
+	return update.Partitions{Slots: [2]string{"2", "3"}, Card: update.Files{
+		Autoboot: cardBoot, Flag: cardFlag, Devices: map[string]string{"2": cardDevices + "2", "3": cardDevices + "3"},
+	}}
 }
 
 // placeVar tells a program that was chosen so, and by whom: place:launcher.
@@ -54,6 +83,13 @@ func launch(st state, log *slog.Logger) place {
 		return launched(st, was, log)
 	}
 	alarm(0)
+	if slot, ok := onCard(); ok {
+		p := place{Choice: update.Booted(st.updates(), slot, time.Now()), card: true}
+		for _, t := range p.Told {
+			log.Error("update", "err", t)
+		}
+		return p
+	}
 	here := place{Choice: update.Choice{Place: update.Packaged}}
 	if _, err := os.Stat(st.path("update", "boot.json")); errors.Is(err, fs.ErrNotExist) {
 		return here
@@ -115,8 +151,15 @@ func alarm(d time.Duration) {
 
 // again executes the program that the record names now, with the same
 // arguments and process id.
-func (p place) again() error {
+func (p place) again(why error) error {
 	alarm(0)
+	if p.card && !errors.Is(why, errReconfigured) && !errors.Is(why, consensus.ErrSnapshot) {
+		// The firmware starts the other partition; relays are open already.
+		if out, err := exec.Command(cardRestart).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", cardRestart, err, out)
+		}
+		return nil
+	}
 	exe := "/proc/self/exe"
 	if p.launcher != "" && unix.Access(p.launcher, unix.X_OK) == nil {
 		exe = p.launcher

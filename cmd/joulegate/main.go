@@ -102,7 +102,7 @@ New here? Watch a neighbourhood on this machine, with nothing else installed:
 
 	root.AddCommand(
 		newRunCmd(), newReflexCmd(), newSafeStateCmd(), newDemoCmd(), newSimCmd(), newInitCmd(), newSetupCmd(), newLabelCmd(), newDoctorCmd(), newBugreportCmd(), newVersionCmd(), newManCmd(),
-		newGridCmd(), newPeerCmd(), newConfigCmd(), newBackupCmd(), newRestoreCmd(), newUpdateCmd(),
+		newGridCmd(), newPeerCmd(), newConfigCmd(), newBackupCmd(), newRestoreCmd(), newUpdateCmd(), newEraseCmd(),
 		newBoardCmd(), newBusCmd(), newMeterCmd(), newChargerCmd(), newCommissionCmd(), newRelayCmd(), newSessionCmd(), newReceiptCmd(), newCardCmd(), newMandateCmd(), newCodeCmd(), newJournalCmd(),
 		newLedgerCmd(), newAuditCmd(), newAccountCmd(), newDisputeCmd(), newInvoiceCmd(), newRemoteCmd(), newMarketCmd(), newFlowCmd(),
 		newGuardCmd(),

@@ -35,9 +35,9 @@ the first reading and after the last. Logs go to stderr.`,
 			err = runGateway(cmd, at, log)
 			switch {
 			case startsAnew(err) && cmd.Context().Err() == nil:
-				return at.again()
+				return at.again(err)
 			case err != nil && cmd.Context().Err() == nil && at.giveUp(stateOf(cmd), err, log):
-				return at.again()
+				return at.again(err)
 			}
 			return err
 		},

@@ -350,7 +350,7 @@ func (s *settings) ConfigChange(_ context.Context, d config.Desired, by string) 
 	if err != nil {
 		return panel.ConfigResult{}, err
 	}
-	if by == "mqtt" {
+	if by != "command line" {
 		if err := updatesTrusted(cur.Update, next.Update); err != nil {
 			return panel.ConfigResult{}, err
 		}

@@ -43,7 +43,7 @@ func arches() []string {
 func updateConfig(c config.Config, st state, log *slog.Logger) (update.Config, error) {
 	store := st.updates()
 	u := update.Config{
-		Store: store, Slots: update.Programs{Store: store}, Threshold: c.Update.Wanted(), Auto: c.Update.Auto, Channel: c.Update.Channel,
+		Store: store, Slots: slotsHere(store), Threshold: c.Update.Wanted(), Auto: c.Update.Auto, Channel: c.Update.Channel,
 		Arches: arches(), Patience: c.Update.Patience.D(), Log: log,
 		Free: func() (uint64, error) {
 			d, err := diskOf(string(st))

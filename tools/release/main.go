@@ -167,6 +167,17 @@ func manifest(dist string, m update.Manifest, out io.Writer) error {
 		}
 		m.Artifacts = append(m.Artifacts, update.Artifact{Kind: update.KindProgram, Arch: arch, File: name, Size: int64(len(b)), SHA256: chain.Sum(b)})
 	}
+	slots, _ := filepath.Glob(filepath.Join(dist, "*-slot.img"))
+	if len(slots) > 1 {
+		return fmt.Errorf("%d images of a slot: which one?", len(slots))
+	}
+	for _, name := range slots { // of the card, which is for arm64
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		m.Artifacts = append(m.Artifacts, update.Artifact{Kind: update.KindPartition, Arch: "arm64", File: filepath.Base(name), Size: int64(len(b)), SHA256: chain.Sum(b)})
+	}
 	b, err := m.Encode()
 	if err != nil {
 		return err
