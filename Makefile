@@ -7,6 +7,7 @@ SHELL := /bin/bash
 
 GO      ?= go
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+VULN    := golang.org/x/vuln/cmd/govulncheck@v1.1.4
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10s
@@ -120,6 +121,21 @@ qemu-user: ## core packages on emulated arm64 and armv7 processors
 	.ci/setup hil
 	CGO_ENABLED=0 GOARCH=arm64 $(GO) test -count=1 -exec qemu-aarch64-static -skip '$(LONG_CORE)' $(CORE)
 	CGO_ENABLED=0 GOARCH=arm GOARM=7 $(GO) test -count=1 -exec qemu-arm-static -skip '$(LONG_CORE)' $(CORE)
+
+# A vulnerability database is a folder as https://vuln.go.dev/vulndb.zip has it
+# (index/, ID/), for machines without a network, or that address itself.
+VULNDB ?=
+.PHONY: vuln
+vuln: ## known vulnerabilities in what is linked, and dist/joulegate.openvex.json; VULNDB=/folder or https://vuln.go.dev
+	@case "$(VULNDB)" in \
+	  /*) test -e $(VULNDB)/index/modules.json || { echo "vuln: $(VULNDB)/index/modules.json is not there: unpack https://vuln.go.dev/vulndb.zip"; exit 2; };; \
+	  https://*) ;; \
+	  *) echo "vuln: VULNDB=/folder with a copy of the database, or VULNDB=https://vuln.go.dev"; exit 2;; \
+	esac
+	@mkdir -p dist
+	$(GO) run $(VULN) -db $(if $(filter /%,$(VULNDB)),file://)$(VULNDB) -tags grpcnotrace -format openvex ./cmd/... \
+	  | sed -e 's|"Unknown Product"|"pkg:github/joulegate/joulegate@$(VERSION)"|' -e 's|"Unknown Author"|"joulegate maintainers"|' > dist/joulegate.openvex.json
+	$(GO) run $(VULN) -db $(if $(filter /%,$(VULNDB)),file://)$(VULNDB) -tags grpcnotrace ./cmd/...
 
 .PHONY: clean
 clean: ## remove what was built
