@@ -115,7 +115,7 @@ the keys, from the beginning, is the better protection.`,
 
 // secrets are what is overwritten, and goes first: whoever cuts the power has
 // got nothing of worth.
-var secrets = []string{"keys", "wallets", "psk", "consensus/config", "consensus/data/priv_validator_state.json", "parties.yaml", "settings", "broker.json"}
+var secrets = []string{"keys", "wallets", "psk", "consensus/config", "consensus/data/priv_validator_state.json", "parties.yaml", "settings", "broker.json", "label.html", "label.txt"}
 
 // erase removes what is below the state folder, and the configuration. It
 // follows no link out of it.
