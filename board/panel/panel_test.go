@@ -372,15 +372,18 @@ func (f *fake) Guard(context.Context) (guard.Status, error) {
 	return guard.Status{
 		Mode: "observe",
 		Coverage: []guard.Coverage{
-			{Sensor: guard.Domain, Level: guard.None, Reason: "the name server is off: guard.dns.listen in the configuration"}, {Sensor: guard.Packet, Level: "ring", Seen: 12},
-			{Sensor: guard.Process, Level: "connector", Lost: 38, Reason: "ebpf: this kernel describes no types (BTF); ebpf-syscall: grant CAP_BPF and CAP_PERFMON"}, {Sensor: guard.Load, Level: "partial", Reason: "not available here: temperature"},
+			{Sensor: guard.Domain, Level: guard.None, Reason: "the name server is off: guard.dns.listen in the configuration"},
+			{Sensor: guard.Packet, Level: "ring", Seen: 12},
+			{Sensor: guard.Process, Level: "connector", Lost: 38, Reason: "ebpf: this kernel describes no types (BTF); ebpf-syscall: grant CAP_BPF and CAP_PERFMON"},
+			{Sensor: guard.Load, Level: "partial", Reason: "not available here: temperature"},
 		},
 		Rules:  []guard.RuleState{{ID: guard.ARPSpoof, Mode: guard.Enforce, InForce: guard.Enforce}, {ID: guard.LoadMiner, Mode: guard.Ask, InForce: guard.Ask}},
 		Unable: map[string]string{"kill": "programs of other users cannot be ended: grant CAP_KILL"},
 		Told:   map[string]uint64{guard.ARPSpoof: 2}, Silent: []string{"north"},
 		Findings: []guard.Finding{
 			{Rule: guard.ARPSpoof, Severity: guard.High, Subject: secret(guard.Host, "192.0.2.66"), Count: 2, Last: at, Evidence: map[string]string{"name": "secret.example"}},
-			{Rule: guard.LoadBinary, Severity: guard.Critical, Subject: secret(guard.Machine, ""), Count: 1, Last: at}, {Rule: guard.TCPPortScan, Severity: guard.Medium, Subject: secret(guard.Host, "192.0.2.66"), Count: 14_302, Last: at},
+			{Rule: guard.LoadBinary, Severity: guard.Critical, Subject: secret(guard.Machine, ""), Count: 1, Last: at},
+			{Rule: guard.TCPPortScan, Severity: guard.Medium, Subject: secret(guard.Host, "192.0.2.66"), Count: 14_302, Last: at},
 			{Rule: guard.DomainBypass, Severity: guard.Low, Subject: secret(guard.Machine, ""), Count: 9, Last: at},
 		},
 		Reactions: []guard.Standing{
