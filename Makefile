@@ -102,7 +102,7 @@ packages: build build-here ## dist/*.deb, with checksums, parts lists and proven
 image: build build-here ## packages, and dist/joulegate-*-sd.img.gz for a Raspberry Pi with the slot that an update brings; needs mke2fs
 	cd tools/image && CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -ldflags '-s -w' -o ../../dist/joulegate-init-linux-arm64 ./init
 	cd tools/image && $(GO) build -o ../../bin/image .
-	bin/image -card
+	bin/image -card with
 
 .PHONY: hil
 hil: ## the shipped programs on emulated hardware (as root: installs QEMU); RUN=estop V=1 shows one scenario

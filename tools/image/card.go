@@ -349,8 +349,8 @@ func writeSparse(w io.WriterAt, b []byte, at int64) error {
 	return nil
 }
 
-// writeCard makes the card, its compressed form and the slot in dist, and
-// returns their names.
+// writeCard makes the card, the slot by itself and their parts list in dist,
+// and returns what of it is shipped as it is.
 func writeCard(src source, dist string) ([]string, error) {
 	c := Card{
 		Version: src.debVersion(), Time: src.Time,
@@ -367,32 +367,38 @@ func writeCard(src source, dist string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	base := filepath.Join(dist, "joulegate-"+c.Version)
-	card := base + "-sd.img"
-	made := []string{base + "-slot.img", card + ".gz", base + "-sd.cdx.json"}
+	card := cardName(src, dist)
+	made := []string{strings.TrimSuffix(card, "-sd.img") + "-slot.img", strings.TrimSuffix(card, ".img") + ".cdx.json"}
 	parts, err := cardParts(c)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(made[2], parts, 0o644); err != nil {
-		return nil, err
+	for i, b := range [][]byte{slot, parts} {
+		if err := os.WriteFile(made[i], b, 0o644); err != nil {
+			return nil, err
+		}
 	}
-	if err := create(made[0], func(w io.Writer) error { _, err := w.Write(slot); return err }); err != nil {
-		return nil, err
-	}
-	if err := create(card, func(w io.Writer) error {
+	return made, create(card, func(w io.Writer) error {
 		f := w.(*os.File)
 		last := layout()[3]
 		return errors.Join(f.Truncate(last.start+last.size), c.Write(f, slot))
-	}); err != nil {
-		return nil, err
-	}
-	in, err := os.Open(card)
+	})
+}
+
+func cardName(src source, dist string) string {
+	return filepath.Join(dist, "joulegate-"+src.debVersion()+"-sd.img")
+}
+
+// packCard compresses the card: half of it is nothing.
+func packCard(src source, dist string) (string, error) {
+	name := cardName(src, dist)
+	in, err := os.Open(name)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer in.Close()
-	return made, create(made[1], func(w io.Writer) error {
+	fmt.Println(name + ".gz")
+	return name + ".gz", create(name+".gz", func(w io.Writer) error {
 		z := gzip.NewWriter(w)
 		_, err := io.Copy(z, in)
 		return errors.Join(err, z.Close())

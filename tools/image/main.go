@@ -32,7 +32,7 @@ func main() {
 	dist := flag.String("dist", "dist", "folder with the programs that make build has made; the rest goes there too")
 	host := flag.String("host", "bin/joulegate", "joulegate for this machine; it writes manual and completions")
 	root := flag.String("root", ".", "folder of the project")
-	card := flag.Bool("card", false, "make the image of an SD card, too; needs mke2fs")
+	card := flag.String("card", "no", "make the image of an SD card, too (with), or nothing else (only); needs mke2fs")
 	flag.Parse()
 	if err := release(*dist, *host, *root, *card); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
@@ -40,12 +40,27 @@ func main() {
 	}
 }
 
-func release(dist, host, root string, card bool) error {
+func release(dist, host, root, card string) error {
 	src, err := sourceOf(root)
 	if err != nil {
 		return err
 	}
 	var made []string
+	switch card {
+	case "with", "only":
+		images, err := writeCard(src, dist)
+		if err != nil || card == "only" {
+			return err
+		}
+		packed, err := packCard(src, dist)
+		if err != nil {
+			return err
+		}
+		made = append(images, packed)
+	case "no":
+	default:
+		return fmt.Errorf("-card %s: no, with or only", card)
+	}
 	for _, arch := range []string{"amd64", "arm64", "armhf"} {
 		p := Package{
 			Arch: arch, Version: src.debVersion(), Time: src.Time, Host: host, Root: root,
@@ -58,14 +73,6 @@ func release(dist, host, root string, card bool) error {
 		}
 		fmt.Println(name)
 		made = append(made, name)
-	}
-	if card {
-		images, err := writeCard(src, dist)
-		if err != nil {
-			return err
-		}
-		fmt.Println(strings.Join(images, "\n"))
-		made = append(made, images...)
 	}
 	for _, program := range programs(dist) {
 		b, err := sbomOf(program)

@@ -184,3 +184,23 @@ func TestLog(t *testing.T) {
 		t.Error("the console lacks a line")
 	}
 }
+
+// TestWords takes a line of the console apart.
+func TestWords(t *testing.T) {
+	for line, want := range map[string][]string{
+		"":                          nil,
+		"  ":                        nil,
+		"doctor":                    {"doctor"},
+		" commission\tstart  ":      {"commission", "start"},
+		`relay test 1 --note "a b"`: {"relay", "test", "1", "--note", "a b"},
+		`a '' "it's" b"c d"e`:       {"a", "", "it's", "bc de"},
+		"x; reboot && $HOME *":      {"x;", "reboot", "&&", "$HOME", "*"},
+	} {
+		if got, err := words(line); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %q, %v", line, got, err)
+		}
+	}
+	if _, err := words(`say "hello`); err == nil {
+		t.Error("an open quotation is taken")
+	}
+}

@@ -18,6 +18,7 @@ const maxLog = 4 << 20
 type logger struct {
 	mu      sync.Mutex
 	console io.Writer
+	hidden  bool // somebody works at the console
 	path    string
 	file    *os.File // nil: none yet, or it failed
 	size    int64
@@ -65,7 +66,9 @@ func (l *logger) line(b []byte) {
 	b = append(b, '\n')
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, _ = l.console.Write(b)
+	if !l.hidden || l.file == nil {
+		_, _ = l.console.Write(b)
+	}
 	if l.file == nil {
 		return
 	}
@@ -82,6 +85,14 @@ func (l *logger) line(b []byte) {
 		l.file = nil
 		fmt.Fprintf(l.console, "init: %v: the log is on the console only\n", err)
 	}
+}
+
+// show lets lines come to the console, or keeps them away while somebody
+// works there.
+func (l *logger) show(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hidden = !on
 }
 
 func (l *logger) close() {

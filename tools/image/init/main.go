@@ -1,5 +1,6 @@
 // Init is the first process of a joulegate card, and with the gateway the
-// only one: there is no shell, no login and no password on it.
+// only one: there is no shell, no login and no password on it. Whoever stands
+// before it with a screen and a keyboard can give the commands of joulegate.
 //
 //	kernel ─► init ─┬─ mounts: /boot (slot, read-only), /boot/firmware (setup), /data
 //	                ├─ names devices, hands them to the gateway's user
@@ -82,6 +83,7 @@ func live(log *logger) order {
 	devices := newDevices(log)
 	go devices.watch(ctx)
 	go network(ctx, readNetwork(log), who, log)
+	go func() { log.problem(console(ctx, kids, log)) }()
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)

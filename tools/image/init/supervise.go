@@ -139,7 +139,7 @@ func safeState(kids *children, log *logger) error {
 		return err
 	}
 	defer out.Close()
-	_, done, err := kids.start([]string{program, "safe-state"}, environ(), []uintptr{0, out.Fd(), out.Fd()}, asGateway())
+	_, done, err := kids.start([]string{program, "safe-state"}, environ(), []uintptr{nothing().Fd(), out.Fd(), out.Fd()}, asGateway())
 	if err != nil {
 		return err
 	}
@@ -148,6 +148,15 @@ func safeState(kids *children, log *logger) error {
 	}
 	return nil
 }
+
+// nothing is the input of whoever reads none.
+var nothing = sync.OnceValue(func() *os.File {
+	f, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		panic(err) // the initramfs has one
+	}
+	return f
+})
 
 func environ(more ...string) []string {
 	return append([]string{"PATH=/bin:/sbin:/usr/bin", "HOME=/var/lib/joulegate", "USER=joulegate", "LOGNAME=joulegate"}, more...)
@@ -198,7 +207,7 @@ func runGateway(ctx context.Context, kids *children, log *logger, ready func()) 
 	defer out.Close()
 	pid, done, err := kids.start([]string{program, "run"},
 		environ("NOTIFY_SOCKET="+notifySocket, fmt.Sprintf("WATCHDOG_USEC=%d", watchdog.Microseconds())),
-		[]uintptr{0, out.Fd(), out.Fd()}, asGateway())
+		[]uintptr{nothing().Fd(), out.Fd(), out.Fd()}, asGateway())
 	if err != nil {
 		return err
 	}
