@@ -72,15 +72,16 @@ type MachineConfig struct {
 
 // Machine is a running guest. It is safe for concurrent use.
 type Machine struct {
-	cfg     MachineConfig
-	cmd     *exec.Cmd
-	qmp     *qmp
-	qtest   *qtest
-	gpio    string // path of the PL061 in QEMU's object tree
-	port    net.Conn
-	console *os.File
-	qmpLog  *os.File
-	done    chan struct{} // closed when QEMU has ended
+	cfg      MachineConfig
+	cmd      *exec.Cmd
+	qmp      *qmp
+	qtest    *qtest
+	gpio     string // path of the PL061 in QEMU's object tree
+	port     net.Conn
+	console  *os.File
+	keyboard io.Writer // of the console; nil: none
+	qmpLog   *os.File
+	done     chan struct{} // closed when QEMU has ended
 
 	mu      sync.Mutex
 	text    []byte // of the console

@@ -130,6 +130,9 @@ func BootPi(ctx context.Context, cfg PiConfig) (_ *Machine, err error) {
 	if m.console, err = os.OpenFile(file("console"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
 		return nil, err
 	}
+	if m.qmpLog, err = os.OpenFile(file("qmp.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
+		return nil, err
+	}
 	host, port, err := net.SplitHostPort(cfg.Line)
 	if err != nil {
 		return nil, err
@@ -146,6 +149,9 @@ func BootPi(ctx context.Context, cfg PiConfig) (_ *Machine, err error) {
 		return nil, err
 	}
 	m.cmd.Stdout, m.cmd.Stderr = w, w
+	if m.keyboard, err = m.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
 	if err := m.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -162,7 +168,7 @@ func BootPi(ctx context.Context, cfg PiConfig) (_ *Machine, err error) {
 		}
 	}()
 	for {
-		if m.qmp, err = dialQMP(file("qmp")); err == nil {
+		if m.qmp, err = dialQMP(file("qmp"), m.qmpLog); err == nil {
 			return m, nil
 		}
 		select {
@@ -184,6 +190,12 @@ func (m *Machine) PiOutput(line int) (output, high bool, err error) {
 	}
 	level, err := m.Peek(piLevel)
 	return fn>>(3*(line%10))&7 == 1, level>>line&1 != 0, err
+}
+
+// Type writes to the console of a Raspberry Pi, as somebody before it would.
+func (m *Machine) Type(text string) error {
+	_, err := io.WriteString(m.keyboard, text)
+	return err
 }
 
 // Press presses keys of the machine's keyboard at once.
