@@ -26,7 +26,7 @@ func newDevices(log *logger) *devices {
 }
 
 // given are the device files that belong to the gateway.
-var given = []string{"gpiochip*", "watchdog*", "ttyUSB*", "ttyACM*", "ttyAMA*", "ttyS*", "ttySC*", "rtc0", "console"}
+var given = []string{"gpiochip*", "watchdog*", "ttyUSB*", "ttyACM*", "ttyAMA*", "ttyS*", "ttySC*", "rtc0"}
 
 // scan looks at all there is now.
 func (d *devices) scan() {
