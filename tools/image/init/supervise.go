@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -112,6 +113,7 @@ func supervise(ctx context.Context, kids *children, log *logger, ends chan<- ord
 		}()
 	}
 	for pause := firstPause; ctx.Err() == nil; {
+		log.problem(adopt("/var/lib/joulegate/joulegate.yaml", "/etc/joulegate/joulegate.yaml"))
 		start := time.Now()
 		err := runGateway(ctx, kids, log, func() {
 			select {
@@ -130,6 +132,25 @@ func supervise(ctx context.Context, kids *children, log *logger, ends chan<- ord
 		}
 		pause = min(2*pause, lastPause)
 	}
+}
+
+// adopt makes the configuration that 'joulegate restore' has left in the state
+// folder the gateway's, if it has none.
+func adopt(restored, config string) error {
+	if _, err := os.Stat(config); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	b, err := os.ReadFile(restored)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	part := config + ".new"
+	if err := os.WriteFile(part, b, 0o644); err != nil {
+		return err
+	}
+	return errors.Join(os.Chown(part, gatewayID, gatewayID), os.Rename(part, config))
 }
 
 // safeState opens every relay.
