@@ -24,6 +24,7 @@ const (
 	abortTime  = 3 * time.Second
 	stopTime   = 30 * time.Second
 	startTime  = 10 * time.Minute // until its control loop works
+	againTime  = 2 * time.Minute  // the same, of a gateway that starts anew with other settings
 	firstPause = 2 * time.Second
 	lastPause  = 30 * time.Second
 	steady     = time.Minute // after which a crash is a new one
@@ -281,6 +282,10 @@ func runGateway(ctx context.Context, kids *children, log *logger, ready func()) 
 				silence.Reset(watchdog)
 			case s == "WATCHDOG=1" && atWork:
 				silence.Reset(watchdog)
+			case s == "STOPPING=1":
+				// Its relays are open. It may execute itself anew.
+				atWork = false
+				silence.Reset(againTime)
 			}
 		}
 	}
