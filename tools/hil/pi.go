@@ -119,7 +119,7 @@ func BootPi(ctx context.Context, cfg PiConfig) (_ *Machine, err error) {
 	}
 	// The emulated USB controller has no fast interrupts, and four emulated
 	// processors on two real ones wait for each other.
-	line := strings.ReplaceAll(strings.TrimSpace(string(cmdline)), "console=tty1", "console=ttyS0,115200 8250.nr_uarts=1 dwc_otg.fiq_fsm_enable=0 maxcpus=2")
+	line := strings.ReplaceAll(strings.TrimSpace(string(cmdline)), "console=tty1", "console=ttyS0,115200 8250.nr_uarts=1 dwc_otg.fiq_fsm_enable=0 maxcpus=2 "+kernelOptions)
 
 	user := "user,id=lan"
 	for host, guest := range cfg.Forward {
