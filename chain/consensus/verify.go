@@ -63,6 +63,9 @@ func (e *Engine) Verify(ctx context.Context, progress func(height, of int64)) (R
 func ViewHome(home, genesisFile string, fn func(height int64, at time.Time, root chain.Hash, st ledger.State)) error {
 	return atHome(home, genesisFile, func(h *resting) error {
 		return h.app.view(func(c committed, st ledger.State) error {
+			if c.height == 0 {
+				return fmt.Errorf("%s: the ledger has no block yet; start the gateway", dataDir(home))
+			}
 			at := c.time
 			if meta := h.blocks.LoadBlockMeta(c.height); meta != nil {
 				at = meta.Header.Time

@@ -54,6 +54,7 @@ func openDevices(cfg config.Config, log *slog.Logger) (_ *devices, err error) {
 	for _, l := range cfg.Lines {
 		d.lines[l.ID], err = modbus.New(modbus.Config{
 			Device: l.Device, TCP: l.TCP, RTUTCP: l.RTUTCP, Baud: l.Baud, Framing: l.Framing, Timeout: l.Timeout.D(),
+			Absent: true, // the ledger and the page do not wait for somebody with a cable
 			Logger: log.With("line", l.ID),
 		})
 		if err != nil {

@@ -35,6 +35,7 @@ type Config struct {
 
 	Baud    int           // bit/s, any rate the adapter can do; 0 means 9600. Device only
 	Framing string        // "8N1", "8E1" or "8N2"; "" means 8N1. Device only
+	Absent  bool          // an adapter that is not plugged in yet is waited for, and is no error of New. Device only
 	Timeout time.Duration // answer time of slaves that set none, 1 ms..60 s; 0 means DefaultTimeout
 
 	Logger *slog.Logger // nil discards

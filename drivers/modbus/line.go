@@ -101,8 +101,8 @@ type device struct {
 var errLater = errors.New("not yet")
 
 // New checks cfg and opens the device, so that a missing adapter shows at
-// once; connections over TCP are made by Run. The device stays open for Run,
-// which must follow.
+// once, unless cfg says that it may be absent; connections over TCP are made
+// by Run. The device stays open for Run, which must follow.
 func New(cfg Config) (*Line, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -127,10 +127,12 @@ func New(cfg Config) (*Line, error) {
 	l.fr = fr
 	if cfg.Device != "" {
 		p, err := l.dial(context.Background())
-		if err != nil {
+		switch {
+		case err == nil:
+			l.attach(p)
+		case !cfg.Absent || !absent(err):
 			return nil, err
 		}
-		l.attach(p)
 	}
 	return l, nil
 }

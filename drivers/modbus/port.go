@@ -20,12 +20,18 @@ type port interface {
 	SetReadDeadline(time.Time) error
 }
 
+// absent reports whether an error of opening says that there is no such
+// device now.
+func absent(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
+}
+
 // openTTY opens a serial device for one process at a time: raw, no flow
 // control, non-blocking so that deadlines work.
 func openTTY(dev string, baud int, f framing) (_ port, err error) {
 	fd, err := unix.Open(dev, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+	case absent(err):
 		return nil, fmt.Errorf("open %s: no such device; is the adapter plugged in? (%w)", dev, err)
 	case errors.Is(err, unix.EACCES):
 		return nil, fmt.Errorf("open %s: %w; is the user in the group dialout?", dev, err)

@@ -39,8 +39,14 @@ func TestReplug(t *testing.T) {
 		}
 		return err
 	}
-	if err := read(); err != nil {
-		t.Fatal(err)
+	for end := time.Now().Add(20 * time.Second); ; {
+		err := read()
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) { // a busy machine answers late
+			t.Fatal(err)
+		}
 	}
 	os.Remove(link)
 	master.Close()
@@ -64,6 +70,38 @@ func TestReplug(t *testing.T) {
 	}
 	if n := l.Stats().Opened; n != 2 {
 		t.Errorf("opened %d times, want 2", n)
+	}
+}
+
+// TestAbsentAtFirst starts a line before its adapter is plugged in. A wrong
+// device is an error all the same.
+func TestAbsentAtFirst(t *testing.T) {
+	t.Parallel()
+	link := filepath.Join(t.TempDir(), "ttyUSB0")
+	if _, err := New(Config{Device: "/dev/null", Absent: true}); err == nil || !strings.Contains(err.Error(), "not a serial device") {
+		t.Errorf("no serial device: %v", err)
+	}
+	l, err := New(Config{Device: link, Baud: 115200, Timeout: 100 * time.Millisecond, Logger: testLog(t), Absent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer running(l)()
+	dev := l.Device(DeviceConfig{Unit: 1, Name: "grid"})
+	if _, err := dev.ReadRegisters(t.Context(), 3, 7, 2); !errors.Is(err, ErrLineDown) || !strings.Contains(err.Error(), "is the adapter plugged in?") {
+		t.Errorf("without an adapter: %v", err)
+	}
+	master, name := openPTY(t)
+	serveRTU(master, func(req []byte) []sending { return []sending{{0, registers(addressed).reply(req)}} })
+	if err := os.Symlink(name, link); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err = dev.ReadRegisters(t.Context(), 3, 7, 2); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the line does not come: %v", err)
+		}
 	}
 }
 
