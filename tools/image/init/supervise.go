@@ -18,13 +18,15 @@ import (
 
 const program = "/bin/joulegate"
 
-// Times of the gateway, as its systemd unit has them.
+// Times of the gateway. When it hangs its reflex opens the relays after a
+// second, and the hardware watchdog resets the board; here it is only started
+// again, and a gateway that executes itself anew with other settings must have
+// the time for it on the slowest board.
 const (
-	watchdog   = 10 * time.Second // without a sign of life it is ended
+	watchdog   = time.Minute // without a sign of life it is ended
 	abortTime  = 3 * time.Second
 	stopTime   = 30 * time.Second
 	startTime  = 10 * time.Minute // until its control loop works
-	againTime  = 2 * time.Minute  // the same, of a gateway that starts anew with other settings
 	firstPause = 2 * time.Second
 	lastPause  = 30 * time.Second
 	steady     = time.Minute // after which a crash is a new one
@@ -282,10 +284,6 @@ func runGateway(ctx context.Context, kids *children, log *logger, ready func()) 
 				silence.Reset(watchdog)
 			case s == "WATCHDOG=1" && atWork:
 				silence.Reset(watchdog)
-			case s == "STOPPING=1":
-				// Its relays are open. It may execute itself anew.
-				atWork = false
-				silence.Reset(againTime)
 			}
 		}
 	}
