@@ -270,7 +270,7 @@ grid: {create: {currency: EUR}}
 	want := (&site{}).configure(st.Houses()[0])
 	want.Name, want.Board = "north", "raspberrypi-3"
 	want.Lines[0].Device, want.Lines[0].Timeout = "/dev/ttyAMA0", config.Duration(2*time.Second)
-	want.Guard.Mode = "off" // it is not what is looked at here
+	want.Guard.Mode = "off"        // it is not what is looked at here
 	want.Chargers[0].Feedback = "" // nothing moves the contacts of this machine
 	x.tell(t, "config/desired", map[string]any{"txn": "site", "base_rev": rev, "mode": "merge", "confirm_s": 600, "config": changes(t, want)})
 	type result struct {
