@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -89,27 +91,59 @@ func openFiles(t *testing.T) int {
 	return len(all)
 }
 
+// startMosquitto runs mosquitto until the test ends; the password of a user is
+// "secret-" and his name.
+func startMosquitto(t *testing.T, users ...string) (addr string) {
+	t.Helper()
+	program, passwd := find(t, "mosquitto"), find(t, "mosquitto_passwd")
+	dir := t.TempDir()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = ln.Addr().String()
+	ln.Close()
+	_, port, _ := net.SplitHostPort(addr)
+	pw, conf := filepath.Join(dir, "passwd"), filepath.Join(dir, "conf")
+	for file, text := range map[string]string{pw: "", conf: "user root\nlistener " + port + " 127.0.0.1\nallow_anonymous false\npassword_file " + pw + "\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, u := range users {
+		if out, err := exec.Command(passwd, "-b", pw, u, "secret-"+u).CombinedOutput(); err != nil {
+			t.Fatalf("mosquitto_passwd: %v: %s", err, out)
+		}
+	}
+	cmd := exec.Command(program, "-c", conf)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	waitFor(t, "mosquitto", func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return addr
+}
+
 // TestThousandReconnects: the connection is cut a thousand times, while events
 // and commands are on their way. Every event arrives, every command is
 // answered, and nothing is left behind.
 func TestThousandReconnects(t *testing.T) {
 	const cuts = 1000
-	broker, err := NewBroker(BrokerConfig{Listen: "127.0.0.1:0", Users: []User{
-		{Name: "house1", Hash: hash(t, "h"), Rules: GatewayRules("house1", DefaultPrefix)},
-		{Name: "anna", Hash: hash(t, "a"), Rules: InstallerRules("anna")},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	runBroker(t, broker)
-	network := newLossy(t, broker.Addr())
+	broker := startMosquitto(t, "house1", "anna")
+	network := newLossy(t, broker)
 
 	type told struct {
 		Seq  uint64
 		Data int
 	}
 	events, answers := make(chan told, 4*cuts), make(chan Reply, 4*cuts)
-	anna, err := dial(t, broker.Addr(), "anna", "a", func(o *paho.ClientOptions) {
+	anna, err := dial(t, broker, "anna", "secret-anna", func(o *paho.ClientOptions) {
 		o.SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) {
 			var e told
 			var r Reply
@@ -138,7 +172,7 @@ func TestThousandReconnects(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := New(Config{
-		Gateway: "house1", URL: "tcp://" + network.Addr().String(), Username: "house1", Password: "h", Spool: spool,
+		Gateway: "house1", URL: "tcp://" + network.Addr().String(), Username: "house1", Password: "secret-house1", Spool: spool,
 		Remote: echo{names: make(chan string, 1)}, Discovery: &Discovery{Prefix: DefaultPrefix, Things: things(), Store: &memory{}},
 		Backoff: Backoff{time.Millisecond, 2 * time.Millisecond},
 	})
