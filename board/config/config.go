@@ -37,17 +37,17 @@ type Config struct {
 	Name       string    `yaml:"name" doc:"this gateway's name in the microgrid: a-z, 0-9 and -, no person's name"`
 	Contact    string    `yaml:"contact,omitempty" doc:"whom drivers call about a receipt, at most 64 bytes; it stands on every receipt"`
 	Board      string    `yaml:"board" doc:"the hardware it runs on; 'joulegate board ls' lists them"`
-	Lines      []Line    `yaml:"lines" doc:"Modbus lines; each has exactly one of device, tcp, rtutcp"`
+	Lines      []Line    `yaml:"lines" items:"8" doc:"Modbus lines; each has exactly one of device, tcp, rtutcp"`
 	Profiles   string    `yaml:"profiles,omitempty" doc:"folder with device profiles of your own; they go before the built-in ones"`
-	Meters     []Meter   `yaml:"meters" doc:"smart meters and inverters; exactly one has the role site"`
-	Chargers   []Charger `yaml:"chargers,omitempty" doc:"charging points, each with its own session meter"`
-	Readers    []Reader  `yaml:"readers,omitempty" doc:"readers of cards and printed codes, for drivers without a phone"`
+	Meters     []Meter   `yaml:"meters" items:"64" doc:"smart meters and inverters; exactly one has the role site"`
+	Chargers   []Charger `yaml:"chargers,omitempty" items:"8" doc:"charging points, each with its own session meter"`
+	Readers    []Reader  `yaml:"readers,omitempty" items:"8" doc:"readers of cards and printed codes, for drivers without a phone"`
 	Site       Site      `yaml:"site" doc:"limits of the house connection"`
 	Circuits   []Circuit `yaml:"circuits,omitempty" doc:"cables with fuses of their own below the main fuse, down to the chargers"`
 	Feeder     Feeder    `yaml:"feeder,omitempty" doc:"a cable that several gateways share, above the main fuse"`
 	Dimming    Dimming   `yaml:"dimming,omitempty" doc:"orders of the utility; they only ever lower"`
 	Battery    Battery   `yaml:"battery,omitempty" doc:"the house's battery"`
-	Installers []string  `yaml:"installers,omitempty" doc:"public keys of the people whose signed statements count; 'joulegate commission sign' makes one"`
+	Installers []string  `yaml:"installers,omitempty" items:"8" doc:"public keys of the people whose signed statements count; 'joulegate commission sign' makes one"`
 	Market     Market    `yaml:"market,omitempty" doc:"standing price limits; left out, the microgrid's tariff is the limit"`
 	P2P        P2P       `yaml:"p2p" doc:"how neighbours reach this gateway"`
 	MQTT       MQTT      `yaml:"mqtt" doc:"the installer's line"`
@@ -68,19 +68,19 @@ type Line struct {
 	TCP     string   `yaml:"tcp,omitempty" doc:"Modbus TCP, host:port"`
 	RTUTCP  string   `yaml:"rtutcp,omitempty" doc:"RTU frames over TCP, host:port"`
 	Baud    int      `yaml:"baud,omitempty" doc:"1200..115200, serial only"`
-	Framing string   `yaml:"framing,omitempty" doc:"8N1, 8E1 or 8N2, serial only"`
-	Timeout Duration `yaml:"timeout" doc:"how long to wait for a reply"`
+	Framing string   `yaml:"framing,omitempty" enum:"8N1 8E1 8N2" doc:"8N1, 8E1 or 8N2, serial only"`
+	Timeout Duration `yaml:"timeout" range:"20ms..10s" doc:"how long to wait for a reply"`
 }
 
 // Meter is one meter or inverter.
 type Meter struct {
 	ID       string     `yaml:"id" doc:"name in records, at most 32 characters"`
 	Line     string     `yaml:"line" doc:"id of its line"`
-	Unit     uint8      `yaml:"unit" doc:"Modbus unit, 1..247"`
+	Unit     uint8      `yaml:"unit" range:"1..255" doc:"Modbus unit, 1..247"`
 	Profile  string     `yaml:"profile" doc:"'joulegate meter profiles' lists them"`
-	Role     string     `yaml:"role" doc:"site, production, charger, connection or storage"`
-	Interval Duration   `yaml:"interval" doc:"time between readings"`
-	MaxPower meter.Watt `yaml:"max_power_w" doc:"no plausible reading exceeds it"`
+	Role     string     `yaml:"role" enum:"site production charger connection storage" doc:"site, production, charger, connection or storage"`
+	Interval Duration   `yaml:"interval" range:"100ms..15m" doc:"time between readings"`
+	MaxPower meter.Watt `yaml:"max_power_w" range:"1..1000000" doc:"no plausible reading exceeds it"`
 	Invert   bool       `yaml:"invert,omitempty" doc:"the current transformers are mounted the wrong way round"`
 	Key      string     `yaml:"public_key,omitempty" doc:"of a meter that signs records itself: the key on its plate, SubjectPublicKeyInfo in hex"`
 }
@@ -88,7 +88,7 @@ type Meter struct {
 // Charger is one charging point: a contactor of this board, or a wallbox that
 // switches by itself.
 type Charger struct {
-	ID          uint8             `yaml:"id" doc:"number on the connector"`
+	ID          uint8             `yaml:"id" range:"1..255" doc:"number on the connector"`
 	Meter       string            `yaml:"meter" doc:"id of its session meter, role charger"`
 	Relay       string            `yaml:"relay,omitempty" doc:"output pin of the contactor; left out: the wallbox under evse switches by itself"`
 	EVSE        EVSE              `yaml:"evse,omitempty" doc:"wallbox or charge controller that offers current to the car over Modbus; left out: relay only"`
@@ -99,19 +99,19 @@ type Charger struct {
 	StopButton  string            `yaml:"stop_button,omitempty" doc:"input pin of a push button for an ordinary stop"`
 	Trip        string            `yaml:"trip,omitempty" doc:"output pin of the shunt trip, pulsed when the contactor has welded"`
 	TempSensor  string            `yaml:"temp_sensor,omitempty" doc:"file with a temperature in 1/1000 degree Celsius, as Linux shows sensors"`
-	DerateFrom  int               `yaml:"derate_from_c,omitempty" doc:"from this temperature on less current is offered"`
-	MaxTemp     int               `yaml:"max_temp_c,omitempty" doc:"above this temperature charging stops until a person clears it"`
+	DerateFrom  int               `yaml:"derate_from_c,omitempty" range:"20..109" doc:"from this temperature on less current is offered"`
+	MaxTemp     int               `yaml:"max_temp_c,omitempty" range:"21..110" doc:"above this temperature charging stops until a person clears it"`
 	MaxCurrent  meter.MilliAmpere `yaml:"max_current_ma" doc:"per phase, 6000 up to the board's rating"`
 	Phases      int               `yaml:"phases" doc:"1 or 3"`
-	Mode        string            `yaml:"mode" doc:"off, now, surplus or market"`
-	MaxSwitches int               `yaml:"max_switches" doc:"most times it is switched on within an hour, 1..120"`
+	Mode        string            `yaml:"mode" enum:"off now surplus market" doc:"off, now, surplus or market"`
+	MaxSwitches int               `yaml:"max_switches" range:"1..120" doc:"most times it is switched on within an hour, 1..120"`
 	Circuit     string            `yaml:"circuit,omitempty" doc:"the circuit that feeds it; left out: the main fuse"`
 	Wiring      string            `yaml:"wiring,omitempty" doc:"phases of the network at its terminals, for example L2 L3 L1 or L3; left out: L1 L2 L3 or L1"`
 	PhaseSwitch bool              `yaml:"phase_switch,omitempty" doc:"change between one and three phases by surplus; needs a statement that allows it"`
 	Statement   string            `yaml:"statement,omitempty" doc:"file with what an installer has signed for this charger"`
 	Departure   Departure         `yaml:"departure,omitempty" doc:"what a session in mode market charges that names no goal of its own"`
 	Discharge   Discharge         `yaml:"discharge,omitempty" doc:"take energy out of vehicles; off unless enabled, and needs a statement that allows it"`
-	OfflineWh   meter.WattHour    `yaml:"offline_limit_wh" doc:"most energy of a session while the ledger cannot be reached; the hold limits it as well"`
+	OfflineWh   meter.WattHour    `yaml:"offline_limit_wh" range:"1..200000" doc:"most energy of a session while the ledger cannot be reached; the hold limits it as well"`
 }
 
 // Discharge is what may be taken out of vehicles at a charger.
@@ -129,7 +129,7 @@ type Discharge struct {
 // EVSE is the wallbox or charge controller on a Modbus line.
 type EVSE struct {
 	Line    string `yaml:"line" doc:"id of its line"`
-	Unit    uint8  `yaml:"unit" doc:"Modbus unit, 1..247; 255 on a tcp line: a device without units"`
+	Unit    uint8  `yaml:"unit" range:"1..255" doc:"Modbus unit, 1..247; 255 on a tcp line: a device without units"`
 	Profile string `yaml:"profile" doc:"a wallbox: 'joulegate meter profiles' lists them"`
 }
 
@@ -138,15 +138,15 @@ func (e EVSE) Fitted() bool { return e != EVSE{} }
 
 // Reader reads cards and printed codes at a charger.
 type Reader struct {
-	Charger uint8          `yaml:"charger" doc:"number of the charger it starts and stops"`
+	Charger uint8          `yaml:"charger" range:"1..255" doc:"number of the charger it starts and stops"`
 	Device  string         `yaml:"device,omitempty" doc:"serial device that says one card number (hex) or code per line"`
 	Socket  string         `yaml:"socket,omitempty" doc:"instead: Unix socket, made by the gateway, that takes such lines and answers them"`
-	MaxWh   meter.WattHour `yaml:"max_wh" doc:"most energy that one tap pays for"`
+	MaxWh   meter.WattHour `yaml:"max_wh" range:"100..200000" doc:"most energy that one tap pays for"`
 }
 
 // Site holds the limits of the house connection.
 type Site struct {
-	Fuse meter.MilliAmpere `yaml:"fuse_ma" doc:"main fuse per phase; chargers keep the house below it; 0: not watched"`
+	Fuse meter.MilliAmpere `yaml:"fuse_ma" range:"0|6000..250000" doc:"main fuse per phase; chargers keep the house below it; 0: not watched"`
 }
 
 // SiteCircuit is the id of the circuit behind the main fuse.
@@ -156,17 +156,17 @@ const SiteCircuit = "site"
 type Circuit struct {
 	ID      string            `yaml:"id" doc:"name that chargers and circuits below it refer to"`
 	Parent  string            `yaml:"parent,omitempty" doc:"the circuit above it; left out: the main fuse (site)"`
-	Rating  meter.MilliAmpere `yaml:"rating_ma" doc:"fuse per phase, 6000..250000"`
+	Rating  meter.MilliAmpere `yaml:"rating_ma" range:"6000..250000" doc:"fuse per phase, 6000..250000"`
 	Reserve meter.MilliAmpere `yaml:"reserve_ma,omitempty" doc:"kept free per phase for other loads on it, which nobody measures"`
-	Power   meter.Watt        `yaml:"power_w,omitempty" doc:"most that its chargers take together; 0: the fuse alone limits"`
+	Power   meter.Watt        `yaml:"power_w,omitempty" range:"0..250000" doc:"most that its chargers take together; 0: the fuse alone limits"`
 }
 
 // Feeder is a cable that several gateways share.
 type Feeder struct {
-	Share   meter.MilliAmpere `yaml:"share_ma" doc:"this gateway's chargers may take so much per phase: always without a leader, and with one while it is silent"`
+	Share   meter.MilliAmpere `yaml:"share_ma" range:"1..250000" doc:"this gateway's chargers may take so much per phase: always without a leader, and with one while it is silent"`
 	Leader  string            `yaml:"leader,omitempty" doc:"gateway that shares the feeder among all; left out: the share is fixed"`
-	Lease   Duration          `yaml:"lease,omitempty" doc:"how long an allotment of the leader is valid, 15s..5m; the same at all gateways"`
-	Rating  meter.MilliAmpere `yaml:"rating_ma,omitempty" doc:"leader only: fuse of the feeder per phase"`
+	Lease   Duration          `yaml:"lease,omitempty" range:"15s..5m" doc:"how long an allotment of the leader is valid, 15s..5m; the same at all gateways"`
+	Rating  meter.MilliAmpere `yaml:"rating_ma,omitempty" range:"6000..1000000" doc:"leader only: fuse of the feeder per phase"`
 	Reserve meter.MilliAmpere `yaml:"reserve_ma,omitempty" doc:"leader only: kept free per phase for what is no charger"`
 	Members []FeederMember    `yaml:"members,omitempty" doc:"leader only: all gateways on the feeder, itself too"`
 }
@@ -193,14 +193,14 @@ type FeederCharger struct {
 // Dimming says how the utility's orders reach this gateway. It is off unless a
 // pin, MQTT or the ledger is named.
 type Dimming struct {
-	PerDevice meter.Watt `yaml:"per_device_w,omitempty" doc:"what a charger keeps, however low the order: 4200 by section 14a EnWG"`
-	Total     meter.Watt `yaml:"total_w,omitempty" doc:"what all chargers keep together, as the network operator has confirmed it; 0: per_device_w each"`
+	PerDevice meter.Watt `yaml:"per_device_w,omitempty" range:"4200..100000" doc:"what a charger keeps, however low the order: 4200 by section 14a EnWG"`
+	Total     meter.Watt `yaml:"total_w,omitempty" range:"0..1000000" doc:"what all chargers keep together, as the network operator has confirmed it; 0: per_device_w each"`
 	Pin       string     `yaml:"pin,omitempty" doc:"input pin of the control box; active dims"`
 	MQTT      bool       `yaml:"mqtt,omitempty" doc:"follow the topic utility/limit; it must be heard every silence"`
 	Ledger    bool       `yaml:"ledger,omitempty" doc:"follow operators' orders on the ledger"`
-	Silence   Duration   `yaml:"silence,omitempty" doc:"a source that must be heard and is not for so long is lost; at most 2m"`
-	Failsafe  Duration   `yaml:"failsafe,omitempty" doc:"a lost source counts as dimmed for so long, 2h..24h; then own_limit_w holds"`
-	Own       meter.Watt `yaml:"own_limit_w,omitempty" doc:"limit per charger after failsafe, until the source is heard; 0: none"`
+	Silence   Duration   `yaml:"silence,omitempty" range:"5s..2m" doc:"a source that must be heard and is not for so long is lost; at most 2m"`
+	Failsafe  Duration   `yaml:"failsafe,omitempty" range:"2h..24h" doc:"a lost source counts as dimmed for so long, 2h..24h; then own_limit_w holds"`
+	Own       meter.Watt `yaml:"own_limit_w,omitempty" range:"0..100000" doc:"limit per charger after failsafe, until the source is heard; 0: none"`
 }
 
 // On reports whether any source is named.
@@ -209,7 +209,7 @@ func (d Dimming) On() bool { return d.Pin != "" || d.MQTT || d.Ledger }
 // Battery is the house's battery, as its inverter tells it.
 type Battery struct {
 	Meter string `yaml:"meter" doc:"inverter that tells battery_power and state_of_charge"`
-	First int64  `yaml:"first_permille,omitempty" doc:"it fills up to this state of charge before a car gets surplus; 0: the car goes first"`
+	First int64  `yaml:"first_permille,omitempty" range:"0..1000" doc:"it fills up to this state of charge before a car gets surplus; 0: the car goes first"`
 }
 
 // Departure is a goal of every day.
@@ -227,7 +227,7 @@ type Market struct {
 
 // P2P is the microgrid's network.
 type P2P struct {
-	Listen []string `yaml:"listen" doc:"multiaddrs to listen on"`
+	Listen []string `yaml:"listen" items:"4" doc:"multiaddrs to listen on"`
 	MDNS   bool     `yaml:"mdns" doc:"look for neighbours on the local network"`
 }
 
@@ -236,11 +236,11 @@ type MQTT struct {
 	Broker          string `yaml:"broker" doc:"tcp://host:1883 or tls://host:8883; empty: the embedded broker"`
 	Listen          string `yaml:"listen" doc:"address of the embedded broker; beyond loopback it needs cert_file and key_file"`
 	User            string `yaml:"user,omitempty" doc:"user name at the broker"`
-	PasswordFile    string `yaml:"password_file,omitempty" doc:"file that holds the password"`
+	PasswordFile    string `yaml:"password_file,omitempty" secret:"true" doc:"file that holds the password"`
 	CAFile          string `yaml:"ca_file,omitempty" doc:"file with the certificates (PEM) of the authority that has signed the broker's; left out: the system's authorities. Of the embedded broker: the authority whose client certificates are logins, by their common name"`
 	CertFile        string `yaml:"cert_file,omitempty" doc:"file with this gateway's certificate (PEM): its client certificate at a tls:// broker, the server certificate of the embedded broker; read again at every connection"`
-	KeyFile         string `yaml:"key_file,omitempty" doc:"file with the private key (PEM) of cert_file; nobody but its owner and its group may read it"`
-	Discovery       string `yaml:"discovery,omitempty" doc:"homeassistant: Home Assistant finds this gateway's devices by itself; off: it does not. Left out: homeassistant at a broker of your own, off at the embedded one"`
+	KeyFile         string `yaml:"key_file,omitempty" secret:"true" doc:"file with the private key (PEM) of cert_file; nobody but its owner and its group may read it"`
+	Discovery       string `yaml:"discovery,omitempty" enum:"homeassistant off" doc:"homeassistant: Home Assistant finds this gateway's devices by itself; off: it does not. Left out: homeassistant at a broker of your own, off at the embedded one"`
 	DiscoveryPrefix string `yaml:"discovery_prefix,omitempty" doc:"topic below which Home Assistant looks for devices"`
 }
 
@@ -265,16 +265,16 @@ type Panel struct {
 
 // Ledger tunes agreement, and says how much of the past stays on this gateway.
 type Ledger struct {
-	TimeoutCommit  Duration `yaml:"timeout_commit" doc:"pause after a block, to collect transactions"`
-	KeepDays       int64    `yaml:"keep_days" doc:"days that blocks of the ledger stay, at least 21, and half as long again until they go together; 0: for ever. Bundles and the verification of the ledger reach back so far, statements eleven years"`
-	JournalDays    int64    `yaml:"journal_days" doc:"days that this gateway's own signed records stay once they are on the ledger, at least keep_days; 0: for ever"`
-	SnapshotBehind int64    `yaml:"snapshot_behind" doc:"blocks that this gateway may be behind before it fetches the state as a whole instead of executing them"`
+	TimeoutCommit  Duration `yaml:"timeout_commit" range:"50ms..1m" doc:"pause after a block, to collect transactions"`
+	KeepDays       int64    `yaml:"keep_days" range:"0|21..36525" doc:"days that blocks of the ledger stay, at least 21, and half as long again until they go together; 0: for ever. Bundles and the verification of the ledger reach back so far, statements eleven years"`
+	JournalDays    int64    `yaml:"journal_days" range:"0|21..36525" doc:"days that this gateway's own signed records stay once they are on the ledger, at least keep_days; 0: for ever"`
+	SnapshotBehind int64    `yaml:"snapshot_behind" range:"64..1000000" doc:"blocks that this gateway may be behind before it fetches the state as a whole instead of executing them"`
 }
 
 // Pins are those that a board's description cannot know.
 type Pins struct {
 	Socket string `yaml:"socket,omitempty" doc:"Unix socket of the simulated pins; only for board simulated"`
-	Lines  []Pin  `yaml:"lines,omitempty" doc:"lines of GPIO chips that the installer has wired; 'joulegate board lines' shows what there is"`
+	Lines  []Pin  `yaml:"lines,omitempty" items:"32" doc:"lines of GPIO chips that the installer has wired; 'joulegate board lines' shows what there is"`
 }
 
 // Pin is a line that the installer has wired. What an output does when nobody
@@ -282,18 +282,18 @@ type Pins struct {
 type Pin struct {
 	ID        string          `yaml:"name" doc:"what chargers call it, for example RELAY3"`
 	Chip      string          `yaml:"chip" doc:"label of the chip, for example pinctrl-bcm2835"`
-	Line      int             `yaml:"line" doc:"offset on the chip; counts where the kernel has no line of that label"`
+	Line      int             `yaml:"line" range:"0..4095" doc:"offset on the chip; counts where the kernel has no line of that label"`
 	Label     string          `yaml:"label,omitempty" doc:"the kernel's name of the line, for example GPIO22"`
 	Direction board.Direction `yaml:"direction" doc:"output or input"`
 	Polarity  board.Polarity  `yaml:"polarity" doc:"active_high or active_low"`
 	Pull      board.Pull      `yaml:"pull,omitempty" doc:"bias of an input: none, up or down"`
-	Debounce  uint32          `yaml:"debounce_us,omitempty" doc:"an input must be steady this long, in microseconds"`
+	Debounce  uint32          `yaml:"debounce_us,omitempty" range:"0..100000" doc:"an input must be steady this long, in microseconds"`
 }
 
 // Watchdog says who looks after the control loop from outside.
 type Watchdog struct {
 	Device    string   `yaml:"device,omitempty" doc:"hardware watchdog, for example /dev/watchdog0; empty: none"`
-	Timeout   Duration `yaml:"timeout" doc:"the hardware resets the board when it was not fed for this long"`
+	Timeout   Duration `yaml:"timeout" range:"5s..1m" doc:"the hardware resets the board when it was not fed for this long"`
 	Heartbeat string   `yaml:"heartbeat,omitempty" doc:"output pin that is toggled ten times a second while the control loop is verified, for a retriggerable relay driver"`
 }
 
@@ -305,7 +305,7 @@ type Update struct {
 	Threshold int      `yaml:"threshold,omitempty" doc:"so many of the keys must have signed; 0: more than half of them. It cannot be changed over MQTT"`
 	Auto      string   `yaml:"auto" doc:"what is applied without a person, when no car charges: security, all or off"`
 	Channel   string   `yaml:"channel" doc:"releases of this kind only, for example stable or beta"`
-	Patience  Duration `yaml:"patience" doc:"a new program that is not well within this time gives way to the former one, 10s..30m"`
+	Patience  Duration `yaml:"patience" range:"10s..30m" doc:"a new program that is not well within this time gives way to the former one, 10s..30m"`
 }
 
 // Wanted is how many of the keys must have signed.
@@ -321,20 +321,20 @@ var autos = []string{"security", "all", "off"}
 
 // Timing holds the times of the control loop.
 type Timing struct {
-	Tick        Duration `yaml:"tick" doc:"period of the control loop"`
-	Watchdog    Duration `yaml:"watchdog" doc:"a loop silent for longer is stalled: every relay opens"`
-	StaleAfter  Duration `yaml:"stale_after" doc:"older readings do not count: 6 A, at most 10s"`
-	StaleOff    Duration `yaml:"stale_off" doc:"and this much later the relay opens"`
-	StopWait    Duration `yaml:"stop_wait" doc:"0 A is offered this long before an ordinary stop cuts, at most 3s"`
-	MinOff      Duration `yaml:"min_off" doc:"a relay that opened stays open this long"`
-	HoldLimit   Duration `yaml:"hold_limit" doc:"the ledger has this long to confirm a hold"`
-	StartLimit  Duration `yaml:"start_limit" doc:"a session without energy ends after this"`
-	FullAfter   Duration `yaml:"full_after" doc:"a car that takes nothing for this long is full"`
-	ResumeLimit Duration `yaml:"resume_limit" doc:"after a restart a session resumes within this or ends"`
-	OnDelay     Duration `yaml:"on_delay" doc:"surplus must last this long before charging starts"`
-	OffDelay    Duration `yaml:"off_delay" doc:"surplus may be missing this long before charging pauses"`
-	QuoteLife   Duration `yaml:"quote_life" doc:"a quote can be accepted this long"`
-	StartSpread Duration `yaml:"start_spread" doc:"starts at a slot's edge, a tariff change or after power returned wait a random time of up to this; 10m is the rule in Great Britain"`
+	Tick        Duration `yaml:"tick" range:"5ms..250ms" doc:"period of the control loop"`
+	Watchdog    Duration `yaml:"watchdog" range:"20ms..5s" doc:"a loop silent for longer is stalled: every relay opens"`
+	StaleAfter  Duration `yaml:"stale_after" range:"500ms..10s" doc:"older readings do not count: 6 A, at most 10s"`
+	StaleOff    Duration `yaml:"stale_off" range:"0s..1m" doc:"and this much later the relay opens"`
+	StopWait    Duration `yaml:"stop_wait" range:"200ms..3s" doc:"0 A is offered this long before an ordinary stop cuts, at most 3s"`
+	MinOff      Duration `yaml:"min_off" range:"1s..1h" doc:"a relay that opened stays open this long"`
+	HoldLimit   Duration `yaml:"hold_limit" range:"1s..1h" doc:"the ledger has this long to confirm a hold"`
+	StartLimit  Duration `yaml:"start_limit" range:"5s..24h" doc:"a session without energy ends after this"`
+	FullAfter   Duration `yaml:"full_after" range:"2s..24h" doc:"a car that takes nothing for this long is full"`
+	ResumeLimit Duration `yaml:"resume_limit" range:"1s..1h" doc:"after a restart a session resumes within this or ends"`
+	OnDelay     Duration `yaml:"on_delay" range:"0s..1h" doc:"surplus must last this long before charging starts"`
+	OffDelay    Duration `yaml:"off_delay" range:"0s..1h" doc:"surplus may be missing this long before charging pauses"`
+	QuoteLife   Duration `yaml:"quote_life" range:"10s..24h" doc:"a quote can be accepted this long"`
+	StartSpread Duration `yaml:"start_spread" range:"0s..30m" doc:"starts at a slot's edge, a tariff change or after power returned wait a random time of up to this; 10m is the rule in Great Britain"`
 }
 
 // Duration is a time.Duration that is written as Go writes it: 500ms, 1m30s.

@@ -129,6 +129,14 @@ func strictJSON(b []byte, v any) error {
 func (d *Desired) Patch(cur Config) (Config, error) {
 	doc := []byte(d.Config)
 	patch, err := plainJSON(doc)
+	if err == nil {
+		if err := noSecrets(patch, "config"); err != nil {
+			return Config{}, err
+		}
+		if err := unveil(patch, cur); err != nil {
+			return Config{}, err
+		}
+	}
 	switch {
 	case err != nil && d.Mode != Replace:
 		return Config{}, deny(BadRequest, "config", "%v", err)

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"path"
 	"strings"
-	"time"
 
 	"github.com/joulegate/joulegate/guard"
 	"github.com/joulegate/joulegate/guard/policy"
@@ -47,33 +46,33 @@ type GuardRule struct {
 // Guard says what watches this gateway. It observes; it acts only where Rules
 // say so.
 type Guard struct {
-	Mode      string      `yaml:"mode" doc:"off or observe: findings are put on record, and only rules do more"`
+	Mode      string      `yaml:"mode" enum:"off observe" doc:"off or observe: findings are put on record, and only rules do more"`
 	Interface string      `yaml:"interface,omitempty" doc:"network interface to watch; left out: the one of the default route"`
-	Writers   []string    `yaml:"writers,omitempty" doc:"addresses that may write Modbus registers, beside this gateway"`
-	Baseline  []string    `yaml:"baseline,omitempty" doc:"ordinary destinations: address, prefix or name, with or without port; left out: destinations are not judged"`
-	Rules     []GuardRule `yaml:"rules,omitempty" doc:"what may be done about findings; left out: nothing is blocked, killed or stopped"`
-	Never     []string    `yaml:"never,omitempty" doc:"addresses, prefixes and programs that nothing is done about, beside what this gateway needs by its configuration"`
+	Writers   []string    `yaml:"writers,omitempty" items:"64" doc:"addresses that may write Modbus registers, beside this gateway"`
+	Baseline  []string    `yaml:"baseline,omitempty" items:"256" doc:"ordinary destinations: address, prefix or name, with or without port; left out: destinations are not judged"`
+	Rules     []GuardRule `yaml:"rules,omitempty" items:"256" doc:"what may be done about findings; left out: nothing is blocked, killed or stopped"`
+	Never     []string    `yaml:"never,omitempty" items:"256" doc:"addresses, prefixes and programs that nothing is done about, beside what this gateway needs by its configuration"`
 	Sigma     string      `yaml:"sigma,omitempty" doc:"folder of Sigma rules about programs, beside those that come with this program; read again when it changes"`
 	Programs  string      `yaml:"programs,omitempty" doc:"list of executables that may be started, as sha256sum prints it; left out: they are not judged by a list"`
-	Heartbeat Duration    `yaml:"heartbeat" doc:"the guard puts on record that it lives; neighbours notice when it stops"`
-	MemoryMB  int         `yaml:"memory_mb" doc:"most memory of its own that the guard's process may have, 48..512; then it is started anew"`
+	Heartbeat Duration    `yaml:"heartbeat" range:"10s..24h" doc:"the guard puts on record that it lives; neighbours notice when it stops"`
+	MemoryMB  int         `yaml:"memory_mb" range:"48..512" doc:"most memory of its own that the guard's process may have, 48..512; then it is started anew"`
 	DNS       DNS         `yaml:"dns,omitempty" doc:"name server and filter; off until listen is set"`
 }
 
 // DNS is the name server of this gateway and, where the household has
 // agreed, of its network.
 type DNS struct {
-	Listen    []string `yaml:"listen,omitempty" doc:"where questions for names are answered, address:port, over UDP and TCP; left out: nowhere"`
+	Listen    []string `yaml:"listen,omitempty" items:"8" doc:"where questions for names are answered, address:port, over UDP and TCP; left out: nowhere"`
 	LAN       string   `yaml:"lan,omitempty" doc:"consent: the household agrees that its questions are answered and filtered here; whose and when may follow the word. Needed to listen elsewhere than on loopback"`
-	Clients   []string `yaml:"clients,omitempty" doc:"addresses and prefixes that may ask, beside this gateway; needs lan"`
-	Block     []string `yaml:"block,omitempty" doc:"files of names to block: hosts, names, *.names, ||names^, response policy zones"`
-	Allow     []string `yaml:"allow,omitempty" doc:"files of names that are allowed whatever block says"`
+	Clients   []string `yaml:"clients,omitempty" items:"64" doc:"addresses and prefixes that may ask, beside this gateway; needs lan"`
+	Block     []string `yaml:"block,omitempty" items:"64" doc:"files of names to block: hosts, names, *.names, ||names^, response policy zones"`
+	Allow     []string `yaml:"allow,omitempty" items:"64" doc:"files of names that are allowed whatever block says"`
 	Only      bool     `yaml:"only,omitempty" doc:"block every name that is not allowed"`
-	Upstreams []string `yaml:"upstreams,omitempty" doc:"who is asked, in order: udp://ADDRESS, tls://HOST or https://HOST/PATH"`
-	Bootstrap []string `yaml:"bootstrap,omitempty" doc:"addresses, with or without port, that know the names of upstreams"`
-	Local     []string `yaml:"local,omitempty" doc:"names whose answers may be private addresses, with all below them"`
-	Answer    string   `yaml:"answer,omitempty" doc:"what is said of blocked names: nxdomain, or null for 0.0.0.0 and ::"`
-	Bypass    string   `yaml:"bypass,omitempty" doc:"observe: count what this gateway sends past its name server, or passes on for clients; it is refused only when the rule domain.bypass enforces; off: do not look"`
+	Upstreams []string `yaml:"upstreams,omitempty" items:"8" doc:"who is asked, in order: udp://ADDRESS, tls://HOST or https://HOST/PATH"`
+	Bootstrap []string `yaml:"bootstrap,omitempty" items:"8" doc:"addresses, with or without port, that know the names of upstreams"`
+	Local     []string `yaml:"local,omitempty" items:"64" doc:"names whose answers may be private addresses, with all below them"`
+	Answer    string   `yaml:"answer,omitempty" enum:"nxdomain null" doc:"what is said of blocked names: nxdomain, or null for 0.0.0.0 and ::"`
+	Bypass    string   `yaml:"bypass,omitempty" enum:"off observe" doc:"observe: count what this gateway sends past its name server, or passes on for clients; it is refused only when the rule domain.bypass enforces; off: do not look"`
 }
 
 // On tells whether names are answered at all.
@@ -81,9 +80,6 @@ func (d DNS) On() bool { return len(d.Listen) > 0 }
 
 func (c *Config) guard(k *checker) {
 	g := c.Guard
-	if g.Mode != "off" && g.Mode != "observe" {
-		k.add("guard.mode", "%q is not off or observe", g.Mode)
-	}
 	if len(g.Interface) > 15 || strings.ContainsAny(g.Interface, "/ \t") {
 		k.add("guard.interface", "%q is no name of an interface", g.Interface)
 	}
@@ -126,14 +122,10 @@ func (c *Config) guard(k *checker) {
 			k.add(fmt.Sprintf("guard.never[%d]", i), "%q is no IP address, no prefix and no path of a program", n)
 		}
 	}
-	k.between("guard.heartbeat", g.Heartbeat, sec(10), Duration(24*time.Hour))
 	for _, f := range []struct{ key, path string }{{"guard.sigma", g.Sigma}, {"guard.programs", g.Programs}} {
 		if f.path != "" && (!path.IsAbs(f.path) || len(f.path) > 255) {
 			k.add(f.key, "%q is no absolute path", f.path)
 		}
-	}
-	if g.MemoryMB < 48 || g.MemoryMB > 512 {
-		k.add("guard.memory_mb", "%d is outside 48..512", g.MemoryMB)
 	}
 	g.DNS.check(k, "guard.dns")
 }
@@ -199,12 +191,6 @@ func (d DNS) check(k *checker, path string) {
 		if _, err := netip.ParseAddr(u.Hostname()); err != nil && (u.Scheme == "udp" || len(d.Bootstrap) == 0) {
 			k.add(at, "%q is a name: give its address, or for tls and https bootstrap servers that know it", u.Hostname())
 		}
-	}
-	if d.Answer != "" && d.Answer != "nxdomain" && d.Answer != "null" {
-		k.add(path+".answer", "%q is not nxdomain or null", d.Answer)
-	}
-	if d.Bypass != "" && d.Bypass != "off" && d.Bypass != "observe" {
-		k.add(path+".bypass", "%q is not off or observe", d.Bypass)
 	}
 	switch {
 	case !d.On() && (len(d.Upstreams) > 0 || len(d.Block) > 0 || d.Only):

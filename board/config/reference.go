@@ -11,6 +11,7 @@ type Setting struct {
 	Path    string // lists as meters[]: lines[].baud
 	Type    string // section, list, text, number, yes or no, duration
 	Default string // "": none, or the zero of its type
+	Range   string // "": none; in words
 	Doc     string
 }
 
@@ -29,7 +30,7 @@ func refer(all *[]Setting, path string, t reflect.Type, def reflect.Value) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		s := Setting{Path: strings.TrimPrefix(path+"."+key, "."), Doc: f.Tag.Get("doc")}
+		s := Setting{Path: strings.TrimPrefix(path+"."+key, "."), Doc: f.Tag.Get("doc"), Range: limitOf(f).span()}
 		var d reflect.Value
 		if def.IsValid() {
 			d = def.Field(i)

@@ -8,8 +8,10 @@ import (
 )
 
 // Schema returns the JSON Schema (2020-12) of a configuration, made from the
-// fields of Config and their doc tags. It tells names, types and meanings;
-// what depends on the board or on another setting only Validate knows.
+// fields of Config and their tags. It tells names, types, meanings and what
+// limits a value has by itself; what depends on the board or on another setting
+// only Validate knows. Ranges of durations stand in x-minimum and x-maximum,
+// because JSON Schema has no word for them.
 func Schema() map[string]any {
 	s := schemaOf(reflect.TypeFor[Config](), reflect.ValueOf(Default()))
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -42,6 +44,7 @@ func schemaOf(t reflect.Type, def reflect.Value) map[string]any {
 			}
 			p := schemaOf(f.Type, d)
 			p["description"] = f.Tag.Get("doc")
+			limitOf(f).describe(p)
 			if v, ok := defaultOf(d); ok {
 				p["default"] = v
 			}
@@ -58,6 +61,29 @@ func schemaOf(t reflect.Type, def reflect.Value) map[string]any {
 		return map[string]any{"type": "integer", "minimum": 0}
 	}
 	return map[string]any{"type": "integer"}
+}
+
+// describe adds what the tags of a field say to its schema.
+func (l limit) describe(p map[string]any) {
+	switch {
+	case l.ranged && l.duration:
+		p["x-minimum"], p["x-maximum"] = l.say(l.lo), l.say(l.hi)
+	case l.ranged:
+		p["minimum"], p["maximum"] = l.lo, l.hi
+		if l.zero && l.lo > 0 {
+			p["minimum"] = 0
+			p["anyOf"] = []any{map[string]any{"const": 0}, map[string]any{"minimum": l.lo}}
+		}
+	}
+	if len(l.words) > 0 {
+		p["enum"] = l.words
+	}
+	if l.items > 0 {
+		p["maxItems"] = l.items
+	}
+	if l.secret {
+		p["writeOnly"] = true
+	}
 }
 
 func defaultOf(v reflect.Value) (any, bool) {

@@ -133,9 +133,10 @@ func (b backend) TestRelay(ctx context.Context, o panel.RelayOrder) (board.Relay
 // command is something that an installer may ask for over MQTT.
 type command struct {
 	about string
-	args  string // JSON Schema of args
-	slow  bool   // others do not wait for it
-	local bool   // only in commissioning mode
+	args  string        // JSON Schema of args
+	slow  bool          // others do not wait for it
+	wait  time.Duration // a slow one may take longer than slowWait
+	local bool          // only in commissioning mode
 	run   func(ctx context.Context, r remote, client string, args json.RawMessage) (any, error)
 }
 
@@ -197,6 +198,20 @@ func init() { // refers to itself through remote
 					return nil, refused(err)
 				}
 				return r.station.Charger(ctx, a.Charger)
+			}),
+		},
+		"backup": {
+			about: "write a backup into the state folder, readable by its owner only, and say where it is", slow: true, wait: backupWait,
+			args: `{"type":"object","additionalProperties":false,"properties":{"with_keys":{"type":"boolean","default":false,"description":"include the secret keys: whoever has that file is this gateway"}}}`,
+			run: with(func(ctx context.Context, r remote, client string, a struct {
+				Keys bool `json:"with_keys"`
+			},
+			) (any, error) {
+				b, err := r.storeBackup(ctx, a.Keys)
+				if err == nil {
+					r.log.Warn("backup written", "file", b.Path, "keys", b.Keys, "by", client)
+				}
+				return b, err
 			}),
 		},
 		"update": {
@@ -267,8 +282,12 @@ func with[A any](f func(ctx context.Context, r remote, client string, a A) (any,
 	}
 }
 
-// slowWait bounds a command that others do not wait for.
-const slowWait = 3 * time.Minute
+// slowWait bounds a command that others do not wait for, backupWait one that
+// reads everything there is.
+const (
+	slowWait   = 3 * time.Minute
+	backupWait = 30 * time.Minute
+)
 
 // Slow implements mqtt.Remote.
 func (r remote) Slow(name string) bool { return commands[name].slow }
@@ -284,7 +303,7 @@ func (r remote) Command(ctx context.Context, client, name string, args json.RawM
 	}
 	wait := utilityWait
 	if c.slow {
-		wait = slowWait
+		wait = max(slowWait, c.wait)
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()

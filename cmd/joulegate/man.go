@@ -70,6 +70,9 @@ errors. A list of sections is written as ` + "`name[]`" + `. Durations are writt
 			fmt.Fprintf(&b, "\n## %s\n\n%s.\n\n", s.Path, text)
 			continue
 		}
+		if s.Range != "" && !strings.Contains(s.Doc, "..") {
+			text += fmt.Sprintf(". Range: %s", s.Range)
+		}
 		if s.Default != "" {
 			text += fmt.Sprintf(". Default: `%s`", s.Default)
 		}

@@ -459,11 +459,24 @@ func (r remote) Desired(ctx context.Context, payload []byte, retained bool) {
 		res = panel.Rejected(d.Txn, err)
 		r.log.Warn("change of the configuration refused", "txn", d.Txn, "code", res.Code, "err", err)
 	}
+	for i := range res.Changes {
+		if c := &res.Changes[i]; config.Secret(c.Path) {
+			c.Old, c.New = hidden(c.Old), hidden(c.New)
+		}
+	}
 	if err != nil || d.Mode == config.DryRun {
 		if err := r.mqtt.PublishResult(res); err != nil {
 			r.log.Warn("not published", "err", err)
 		}
 	}
+}
+
+// hidden says that there is something, and not what.
+func hidden(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "(secret)"
 }
 
 func (g *gateway) installers() (keys []chain.Key) {
@@ -484,7 +497,7 @@ func (g *gateway) follow(stop context.CancelCauseFunc) {
 		cfg, err := config.Parse([]byte(c.InForce().Text))
 		if err == nil {
 			err = errors.Join(
-				g.mqtt.PublishConfig(map[string]any{"rev": c.InForce().Rev, "confirmed": c.Pending == nil, "config": config.Document(cfg)}),
+				g.mqtt.PublishConfig(map[string]any{"rev": c.InForce().Rev, "confirmed": c.Pending == nil, "config": config.Public(cfg)}),
 				g.mqtt.PublishResult(resultOf(c)),
 			)
 		}

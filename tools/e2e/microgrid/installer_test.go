@@ -3,6 +3,7 @@ package microgrid
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -215,6 +216,34 @@ func TestCommissioningOverMosquitto(t *testing.T) {
 	}
 	if r = command("session.stop", `{"charger":1}`); r.Code != "no_session" {
 		t.Errorf("a stop without a session: %+v", r)
+	}
+
+	// A backup stays at the gateway; the answer says how to know it again.
+	var stored struct {
+		Path   string
+		Size   int64
+		SHA256 string `json:"sha256"`
+		Keys   bool
+	}
+	r = command("backup", `{"with_keys":true}`)
+	if err := json.Unmarshal(r.Data, &stored); err != nil || r.Status != "ok" {
+		t.Fatalf("backup: %+v %v", r, err)
+	}
+	raw, err := os.ReadFile(stored.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i, err := os.Stat(stored.Path); err != nil || i.Mode().Perm() != 0o600 || i.Size() != stored.Size || fmt.Sprintf("%x", sha256.Sum256(raw)) != stored.SHA256 || !stored.Keys {
+		t.Errorf("backup %+v: %v", stored, err)
+	}
+	for range 3 {
+		if r = command("backup", `{}`); r.Status != "ok" {
+			t.Fatalf("another: %+v", r)
+		}
+		time.Sleep(1100 * time.Millisecond) // its name is the second
+	}
+	if left, err := os.ReadDir(filepath.Dir(stored.Path)); err != nil || len(left) != 3 {
+		t.Errorf("%d backups stay: %v", len(left), err)
 	}
 
 	// Not with a vehicle.
