@@ -44,12 +44,6 @@ func (c *checker) add(path, format string, args ...any) {
 	c.errs = append(c.errs, Error{Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
-func (c *checker) between(path string, v, lo, hi Duration) {
-	if v < lo || v > hi {
-		c.add(path, "%s is outside %s..%s", v, lo, hi)
-	}
-}
-
 // Validate returns everything that is wrong with c.
 func (c *Config) Validate() Errors {
 	k := &checker{ids: map[string]string{}, units: map[string]string{}, pins: map[string]string{}}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -228,6 +227,6 @@ func TestEveryTopicOverMosquitto(t *testing.T) {
 	}
 	g.wait(patience, "the end of the charger", func(context.Context) (bool, any) {
 		gone := ha.payload(found("charger-1"))
-		return gone != nil && len(gone) == 0 && len(ha.payload(root+"charger/1/session")) == 0, fmt.Sprintf("%s", gone)
+		return gone != nil && len(gone) == 0 && len(ha.payload(root+"charger/1/session")) == 0, string(gone)
 	})
 }
