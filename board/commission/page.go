@@ -67,9 +67,7 @@ func unpage(file []byte) ([]byte, *signedPage, error) {
 
 // Code is what the QR code of a page says: enough to tell whether a file is
 // the one that was printed.
-func Code(hash chain.Hash, device chain.Key) string {
-	return Format + " " + hash.String() + " " + device.String()
-}
+func Code(hash chain.Hash) string { return Format + " " + hash.String() }
 
 // Page returns a sealed report as a page to read and to print, signed as a
 // whole.
@@ -78,7 +76,7 @@ func Page(sealed []byte, key ed25519.PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	code, err := label.Encode(Code(o.Hash, o.Gateway.Device))
+	code, err := label.Encode(Code(o.Hash))
 	if err != nil {
 		return nil, fmt.Errorf("QR code of a commissioning report: %w", err)
 	}
@@ -207,7 +205,7 @@ const style = `
 body{max-width:60rem;margin:2rem auto;padding:0 1.2rem}
 header{display:flex;justify-content:space-between;align-items:flex-start;gap:1rem}
 h1{font-size:1.6rem;margin:0}.name{font-size:1.15rem;color:#56655f;margin:.1rem 0 .8rem}
-header svg{width:8.5rem;height:8.5rem;flex:none}
+header svg{width:9.8rem;height:9.8rem;flex:none}
 .verdict{display:inline-block;margin:0;padding:.35rem .8rem;border-radius:.4rem;font-weight:600;color:#fff;-webkit-print-color-adjust:exact;print-color-adjust:exact}
 .verdict.ok{background:#0b7a5d}.verdict.red{background:#b3261e}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:.86rem;margin:1rem 0}
@@ -223,6 +221,6 @@ small{display:block;color:#3b4843}
 tr.ok td:first-child{color:#0b7a5d}tr.note td:first-child{color:#b26a00}tr.skip{color:#56655f}
 tr.fail td:first-child,tr.not_done td:first-child,tr.not_done b{color:#b3261e}
 tr.fail,tr.not_done{background:#fdf1f0;-webkit-print-color-adjust:exact;print-color-adjust:exact}
-@media(max-width:40rem){header svg{width:6rem;height:6rem}th:nth-child(2){width:8rem}th:last-child,td:last-child{display:none}dl{grid-template-columns:1fr}dt{margin-top:.4rem}}
+@media(max-width:40rem){header svg{width:7rem;height:7rem}th:nth-child(2){width:8rem}th:last-child,td:last-child{display:none}dl{grid-template-columns:1fr}dt{margin-top:.4rem}}
 @media print{body{margin:0;max-width:none;font-size:9pt}@page{margin:15mm}}
 `
