@@ -365,7 +365,9 @@ func (s *site) until(what string, f func(ctx context.Context) (bool, any)) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), limit)
 	defer cancel()
 	for {
-		ok, got := f(ctx)
+		one, stop := context.WithTimeout(ctx, limit/5) // one question is not all there is to ask
+		ok, got := f(one)
+		stop()
 		if ok {
 			return
 		}
