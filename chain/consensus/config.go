@@ -109,7 +109,8 @@ type Config struct {
 	Timing Timing
 	Log    *slog.Logger
 
-	lookEvery time.Duration // tests: between looks at the neighbours
+	lookEvery  time.Duration // tests: between looks at the neighbours
+	pauseLimit time.Duration // tests: the longest honest wait after a block
 }
 
 func (c *Config) check() error {

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ var (
 	ErrFull   = errors.New("the ledger's queue is full, try again later")
 	ErrHalted = errors.New("the ledger has halted")
 	ErrClosed = errors.New("the ledger is closed")
+	ErrReopen = errors.New("open the ledger again") // it is well, and can go on only so
 )
 
 // Engine is a running ledger of one gateway. Its methods are safe for
@@ -303,12 +305,25 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	e.log.Info("ledger runs", "height", e.app.height(), "chain", e.doc.ChainID, "validator", e.validator.Short())
 	beside, stopBeside := context.WithCancel(ctx)
 	var others sync.WaitGroup
-	others.Go(func() { (&repeater{cons: e.cons, consR: e.consR, set: e.keeper.set}).run(beside) })
-	others.Go(func() { e.retain.run(beside) })
-	defer func() { stopBeside(); others.Wait() }()
-	// A snapshot that is ready ends what runs here; the next Open begins with it.
+	// A snapshot that is ready ends what runs here; the next Open begins with
+	// it. So does a clock that was set back at a bad moment.
 	ctx, ready := context.WithCancelCause(ctx)
 	defer ready(nil)
+	late := make(chan error, 1)
+	others.Go(func() {
+		err := (&repeater{
+			cons: e.cons, consR: e.consR, set: e.keeper.set,
+			pause: cmp.Or(e.cfg.pauseLimit, e.cfg.Timing.withDefaults().Commit+pauseGrace),
+		}).run(beside)
+		ready(err)
+		late <- err
+	})
+	others.Go(func() { e.retain.run(beside) })
+	defer func() {
+		stopBeside()
+		others.Wait()
+		err = errors.Join(err, <-late)
+	}()
 	syncing := make(chan error, 1)
 	go func() {
 		err := e.syncer.run(ctx)

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	cs "github.com/cometbft/cometbft/consensus"
@@ -28,12 +29,27 @@ const repeatEvery = time.Second
 // Both statements can be repeated without harm: what is known already changes
 // nothing. They are repeated only while a round stands still, so an idle
 // ledger stays silent.
+//
+// It also sees what no repetition mends. After a block CometBFT waits until a
+// time of the wall clock, not for a time to pass: set back just then by three
+// hours, as a clock without a battery is when it first hears the time, it
+// waits for three hours, and goes on doing so if the clock is set right again.
 type repeater struct {
 	cons  *cs.State
 	consR *cs.Reactor
 	set   *lp2p.PeerSet
+	pause time.Duration // the longest honest wait after a block
 	last  position
+	since time.Time // of last, with a monotonic clock
 }
+
+// pauseGrace is how much longer than its timeout the wait after a block may
+// take on a busy machine before it is no wait but a mistake.
+const pauseGrace = 10 * time.Second
+
+// ErrClock is what Run returns when the ledger waits for a time that the wall
+// clock has left behind. It is an ErrReopen.
+var ErrClock = fmt.Errorf("the clock was set while the ledger waited for its next block: %w", ErrReopen)
 
 type position struct {
 	height int64
@@ -42,16 +58,20 @@ type position struct {
 	parts  uint32
 }
 
-func (r *repeater) run(ctx context.Context) {
+func (r *repeater) run(ctx context.Context) error {
 	tick := time.NewTicker(repeatEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
-			if !r.consR.WaitSync() { // until then block sync leads
-				r.look()
+			if r.consR.WaitSync() { // until then block sync leads
+				continue
+			}
+			r.look()
+			if r.last.step == cstypes.RoundStepNewHeight && time.Since(r.since) > r.pause {
+				return ErrClock
 			}
 		}
 	}
@@ -64,7 +84,9 @@ func (r *repeater) look() {
 		now.parts = rs.ProposalBlockParts.Count()
 	}
 	still := now == r.last
-	r.last = now
+	if !still {
+		r.last, r.since = now, time.Now()
+	}
 	if !still || rs.Step < cstypes.RoundStepPropose { // before it there is nothing to be had
 		return
 	}

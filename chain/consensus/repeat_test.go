@@ -3,8 +3,10 @@ package consensus
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	cs "github.com/cometbft/cometbft/consensus"
 	"github.com/cometbft/cometbft/lp2p"
@@ -89,4 +91,31 @@ func TestLostStatement(t *testing.T) {
 		t.Error("no statement was lost: the test did not try")
 	}
 	t.Logf("%d statements lost", h.lost)
+}
+
+// TestClockSetBack: a ledger that waits much longer after a block than it was
+// told to does so because the wall clock was set back under it. The clock of
+// this computer stays as it is: here the ledger was told to wait an hour.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	n := w.nodes[0].start()
+	n.submit(w.mint(0, "driver", 5_000))
+	n.stop()
+	w.change = func(_ *gateway, c *Config) { c.Timing.Commit, c.pauseLimit = time.Hour, 2*time.Second }
+	n.start()
+	n.submit(w.mint(0, "driver", 5_000))
+	select {
+	case err := <-n.done:
+		if !errors.Is(err, ErrClock) || !errors.Is(err, ErrReopen) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("it waits for an hour")
+	}
+	n.cancel = nil
+	n.host.Close()
+	w.change = nil
+	n.start()
+	n.submit(w.mint(0, "driver", 5_000))
 }

@@ -62,8 +62,8 @@ type Neighbour struct {
 }
 
 // ErrSnapshot is what Run returns when a verified snapshot of the ledger waits
-// on the disk: Open puts it in the place of the stores.
-var ErrSnapshot = errors.New("a newer state of the ledger has been fetched: open the ledger again")
+// on the disk: Open puts it in the place of the stores. It is an ErrReopen.
+var ErrSnapshot = fmt.Errorf("a newer state of the ledger has been fetched: %w", ErrReopen)
 
 // Times and limits of catching up.
 const (

@@ -310,8 +310,9 @@ func (g *gateway) run(ctx context.Context) error {
 	lower.Go(func() error {
 		defer stopNetwork()
 		err := g.ledger.Run(lowerCtx)
-		if errors.Is(err, consensus.ErrSnapshot) { // the next start begins with it
-			reconfigure(consensus.ErrSnapshot)
+		if errors.Is(err, consensus.ErrReopen) { // the next start does
+			g.log.Warn("the gateway starts anew", "why", err)
+			reconfigure(err)
 			<-lowerCtx.Done()
 			return nil
 		}
@@ -398,7 +399,7 @@ func (g *gateway) run(ctx context.Context) error {
 
 // startsAnew reports whether a gateway has ended to begin again.
 func startsAnew(err error) bool {
-	return errors.Is(err, errReconfigured) || errors.Is(err, errUpdated) || errors.Is(err, consensus.ErrSnapshot)
+	return errors.Is(err, errReconfigured) || errors.Is(err, errUpdated) || errors.Is(err, consensus.ErrReopen)
 }
 
 // followed drops the error of a part that ended because the ledger did: the

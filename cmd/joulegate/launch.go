@@ -153,7 +153,7 @@ func alarm(d time.Duration) {
 // arguments and process id.
 func (p place) again(why error) error {
 	alarm(0)
-	if p.card && !errors.Is(why, errReconfigured) && !errors.Is(why, consensus.ErrSnapshot) {
+	if p.card && !errors.Is(why, errReconfigured) && !errors.Is(why, consensus.ErrReopen) {
 		// The firmware starts the other partition; relays are open already.
 		if out, err := exec.Command(cardRestart).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w: %s", cardRestart, err, out)
