@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	dbm "github.com/cometbft/cometbft-db"
 	iavldb "github.com/cosmos/iavl/db"
 	"github.com/syndtr/goleveldb/leveldb/opt"
+	"github.com/syndtr/goleveldb/leveldb/storage"
 )
 
 // ErrLocked is returned when another process, as a rule the running gateway,
@@ -52,6 +55,13 @@ func openStoresIn(dir string, readOnly bool) (*stores, error) {
 			Strict:                 opt.DefaultStrict,
 		}
 	}
+	if !readOnly {
+		for _, name := range []string{"blockstore", "state", "evidence", "ledger"} {
+			if err := clearUnborn(filepath.Join(dir, name+".db")); err != nil {
+				return nil, err
+			}
+		}
+	}
 	s := &stores{}
 	fail := func(name string, err error) (*stores, error) {
 		err = errors.Join(openError(filepath.Join(dir, name+".db"), err), s.close())
@@ -73,6 +83,55 @@ func openStoresIn(dir string, readOnly bool) (*stores, error) {
 	}
 	s.ledger = &treeDB{DB: db}
 	return s, nil
+}
+
+// clearUnborn removes what the power left of a database that was being made.
+func clearUnborn(path string) (err error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil // it is not there
+	}
+	stor, err := storage.OpenFile(path, false)
+	if err != nil {
+		return openError(path, err)
+	}
+	defer func() { err = errors.Join(err, stor.Close()) }()
+	if err := unborn(stor); err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	return nil
+}
+
+// unborn empties a storage in which a database was begun and has no entry
+// point yet, so that goleveldb makes it; by itself it takes those files for
+// the rest of a database and gives up. A log or table that holds anything may
+// be such a rest, and stays.
+func unborn(stor storage.Storage) error {
+	if _, err := stor.GetMeta(); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	files, err := stor.List(storage.TypeAll)
+	if err != nil {
+		return err
+	}
+	for _, fd := range files {
+		if fd.Type != storage.TypeJournal && fd.Type != storage.TypeTable {
+			continue
+		}
+		r, err := stor.Open(fd)
+		if err != nil {
+			return err
+		}
+		n, err := r.Seek(0, io.SeekEnd)
+		if err = errors.Join(err, r.Close()); err != nil || n > 0 {
+			return err
+		}
+	}
+	for _, fd := range files {
+		if err := stor.Remove(fd); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func openError(path string, err error) error {

@@ -26,6 +26,9 @@ var (
 // lose its power. Its buffers are small, so that files are begun, merged and
 // removed all the time.
 func onDisk(d *powercut.Disk) (*treeDB, func(), error) {
+	if err := unborn(d); err != nil {
+		return nil, nil, err
+	}
 	raw, err := leveldb.Open(d, &opt.Options{
 		WriteBuffer: 16 << 10, CompactionTableSize: 16 << 10, CompactionTotalSize: 64 << 10, OpenFilesCacheCapacity: dbOpenFiles, Strict: opt.DefaultStrict,
 	})
