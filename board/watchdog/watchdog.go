@@ -162,6 +162,25 @@ func (w *Watchdog) Stopping() {
 	}
 }
 
+// renewTime is how long a gateway may take to start anew under the service
+// manager's watchdog: it has its relays open then, and feeds nobody.
+const renewTime = time.Minute
+
+// Renewing tells systemd that this process is about to execute itself anew, so
+// that it waits longer than usual for the next sign of life. Once that one is
+// ready the unit's own time counts again. It may be called from any goroutine.
+func (w *Watchdog) Renewing() {
+	if w.sysEach == 0 {
+		return
+	}
+	if err := errors.Join(w.cfg.Notify(watchdogFor(renewTime)), w.cfg.Notify(daemon.SdNotifyWatchdog)); err != nil {
+		w.cfg.Log.Warn("systemd was not told", "err", err)
+	}
+}
+
+// watchdogFor asks systemd for another WatchdogSec (sd_notify(3)).
+func watchdogFor(d time.Duration) string { return fmt.Sprintf("WATCHDOG_USEC=%d", d.Microseconds()) }
+
 // look asks every probe, and says so when one begins or ends to stand still.
 func (w *Watchdog) look(now time.Time) {
 	still, began := "", true
@@ -183,6 +202,9 @@ func (w *Watchdog) look(now time.Time) {
 		w.cfg.Log.Warn("progress again")
 	case w.verified && !w.ready:
 		w.ready = true
+		if w.sysEach > 0 { // a gateway that started anew has asked for more
+			w.report(w.cfg.Notify(watchdogFor(w.cfg.SystemdEach)))
+		}
 		w.report(w.cfg.Notify(daemon.SdNotifyReady))
 	}
 }

@@ -396,19 +396,20 @@ func TestSystemd(t *testing.T) {
 		}
 		heard = append(heard, string(b[:k]))
 	}
-	hear()
-	hear()
-	hear()
+	for range 4 {
+		hear()
+	}
+	w.Renewing()
 	stop()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
 	w.Stopping()
-	for heard[len(heard)-1] == "WATCHDOG=1" {
+	for heard[len(heard)-1] != "STOPPING=1" {
 		hear()
 	}
 	heard = slices.Compact(heard)
-	if want := []string{"READY=1", "WATCHDOG=1", "STOPPING=1"}; !slices.Equal(heard, want) {
+	if want := []string{"WATCHDOG_USEC=600000", "READY=1", "WATCHDOG=1", "WATCHDOG_USEC=60000000", "WATCHDOG=1", "STOPPING=1"}; !slices.Equal(heard, want) {
 		t.Errorf("systemd heard %s, want %s", heard, want)
 	}
 	t.Setenv("WATCHDOG_USEC", "soon")

@@ -341,7 +341,9 @@ func (g *gateway) run(ctx context.Context) error {
 	watch, stopWatch := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer stopWatch(nil)
 	context.AfterFunc(upperCtx, func() {
-		if !startsAnew(context.Cause(ctx)) { // the process goes on
+		if startsAnew(context.Cause(ctx)) { // the process goes on
+			g.watch.Renewing()
+		} else {
 			g.watch.Stopping()
 		}
 	})
