@@ -238,8 +238,8 @@ func (s *Setup) Apply(c *Config, detected string) Config {
 	var next Config
 	if c == nil {
 		next = Sample("gateway")
-		// Nobody has said yet what is wired: a line that is not there would keep
-		// the gateway away, and with it the ways to say so.
+		// Nobody has said yet what is wired, and a guess would be a meter that
+		// does not answer.
 		next.Lines, next.Meters = nil, nil
 		if detected != "" {
 			next.Board = detected

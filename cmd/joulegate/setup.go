@@ -13,7 +13,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -190,9 +189,6 @@ func (a *applier) carryOut(ctx context.Context, s *config.Setup) error {
 	}
 	detected, _ := detectedBoard()
 	next := s.Apply(cur, detected)
-	if cur == nil {
-		fitLine(&next, func(path string) bool { _, err := os.Stat(path); return err == nil })
-	}
 	files, err := a.secrets(s, &next)
 	if err != nil {
 		return err
@@ -235,22 +231,6 @@ type brokerFile struct {
 func brokerFiles(s *config.Setup, c *config.Config) []brokerFile {
 	b := &s.Broker
 	return []brokerFile{{"ca", b.CAFile, &c.MQTT.CAFile}, {"cert", b.CertFile, &c.MQTT.CertFile}, {"key", b.KeyFile, &c.MQTT.KeyFile}}
-}
-
-// fitLine puts the first line of a new gateway on a serial device that is there.
-// Without one it has neither line nor meter: it would not start.
-func fitLine(c *config.Config, there func(path string) bool) {
-	devices := []string{"/dev/ttyUSB0", "/dev/ttyAMA0"}
-	if b, err := c.Hardware(); err == nil {
-		for i, bus := range b.Buses {
-			devices = slices.Insert(devices, i, bus.Device)
-		}
-	}
-	if i := slices.IndexFunc(devices, there); i >= 0 && len(c.Lines) == 1 {
-		c.Lines[0].Device = devices[i]
-		return
-	}
-	c.Lines, c.Meters = nil, nil
 }
 
 type secretFile struct {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -314,33 +313,6 @@ func TestSetupErrorStandsBeside(t *testing.T) {
 	other.write(t, "joulegate-setup.yaml", "version: 1\ngrid: {token: "+wrong+"}\n")
 	if _, err := other.applier(realDisk{}).apply(t.Context()); err == nil || !strings.Contains(err.Error(), "another microgrid") {
 		t.Error(err)
-	}
-}
-
-// TestFirstLine: a new gateway gets a line where there is a device, and none
-// that would keep it from starting.
-func TestFirstLine(t *testing.T) {
-	for _, c := range []struct {
-		board string
-		there []string
-		want  string
-	}{
-		{"raspberrypi-4", []string{"/dev/ttyUSB0", "/dev/ttyAMA0"}, "/dev/ttyUSB0"},
-		{"raspberrypi-4", []string{"/dev/ttyAMA0"}, "/dev/ttyAMA0"},
-		{"revpi-connect", []string{"/dev/ttyRS485", "/dev/ttyUSB0"}, "/dev/ttyRS485"},
-		{"generic", nil, ""},
-	} {
-		s := config.Setup{Name: "north", Board: c.board}
-		cfg := s.Apply(nil, "")
-		fitLine(&cfg, func(path string) bool { return slices.Contains(c.there, path) })
-		cfg, err := config.Parse(config.Render(cfg))
-		if err != nil {
-			t.Errorf("%+v: %v", c, err)
-			continue
-		}
-		if c.want == "" && len(cfg.Lines)+len(cfg.Meters) != 0 || c.want != "" && (len(cfg.Lines) != 1 || cfg.Lines[0].Device != c.want || len(cfg.Meters) != 1) {
-			t.Errorf("%+v: %+v", c, cfg.Lines)
-		}
 	}
 }
 
