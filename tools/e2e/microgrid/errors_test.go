@@ -90,7 +90,7 @@ func TestErrorsAreOneLine(t *testing.T) {
 		{name: "p2p address in use", of: north, spoil: listen("4470"), args: []string{"run"}, code: 1, says: []string{"$ADDR/tcp/4470", "in use"}},
 		{name: "panel address in use", of: north, spoil: listen("8080"), args: []string{"run"}, code: 1, says: []string{"$ADDR:8080", "in use"}},
 		{name: "broker address in use", of: north, spoil: listen("1883"), args: []string{"run"}, code: 1, says: []string{"$ADDR:1883", "in use"}},
-		{name: "missing serial device", of: north, spoil: config("device: "+north.house.Line, "device: /dev/ttyNOWHERE0"), args: []string{"run"}, code: 1, says: []string{"/dev/ttyNOWHERE0", "rs485"}},
+		{name: "no serial device", of: north, spoil: config("device: "+north.house.Line, "device: /dev/null"), args: []string{"run"}, code: 1, says: []string{"/dev/null", "rs485", "not a serial device"}},
 		{name: "missing pins", of: north, spoil: config("socket: "+north.house.Pins, "socket: /nowhere/pins.sock"), args: []string{"run"}, code: 1, says: []string{"/nowhere/pins.sock"}},
 		{name: "not a member", of: east, args: []string{"run"}, code: 1, says: []string{"$STATE/genesis.json", "grid join"}},
 		{name: "half a genesis", of: north, spoil: damage("genesis.json", half), args: []string{"run"}, code: 1, says: []string{"$STATE/genesis.json"}},
