@@ -37,8 +37,12 @@ func (p *press) see(active bool, now time.Time) bool {
 	return false
 }
 
+// unseen is a look that failed: a hold has to last anew. Whoever goes on
+// holding the button does not have to let it go for that.
+func (p *press) unseen() { p.since = time.Time{} }
+
 // watchButton begins commissioning mode when somebody holds the button, until
-// ctx ends. A button that cannot be read counts as not held.
+// ctx ends. While the button cannot be read nobody is taken to hold it.
 func (g *gateway) watchButton(ctx context.Context, in drivers.Input) error {
 	tick := time.NewTicker(buttonEach)
 	defer tick.Stop()
@@ -51,7 +55,7 @@ func (g *gateway) watchButton(ctx context.Context, in drivers.Input) error {
 		}
 		on, err := in.Active()
 		if err != nil {
-			p = press{}
+			p.unseen()
 			continue
 		}
 		if p.see(on, time.Now()) {

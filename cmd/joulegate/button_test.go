@@ -35,3 +35,34 @@ func TestPress(t *testing.T) {
 		}
 	})
 }
+
+// TestPressUnseen: a button that cannot be read for a moment has to be held
+// for the whole time anew, and not to be let go.
+func TestPressUnseen(t *testing.T) {
+	var p press
+	now := time.Unix(0, 0)
+	p.see(false, now)
+	hold := func(d time.Duration) (counted bool) {
+		for end := now.Add(d); now.Before(end); {
+			now = now.Add(buttonEach)
+			counted = p.see(true, now) || counted
+		}
+		return counted
+	}
+	if hold(buttonHold - 2*buttonEach) {
+		t.Error("counted too early")
+	}
+	p.unseen()
+	if hold(buttonHold - 2*buttonEach) {
+		t.Error("what was held before the button could not be read counts")
+	}
+	if !hold(4 * buttonEach) {
+		t.Error("whoever holds on is not heard")
+	}
+	var q press
+	q.unseen()
+	p = q
+	if hold(2 * buttonHold) {
+		t.Error("a button that was held from the start counts")
+	}
+}
