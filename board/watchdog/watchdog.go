@@ -130,7 +130,7 @@ func (w *Watchdog) Run(ctx context.Context) error {
 	for i := range w.probes {
 		w.probes[i].since = start
 	}
-	fedDog, fedSystemd := start, start
+	fedDog, fedSystemd := start, start.Add(-w.sysEach) // who has waited for a start anew hears of it at once
 	for {
 		select {
 		case <-ctx.Done():

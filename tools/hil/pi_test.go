@@ -307,6 +307,10 @@ grid: {create: {currency: EUR}}
 		}
 	}
 	says("commissioning mode is on until")
+	if err := m.Type("help\n"); err != nil { // the screen takes more than one command
+		t.Fatal(err)
+	}
+	says("Usage:")
 	test("r2")
 	for _, high := range []bool{true, false} {
 		for until := time.Now().Add(piLimit); ; {

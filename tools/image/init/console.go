@@ -15,6 +15,9 @@ import (
 // consoleIdle is when the log comes back to a screen that somebody has left.
 const consoleIdle = 15 * time.Minute
 
+// consoleAgain is the pause before a screen that was lost is opened again.
+const consoleAgain = 5 * time.Second
+
 const welcome = `
 This is the gateway's own screen. Commands are those of joulegate, without
 that word: doctor, commission start, config code, help. Files of the first
@@ -38,11 +41,11 @@ func console(ctx context.Context, kids *children, log *logger) error {
 	}
 	// The last one is what /dev/console means; it can have a foreground.
 	path := filepath.Join("/dev", names[len(names)-1])
-	tty, err := os.OpenFile(path, os.O_RDWR, 0)
+	tty, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		return err
 	}
-	defer tty.Close()
+	defer func() { tty.Close() }()
 	defer log.show(true)
 	lines := bufio.NewReader(tty) // a terminal has lines of at most 4096 bytes
 	idle := time.AfterFunc(consoleIdle, func() { log.show(true) })
@@ -69,6 +72,15 @@ func console(ctx context.Context, kids *children, log *logger) error {
 			}
 			if err == nil && len(args) > 0 {
 				err = command(kids, path, args)
+				// The terminal was the command's; with its end the kernel hung
+				// it up for everybody who had it open.
+				tty.Close()
+				again, openErr := os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY, 0)
+				if openErr != nil {
+					return openErr
+				}
+				tty = again
+				lines.Reset(tty)
 			}
 			if err != nil {
 				fmt.Fprintln(tty, err)

@@ -83,7 +83,12 @@ func live(log *logger) order {
 	devices := newDevices(log)
 	go devices.watch(ctx)
 	go network(ctx, readNetwork(log), who, log)
-	go func() { log.problem(console(ctx, kids, log)) }()
+	go func() {
+		for ctx.Err() == nil { // without it nobody could do anything here
+			log.problem(console(ctx, kids, log))
+			time.Sleep(consoleAgain)
+		}
+	}()
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)

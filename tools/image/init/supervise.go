@@ -282,7 +282,7 @@ func runGateway(ctx context.Context, kids *children, log *logger, ready func()) 
 				ready()
 				log.printf("init: the gateway is at work")
 				silence.Reset(watchdog)
-			case s == "WATCHDOG=1" && atWork:
+			case (s == "WATCHDOG=1" || s == "READY=1") && atWork: // ready again: it has started anew by itself
 				silence.Reset(watchdog)
 			}
 		}
