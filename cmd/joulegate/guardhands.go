@@ -172,14 +172,7 @@ func (g *gateway) reactor(f *packetFilter) *reaction.Reactor {
 // Quarantine implements reaction.Peers. The neighbour stays a member: its
 // blocks come by way of others, but it is not talked to.
 func (h hands) Quarantine(name string, on bool) error {
-	key, ok := h.roster.named(name)
-	if !ok {
-		if on {
-			return fmt.Errorf("no member is named %q", name)
-		}
-		return nil // it has left meanwhile
-	}
-	h.roster.bar(key, on)
+	h.roster.bar(name, on)
 	h.net.Recheck()
 	return nil
 }

@@ -22,7 +22,7 @@ type roster struct {
 	now   atomic.Pointer[members]
 
 	mu     sync.Mutex
-	barred map[chain.Key]bool // by the guard, for a while; still members
+	barred map[string]bool // names, by the guard, for a while; still members
 }
 
 // members is one immutable view of the membership.
@@ -34,7 +34,7 @@ type members struct {
 }
 
 func newRoster(self chain.Key, start []chain.Member) *roster {
-	r := &roster{self: self, start: start, barred: map[chain.Key]bool{}}
+	r := &roster{self: self, start: start, barred: map[string]bool{}}
 	r.update(nil, nil)
 	return r
 }
@@ -83,31 +83,23 @@ func (r *roster) active(key chain.Key) bool { return r.now.Load().byKey[key].Act
 
 // allow is the membership gate of the network.
 func (r *roster) allow(id peer.ID) bool {
-	key, ok := r.now.Load().byPeer[id]
+	now := r.now.Load()
+	key, ok := now.byPeer[id]
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return ok && !r.barred[key]
+	return ok && !r.barred[now.byKey[key].Name]
 }
 
-// bar shuts a member out of the network, or lets it in again.
-func (r *roster) bar(key chain.Key, on bool) {
+// bar shuts a member out of the network, or lets it in again. It may be one
+// that the ledger has not told of yet: after a start the guard is the earlier.
+func (r *roster) bar(name string, on bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if on {
-		r.barred[key] = true
+		r.barred[name] = true
 	} else {
-		delete(r.barred, key)
+		delete(r.barred, name)
 	}
-}
-
-// named returns the active member of that name.
-func (r *roster) named(name string) (chain.Key, bool) {
-	for key, m := range r.now.Load().byKey {
-		if m.Active && m.Name == name {
-			return key, true
-		}
-	}
-	return chain.Key{}, false
 }
 
 // actives counts the active members.
