@@ -406,11 +406,7 @@ func (b backend) Invite(ctx context.Context, req panel.InviteRequest) (panel.Inv
 	rand.Read(seed)
 	expires := time.Now().Add(req.Valid)
 	body := chain.Invite{Key: keys.Public(ed25519.NewKeyFromSeed(seed)), Node: req.Node, Fee: req.Fee, Validator: req.Validator, Expires: expires.UnixMilli()}
-	nonce, err := b.Nonce(ctx, operator.Public())
-	if err != nil {
-		return panel.Invitation{}, err
-	}
-	r, err := b.Submit(ctx, chain.SignTx(b.genesis.ChainID, nonce, chain.TxInvite, body, operator.Key))
+	r, err := panel.Order(ctx, b, operator.Key, chain.TxInvite, body)
 	if err != nil {
 		return panel.Invitation{}, err
 	}

@@ -200,21 +200,9 @@ func account(cmd *cobra.Command, arg string) (chain.Account, error) {
 // submit signs a transaction with w, sends it and turns a refusal into an
 // error.
 func submit(cmd *cobra.Command, c *panel.Client, w keys.Wallet, kind chain.TxKind, body any) (panel.TxResult, error) {
-	ctx := cmd.Context()
-	s, err := c.Status(ctx)
-	if err != nil {
-		return panel.TxResult{}, err
+	r, err := panel.Order(cmd.Context(), c, w.Key, kind, body)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("the ledger refused: %s (code %d)", r.Info, r.Code)
 	}
-	nonce, err := c.Nonce(ctx, w.Public())
-	if err != nil {
-		return panel.TxResult{}, err
-	}
-	r, err := c.Submit(ctx, chain.SignTx(s.Chain, nonce, kind, body, w.Key))
-	if err != nil {
-		return r, err
-	}
-	if r.Code != 0 {
-		return r, fmt.Errorf("the ledger refused: %s (code %d)", r.Info, r.Code)
-	}
-	return r, nil
+	return r, err
 }

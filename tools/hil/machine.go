@@ -1,7 +1,6 @@
 package hil
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -254,23 +253,28 @@ func (m *Machine) find(kind string) (string, error) {
 	return "", fmt.Errorf("the machine has no %s", kind)
 }
 
-// listen keeps what the console says.
+// listen keeps what the console says, also what is not a line yet: a prompt.
 func (m *Machine) listen(r io.ReadCloser) {
 	defer r.Close()
 	defer m.console.Close()
-	lines := bufio.NewReader(r)
-	for {
-		b, err := lines.ReadBytes('\n')
-		if len(b) > 0 {
-			b = append(bytes.TrimRight(b, "\r\n"), '\n')
-			_, _ = m.console.Write(b)
-			if m.cfg.Echo != nil {
-				fmt.Fprintf(m.cfg.Echo, "%s| %s", m.cfg.Name, b)
+	var line []byte // for Echo
+	for chunk := make([]byte, 4096); ; {
+		n, err := r.Read(chunk)
+		b := bytes.ReplaceAll(chunk[:n], []byte{'\r'}, nil)
+		_, _ = m.console.Write(b)
+		m.mu.Lock()
+		m.text = append(m.text, b...)
+		m.changed()
+		m.mu.Unlock()
+		if m.cfg.Echo != nil {
+			for line = append(line, b...); ; {
+				whole, rest, ok := bytes.Cut(line, []byte{'\n'})
+				if !ok {
+					break
+				}
+				fmt.Fprintf(m.cfg.Echo, "%s| %s\n", m.cfg.Name, whole)
+				line = rest
 			}
-			m.mu.Lock()
-			m.text = append(m.text, b...)
-			m.changed()
-			m.mu.Unlock()
 		}
 		if err != nil {
 			return
@@ -323,10 +327,10 @@ func (m *Machine) await(ctx context.Context, what string, look func() bool) erro
 	}
 }
 
-// AwaitConsole waits until the console has said text since the machine was
-// booted.
-func (m *Machine) AwaitConsole(ctx context.Context, text string) error {
-	return m.await(ctx, strconv.Quote(text), func() bool { return bytes.Contains(m.text, []byte(text)) })
+// AwaitConsole waits until the console has said text so many times since the
+// machine was booted.
+func (m *Machine) AwaitConsole(ctx context.Context, text string, times int) error {
+	return m.await(ctx, strconv.Quote(text), func() bool { return bytes.Count(m.text, []byte(text)) >= times })
 }
 
 // Console returns what the console has said.

@@ -253,16 +253,16 @@ grid: {create: {currency: EUR}}
 			t.Logf("what it said: %s", filepath.Join(cfg.Dir, "pi.console"))
 		}
 	})
-	says := func(text string) {
+	says := func(text string, times int) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), piLimit)
 		defer cancel()
-		if err := m.AwaitConsole(ctx, text); err != nil {
+		if err := m.AwaitConsole(ctx, text, times); err != nil {
 			t.Fatal(err)
 		}
 	}
-	says("init: clock set by ")
-	says("init: the gateway is at work")
+	says("init: clock set by ", 1)
+	says("init: the gateway is at work", 1)
 	t.Logf("at work after %s", time.Since(start).Round(time.Second))
 
 	// A new gateway knows nothing of its meters: over MQTT it is told.
@@ -301,16 +301,18 @@ grid: {create: {currency: EUR}}
 	if a := hear(t, x, "rsp/installer/relay.test", func(a answer) bool { return a.Txn == "r1" }); a.Code != "not_commissioning" {
 		t.Fatalf("%+v", a)
 	}
-	for _, line := range []string{"\n", "commission start\n"} {
-		if err := m.Type(line); err != nil {
+	for i, c := range []struct{ typed, answer string }{
+		{"", "This is the gateway's own screen"},
+		{"commission start", "commissioning mode is on until"},
+		{"help", "Usage:"}, // the screen takes more than one command
+	} {
+		if err := m.Type(c.typed + "\n"); err != nil {
 			t.Fatal(err)
 		}
+		says(c.answer, 1)
+		// What is typed before a command has ended is the command's.
+		says("joulegate> ", i+1)
 	}
-	says("commissioning mode is on until")
-	if err := m.Type("help\n"); err != nil { // the screen takes more than one command
-		t.Fatal(err)
-	}
-	says("Usage:")
 	test("r2")
 	for _, high := range []bool{true, false} {
 		for until := time.Now().Add(piLimit); ; {

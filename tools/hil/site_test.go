@@ -279,15 +279,7 @@ func (s *site) driver(name string, euro int) keys.Wallet {
 func (s *site) mint(ctx context.Context, to keys.Wallet, euro int, ref string) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	status, err := s.client.Status(ctx)
-	if err != nil {
-		return err
-	}
-	nonce, err := s.client.Nonce(ctx, s.operator.Public())
-	if err != nil {
-		return err
-	}
-	r, err := s.client.Submit(ctx, chain.SignTx(status.Chain, nonce, chain.TxMint, chain.Mint{To: to.Account(), Amount: chain.Nano(euro) * 1e9, BankRef: ref}, s.operator.Key))
+	r, err := panel.Order(ctx, s.client, s.operator.Key, chain.TxMint, chain.Mint{To: to.Account(), Amount: chain.Nano(euro) * 1e9, BankRef: ref})
 	if err == nil && r.Code != 0 {
 		err = fmt.Errorf("mint: %s", r.Info)
 	}
