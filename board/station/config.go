@@ -80,9 +80,11 @@ func refuse(code, format string, args ...any) error {
 // Outbox takes records on their way to the gateway's own chain.
 type Outbox interface {
 	// Append returns after the records are durable, in order, or with an
-	// error and none of them. It is called by one goroutine. After a crash
-	// the same records may come again; the second ones must change nothing.
+	// error and none of them. It is called by one goroutine.
 	Append(ctx context.Context, records []chain.Record, leaves []slot.Leaves) error
+	// Unsent returns those of records, in order, that are not on the chain: a
+	// crash came between their being saved and being appended, or after both.
+	Unsent(records []chain.Record) ([]chain.Record, error)
 }
 
 // Store keeps what the station needs after a crash.

@@ -179,6 +179,9 @@ func New(cfg Config) (*Station, error) {
 	if err := was.parse(b); err != nil {
 		return nil, err
 	}
+	if was.Pending, err = cfg.Outbox.Unsent(was.Pending); err != nil {
+		return nil, fmt.Errorf("records of before the start: %w", err)
+	}
 	s := &Station{
 		cfg:      cfg,
 		pulse:    pulse{now: cfg.Now, limit: cfg.Watchdog},

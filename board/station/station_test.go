@@ -162,6 +162,9 @@ func (w *world) Append(ctx context.Context, records []chain.Record, leaves []slo
 		<-ctx.Done()
 		return ctx.Err()
 	}
+	if unsent, _ := w.Unsent(records); len(unsent) < len(records) {
+		w.t.Errorf("of %d records %d are on the chain already", len(records), len(records)-len(unsent))
+	}
 	return w.land(func() {
 		w.records = append(w.records, records...)
 		w.leaves = append(w.leaves, leaves...)
@@ -169,6 +172,17 @@ func (w *world) Append(ctx context.Context, records []chain.Record, leaves []slo
 			w.judge(r)
 		}
 	})
+}
+
+func (w *world) Unsent(records []chain.Record) (out []chain.Record, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range records {
+		if !slices.ContainsFunc(w.records, func(o chain.Record) bool { return o.Kind == r.Kind && bytes.Equal(o.Body, r.Body) }) {
+			out = append(out, r)
+		}
+	}
+	return out, nil
 }
 
 // judge is the ledger's rule: a repeated record has no effect, one that does

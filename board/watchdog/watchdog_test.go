@@ -431,6 +431,7 @@ func (h *hook) Active() (bool, error) {
 type nowhere struct{}
 
 func (nowhere) Append(context.Context, []chain.Record, []slot.Leaves) error { return nil }
+func (nowhere) Unsent(r []chain.Record) ([]chain.Record, error)             { return r, nil }
 func (nowhere) Load() ([]byte, error)                                       { return nil, nil }
 func (nowhere) Save([]byte) error                                           { return nil }
 func (nowhere) Publish(board.Snapshot)                                      {}

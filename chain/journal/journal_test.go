@@ -136,6 +136,12 @@ func TestOwnBlocksAreOnDiskBeforeTheyAreReturned(t *testing.T) {
 	if got, err := again.OwnAfter(want[2].Position(), 1); err != nil || len(got) != 1 || got[0].Hash != want[3].Hash {
 		t.Errorf("outbox after block 3: %v, %v", got, err)
 	}
+	if got, err := again.OwnNewest(2); err != nil || len(got) != 2 || got[0].Hash != want[4].Hash || got[1].Hash != want[3].Hash {
+		t.Errorf("the newest two: %v, %v", got, err)
+	}
+	if got, err := again.OwnNewest(100); err != nil || len(got) != len(want) {
+		t.Errorf("the newest hundred: %v, %v", got, err)
+	}
 }
 
 func TestManyRecordsAreSplitIntoLinkedBlocks(t *testing.T) {

@@ -375,6 +375,29 @@ func (j *Journal) OwnAfter(p chain.Position, limit int) ([]*chain.Signed, error)
 	return out, nil
 }
 
+// OwnNewest returns the newest own blocks across epochs, at most limit, the
+// newest first.
+func (j *Journal) OwnNewest(limit int) ([]*chain.Signed, error) {
+	start := keyAuthor('b', j.self)
+	it, err := j.db.ReverseIterator(start, prefixEnd(start))
+	if err != nil {
+		return nil, fmt.Errorf("journal: read own blocks: %w", err)
+	}
+	defer it.Close()
+	var out []*chain.Signed
+	for ; it.Valid() && len(out) < limit; it.Next() {
+		b, err := chain.ParseBlock(slices.Clone(it.Value()))
+		if err != nil {
+			return nil, fmt.Errorf("journal: own block on disk: %w", err)
+		}
+		out = append(out, b)
+	}
+	if err := it.Error(); err != nil {
+		return nil, fmt.Errorf("journal: read own blocks: %w", err)
+	}
+	return out, nil
+}
+
 // Evidence is a proof of equivocation: two blocks that one author signed and
 // that cannot both be in its chain.
 type Evidence struct {

@@ -39,7 +39,34 @@ const (
 	// A ledger that takes none of the waiting blocks for so long cannot be
 	// reached, whatever the reason.
 	offlineAfter = 60 * time.Second
+	// The newest own blocks are where records are looked for that may have been
+	// appended before a crash: a slot's, and what the guard has said meanwhile.
+	ownNewest = 256
 )
+
+// Unsent implements station.Outbox. A record that is on the chain longer than
+// ownNewest blocks is sent again, and the ledger knows it.
+func (o *outbox) Unsent(records []chain.Record) (unsent []chain.Record, err error) {
+	if len(records) == 0 {
+		return nil, nil
+	}
+	blocks, err := o.journal.OwnNewest(ownNewest)
+	if err != nil {
+		return nil, err
+	}
+	sent := map[chain.Hash]bool{}
+	for _, b := range blocks {
+		for _, r := range b.Records {
+			sent[chain.Sum(chain.Marshal(r))] = true
+		}
+	}
+	for _, r := range records {
+		if !sent[chain.Sum(chain.Marshal(r))] {
+			unsent = append(unsent, r)
+		}
+	}
+	return unsent, nil
+}
 
 // Append implements station.Outbox.
 func (o *outbox) Append(ctx context.Context, records []chain.Record, leaves []slot.Leaves) error {

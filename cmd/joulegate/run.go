@@ -200,34 +200,11 @@ func (g *gateway) resumeMeters() func(id string) poll.State {
 		g.log.Warn("meter state is damaged; the meters start anew", "err", err)
 	}
 	away := time.Since(time.UnixMilli(all.Wall))
-	told := g.pagesTold()
 	return func(id string) poll.State {
 		s, ok := all.Meters[id]
 		if !ok {
-			return poll.State{Page: told[id]}
+			return poll.State{}
 		}
-		return poll.Resume(max(s.Page, told[id]), s.Bases, s.Who, away)
+		return poll.Resume(s.Page, s.Bases, s.Who, away)
 	}
-}
-
-// pagesTold returns the newest page of each meter in the newest blocks of the
-// own chain. What is saved once a slot may be older when the gateway was
-// killed, and the ledger refuses a page that it has.
-func (g *gateway) pagesTold() map[string]uint64 {
-	pages := map[string]uint64{}
-	at := g.journal.Heads()[g.self]
-	at.Number -= min(at.Number, ownPage)
-	blocks, err := g.journal.OwnAfter(at, ownPage)
-	if err != nil {
-		g.log.Warn("own blocks not read; pages go on from what was saved", "err", err)
-	}
-	for _, b := range blocks {
-		for _, r := range b.Records {
-			var m chain.MeterRecord
-			if r.Kind == chain.KindMeter && chain.Unmarshal(r.Body, &m) == nil {
-				pages[m.Meter] = max(pages[m.Meter], m.Page)
-			}
-		}
-	}
-	return pages
 }

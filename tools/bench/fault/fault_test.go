@@ -218,9 +218,10 @@ func (g *gateway) Append(_ context.Context, records []chain.Record, _ []slot.Lea
 	return nil
 }
 
-func (*gateway) Load() ([]byte, error)  { return nil, nil }
-func (*gateway) Save([]byte) error      { return nil }
-func (*gateway) Publish(board.Snapshot) {}
+func (*gateway) Load() ([]byte, error)                           { return nil, nil }
+func (*gateway) Save([]byte) error                               { return nil }
+func (*gateway) Unsent(r []chain.Record) ([]chain.Record, error) { return r, nil }
+func (*gateway) Publish(board.Snapshot)                          {}
 
 func newGateway(b *testing.B, origin time.Time, early *atomic.Uint64) *gateway {
 	b.Helper()
