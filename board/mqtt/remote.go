@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -134,7 +135,6 @@ func granted(ctx context.Context, t paho.Token) bool {
 
 // obey answers one message after another until ctx ends.
 func (s *Service) obey(ctx context.Context) {
-	seen := map[string]time.Time{} // client/txn -> expiry
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	slow := make(chan struct{}, 1)
@@ -152,7 +152,7 @@ func (s *Service) obey(ctx context.Context) {
 				continue
 			}
 			client, name := level[1], level[2]
-			args, r := s.admit(client, in, seen, time.Now())
+			args, r := s.admit(client, in, time.Now())
 			switch {
 			case r.Code == "retained":
 				s.log.Warn("retained command refused", "topic", in.topic)
@@ -178,17 +178,11 @@ func (s *Service) obey(ctx context.Context) {
 }
 
 // admit judges a command. The reply has a status if it is refused.
-func (s *Service) admit(client string, in inbound, seen map[string]time.Time, now time.Time) (json.RawMessage, Reply) {
+func (s *Service) admit(client string, in inbound, now time.Time) (json.RawMessage, Reply) {
 	r, exp, err := parseRequest(in.payload)
 	fail := func(code, format string, a ...any) (json.RawMessage, Reply) {
 		return nil, Reply{Txn: r.Txn, Status: "error", Code: code, Error: fmt.Sprintf(format, a...)}
 	}
-	for k, t := range seen {
-		if now.After(t) {
-			delete(seen, k)
-		}
-	}
-	key := client + "/" + r.Txn
 	switch {
 	case err != nil:
 		return fail("invalid", "%v", err)
@@ -198,12 +192,15 @@ func (s *Service) admit(client string, in inbound, seen map[string]time.Time, no
 		return fail("expired", "exp: the command was valid until %s, it is %s", exp.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case exp.Sub(now) > maxAhead:
 		return fail("invalid", "exp: more than %s ahead", maxAhead)
-	case !seen[key].IsZero():
-		return fail("replayed", "txn: %q has been here already", r.Txn)
-	case len(seen) >= maxRemembered:
-		return fail("busy", "more than %d commands within %s", maxRemembered, maxAhead)
 	}
-	seen[key] = exp
+	switch err := s.once.take(client, r.Txn, exp, now); {
+	case errors.Is(err, errReplayed):
+		return fail("replayed", "txn: %q %v", r.Txn, err)
+	case errors.Is(err, errFull):
+		return fail("busy", "%v", err)
+	case err != nil:
+		return fail("unavailable", "not carried out, because it could not be remembered: %v", err)
+	}
 	return r.Args, Reply{Txn: r.Txn}
 }
 

@@ -42,7 +42,6 @@ func TestCommandsAreJudgedFirst(t *testing.T) {
 	e := echo{names: make(chan string, 10)}
 	s.remote = e
 	now := time.Unix(1_800_000_000, 0)
-	seen := map[string]time.Time{}
 	good := fmt.Sprintf(`{"txn":"a","exp":%d,"args":{"x":1}}`, now.Unix()+60)
 	for _, c := range []struct {
 		what, client, name, payload string
@@ -60,7 +59,7 @@ func TestCommandsAreJudgedFirst(t *testing.T) {
 		{"unknown key", "anna", "diag", `{"txn":"e","exp":1,"now":true}`, false, "invalid"},
 		{"refused", "anna", "refuse", fmt.Sprintf(`{"txn":"f","exp":%d}`, now.Unix()+60), false, "unavailable"},
 	} {
-		args, r := s.admit(c.client, inbound{payload: []byte(c.payload), retained: c.retained}, seen, now)
+		args, r := s.admit(c.client, inbound{payload: []byte(c.payload), retained: c.retained}, now)
 		if r.Status == "" {
 			r = s.execute(t.Context(), c.client, c.name, r.Txn, args)
 		}

@@ -100,6 +100,9 @@ type Config struct {
 	// Remote is asked about what arrives on config/desired and cmd/#; nil:
 	// nobody listens. It is called by one goroutine.
 	Remote Remote
+	// Once remembers commands across restarts; nil: one that forgets them with
+	// the process.
+	Once *Once
 
 	Info    any // payload of the topic info: version, boot id, peer id, ...
 	Log     *slog.Logger
@@ -124,6 +127,7 @@ type Service struct {
 	spool   *Spool
 
 	remote    Remote
+	once      *Once
 	inbox     chan inbound
 	subs      []subscription
 	discovery *Discovery
@@ -163,6 +167,7 @@ func New(cfg Config) (*Service, error) {
 		wake:    make(chan struct{}, 1),
 
 		remote:    cfg.Remote,
+		once:      cfg.Once,
 		inbox:     make(chan inbound, MaxInbox),
 		discovery: cfg.Discovery,
 	}
@@ -171,6 +176,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	if s.spool == nil {
 		s.spool = newSpool()
+	}
+	if s.once == nil {
+		s.once = &Once{seen: map[string]time.Time{}}
 	}
 	s.spool.mu.Lock()
 	s.spool.added = s.kick

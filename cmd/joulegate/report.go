@@ -78,6 +78,9 @@ func (g *gateway) newMQTT() (*mqtt.Service, error) {
 	}
 	cfg.Discovery.Store = g.journal
 	var err error
+	if cfg.Once, err = mqtt.OpenOnce(g.journal); err != nil {
+		return nil, err
+	}
 	if c.Broker != "" {
 		cfg.TLS, err = clientTLS(c, cfg.Log)
 	} else {
