@@ -41,8 +41,10 @@
 //     request and no recent frame has. Only the slave's answer to the fence
 //     can fit it. When it comes, property 1 says that whatever was asked
 //     before has been answered by then, and thrown away, or never will be. If
-//     it does not come the fence is open itself and the next one differs from
-//     it too. So a late answer never meets a request that it fits, whatever
+//     it does not come the fence is open itself, and the next one differs from
+//     it too or, where the device is known to answer few reads, is the same
+//     again: its answer settles what came before the first of them, and one
+//     more fence settles the others. So a late answer never meets a request that it fits, whatever
 //     the delay; the silence only spares collisions.
 //   - An answer that fits is compared with all frames of the last time-out.
 //     New bytes cannot be a copy, so they are the answer; and, by property 1,

@@ -38,11 +38,12 @@ type guard struct {
 	slow   time.Duration // learned: longest time to an answer, with slow decay
 
 	refuses bool // answers a shortened read with an exception
+	settled key  // open, though it was answered: asked again it tells nothing more
 }
 
 type owed struct {
 	key
-	sent time.Time
+	sent time.Time // last, if it was sent more than once
 }
 
 type sighting struct {
@@ -95,9 +96,15 @@ func (g *guard) clean(k key) bool {
 // full reports whether nothing may be asked at all.
 func (g *guard) full() bool { return len(g.open) >= maxOpen }
 
-// owe records that k was sent at t and got no answer.
+// owe records that k was sent at t and got no answer. One that was sent before
+// keeps its place: only what was open then is older than all answers to it.
 func (g *guard) owe(k key, t time.Time) {
-	if len(g.open) < maxOpen {
+	if i := g.find(k); i >= 0 {
+		g.open[i].sent = t
+		if g.settled == k { // it is silent again
+			g.settled = key{}
+		}
+	} else if len(g.open) < maxOpen {
 		g.open = append(g.open, owed{k, t})
 	}
 }
@@ -143,9 +150,30 @@ func (g *guard) answered(k key, t trust, exception bool) {
 	}
 }
 
-// fenced records that a fence was answered: nothing older can follow.
-func (g *guard) fenced() {
-	g.open, g.doubts, g.stray = g.open[:0], g.doubts[:0], false
+// find returns where k is among the open requests, or -1.
+func (g *guard) find(k key) int {
+	return slices.IndexFunc(g.open, func(o owed) bool { return o.key == k })
+}
+
+// fenced records that the fence k was answered, and reports whether nothing
+// older can follow. If k has been sent more than once, answers to the others
+// can: what was asked before the first of them is settled, and a fence that
+// differs from k has to settle the rest.
+func (g *guard) fenced(k key) bool {
+	if i := g.find(k); i >= 0 {
+		g.open, g.settled = slices.Delete(g.open, 0, i), k
+		return false
+	}
+	g.open, g.doubts, g.stray, g.settled = g.open[:0], g.doubts[:0], false, key{}
+	return true
+}
+
+// refused records that the device answered the fence k with an exception, and
+// that this says nothing. Whoever lacks a function need not refuse shortened
+// reads by another one.
+func (g *guard) refused(k key) {
+	g.refuses = g.refuses || len(g.proven) == 0 || slices.ContainsFunc(g.proven, func(p key) bool { return p.fn == k.fn })
+	g.proven = slices.DeleteFunc(g.proven, func(p key) bool { return p == k })
 }
 
 // debtor returns when the request was sent that frame is a late answer to,
@@ -174,9 +202,12 @@ func (g *guard) quiet(timeout time.Duration) time.Duration {
 
 // separate reports whether a regular answer to k is unlike every frame that
 // may still arrive, late or as a copy.
-func (g *guard) separate(k key) bool {
+func (g *guard) separate(k key) bool { return g.find(k) < 0 && g.distinct(k) }
+
+// distinct is separate, but for answers to k itself.
+func (g *guard) distinct(k key) bool {
 	for _, o := range g.open {
-		if k.confusable(o.key) {
+		if o.key != k && k.confusable(o.key) {
 			return false
 		}
 	}
@@ -243,9 +274,9 @@ func (g *guard) cover(k key, maxBlock int) (key, bool) {
 }
 
 // fence proposes a harmless read whose answer cannot be mistaken: something
-// that the device has answered before, else a part of it, else another read
-// function, which at least draws a telling exception. wanted is the request
-// that waits behind the fence.
+// that the device has answered before, also if it is open itself, else a part
+// of it, else another read function, which at least draws a telling exception.
+// wanted is the request that waits behind the fence.
 func (g *guard) fence(wanted key, maxBlock int) (key, bool) {
 	best, ok := key{}, false
 	for _, p := range g.proven {
@@ -255,6 +286,14 @@ func (g *guard) fence(wanted key, maxBlock int) (key, bool) {
 	}
 	if ok {
 		return best, true
+	}
+	// Of those that are open the newest, because it settles most. A device that
+	// is silent for long is asked this again and again, and no new kinds of
+	// request are used up that it may have no answer to.
+	for _, o := range slices.Backward(g.open) {
+		if o.key != g.settled && slices.Contains(g.proven, o.key) && g.distinct(o.key) {
+			return o.key, true
+		}
 	}
 	base := key{fn: fnReadHolding, count: 2}
 	if wanted.read() {

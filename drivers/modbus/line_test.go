@@ -41,6 +41,8 @@ func TestWrongValueImpossible(t *testing.T) {
 		faulty := rapid.IntRange(5, 90).Draw(rt, "percent of faulty answers")
 		sizes := rapid.SampledFrom([][]uint16{{1}, {2}, {1, 2}, {2, 10}, {1, 2, 3, 40}}).Draw(rt, "block sizes")
 		maxBlock := rapid.SampledFrom([]int{2, 10, 125}).Draw(rt, "largest block")
+		picky := rapid.Bool().Draw(rt, "refuses other sizes and functions")
+		silences := rapid.Bool().Draw(rt, "is silent for long at times")
 		cfg := Config{}
 		if rapid.Bool().Draw(rt, "serial") {
 			cfg = Config{Device: "wire", Baud: 115200}
@@ -54,6 +56,7 @@ func TestWrongValueImpossible(t *testing.T) {
 			var last time.Duration // the slave's output keeps its order
 			start := time.Now()
 			var held []byte
+			var mute time.Duration // the slave hears nothing until then
 			var mu sync.Mutex
 			const commands = 0xC0           // registers from here on take writes
 			written := map[[2]byte]uint16{} // unit and register: what the slave last obeyed
@@ -65,6 +68,12 @@ func TestWrongValueImpossible(t *testing.T) {
 			})
 			script := func(req []byte) []sending {
 				now := time.Since(start)
+				if silences && now >= mute && rnd.IntN(100) == 0 {
+					mute = now + time.Duration(rnd.IntN(30_000))*ms
+				}
+				if now < mute {
+					return nil
+				}
 				at := func(d time.Duration, data []byte) sending {
 					last = max(last, now+d)
 					return sending{last - now, data}
@@ -95,6 +104,9 @@ func TestWrongValueImpossible(t *testing.T) {
 				mu.Lock()
 				good = has.reply(req)
 				mu.Unlock()
+				if k := keyOf(req[1:]); picky && k.read() && (k.fn < fnReadHolding || !slices.Contains(sizes, k.count)) {
+					good = seal(req[0], req[1]|exceptionBit, 2)
+				}
 				switch fault {
 				case -1:
 					return append(out, at(turn, good))
@@ -189,7 +201,7 @@ func TestWrongValueImpossible(t *testing.T) {
 					time.Sleep(time.Duration(chance.IntN(200)) * ms)
 				}
 			}
-			if faulty < 30 && right == 0 {
+			if faulty < 30 && right == 0 && !silences {
 				t.Fatalf("no value in 150 reads with %d %% faults: %+v", faulty, l.Stats())
 			}
 		})
@@ -436,6 +448,64 @@ func TestRefusalsAreBelieved(t *testing.T) {
 			t.Errorf("%d refusals took %v in %d requests", reads, d, len(s.requests()))
 		}
 	})
+}
+
+// A device that answers few reads, and refuses all others and longer ones, is
+// asked as before soon after a silence, however long that was: a way to be sure
+// of its answers is left, and the requests of the silence do not use it up.
+func TestSilenceOfAPickyDevice(t *testing.T) {
+	for _, reads := range [][]key{{{3, 1002, 1}, {3, 1001, 2}, {3, 1005, 1}, {3, 2005, 1}}, {{3, 100, 2}}, {{4, 0, 76}}} {
+		for _, silent := range []time.Duration{time.Second, 5 * time.Second, 32 * time.Second, 10 * time.Minute} {
+			t.Run(fmt.Sprint(len(reads), " reads ", reads[0].count, " ", silent), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var dead atomic.Bool
+					l, s, stop := pipeLine(Config{Timeout: 500 * ms, Rand: rand.New(rand.NewPCG(1, 1))}, func(req []byte) []sending {
+						switch k := keyOf(req[1:]); {
+						case dead.Load():
+							return nil
+						case slices.Contains(reads, k):
+							return []sending{{5 * ms, registers(addressed).reply(req)}}
+						case k.fn == reads[0].fn:
+							return []sending{{5 * ms, seal(req[0], req[1]|exceptionBit, 2)}}
+						}
+						return []sending{{5 * ms, seal(req[0], req[1]|exceptionBit, 1)}}
+					})
+					defer stop()
+					dev := l.Device(DeviceConfig{Unit: 4, Name: "wallbox"})
+					poll := func() error {
+						for _, k := range reads {
+							data, err := dev.ReadRegisters(t.Context(), drivers.Function(k.fn), k.addr, k.count)
+							if err != nil {
+								return err
+							}
+							if got, want := binary.BigEndian.Uint16(data), addressed(4, k.fn, k.addr); got != want {
+								t.Fatalf("register %d: %#x, want %#x", k.addr, got, want)
+							}
+						}
+						return nil
+					}
+					for range 50 {
+						if err := poll(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					dead.Store(true)
+					for end := time.Now().Add(silent); time.Now().Before(end); time.Sleep(200 * ms) {
+						_ = poll()
+					}
+					dead.Store(false)
+					back, asked := time.Now(), len(s.requests())
+					for poll() != nil {
+						time.Sleep(200 * ms)
+					}
+					// The next probe is a minute away at most, and a fifth.
+					if d := time.Since(back); d > min(2*silent, 72*time.Second)+2*time.Second {
+						t.Errorf("it answers %v after the silence, in %d requests: %+v", d, len(s.requests())-asked, l.Stats().Units[4])
+					}
+				})
+			})
+		}
+	}
 }
 
 // A wallbox falls back to its failsafe current unless it is written to in

@@ -135,6 +135,7 @@ func (l *Line) fence(p *pending, timeout time.Duration) error {
 		switch {
 		case l.x.fenced:
 			return nil // by an exception as well as by data
+		case err == nil: // settled in part
 		case !errors.Is(err, ErrSuspect):
 			return fmt.Errorf("resync with registers %d+%d: %w", k.addr, k.count, err)
 		}
@@ -361,12 +362,13 @@ func (t rtuTransport) accept(k key, sent time.Time, frame []byte, took time.Dura
 	g.expire(now)
 	switch {
 	case x.fence && !g.conclusive(k, frame):
-		g.refuses = g.refuses || exception
+		if exception {
+			g.refused(k)
+		}
 		g.note(k, frame, now)
 		return nil, t.failed(k, sent, &x.u.count.Suspect, fmt.Errorf("%w: resync answered with % x", ErrSuspect, head(frame)))
 	case x.fence:
-		x.fenced = true
-		g.fenced()
+		x.fenced = g.fenced(k)
 		g.answered(k, fresh, exception)
 		x.u.count.Resyncs++
 	case exception && g.awaits(k.fn) && !(x.scan && !g.owes(k.fn)):
@@ -383,6 +385,7 @@ func (t rtuTransport) accept(k key, sent time.Time, frame []byte, took time.Dura
 		// any of its function.
 		if x.copied = !exception && (t == copied || t == again && (x.strict || !k.read())); x.copied {
 			g.owe(k, sent)
+			g.settled = k
 		} else {
 			g.answered(k, t, exception)
 		}
