@@ -80,14 +80,30 @@ func family(set string, a netip.Addr) string {
 	return set + "6"
 }
 
-func bypassLayout() nft.Layout {
+// bypassLayout is the table, with what is local, what the public resolvers are
+// and who the clients are in it from the first moment on.
+func bypassLayout(clients []netip.Prefix) nft.Layout {
+	known := map[string][]nft.Element{}
+	put := func(set string, p netip.Prefix) {
+		name := family(set, p.Addr())
+		known[name] = append(known[name], nft.Element{Prefix: p})
+	}
+	for _, n := range localNets {
+		put("local", netip.MustParsePrefix(n))
+	}
+	for _, a := range packet.PublicResolvers() {
+		put("doh", nft.Host(a))
+	}
+	for _, p := range clients {
+		put("clients", p)
+	}
 	l := nft.Layout{Table: bypassTable}
 	for v, t := range map[string]nft.Type{"4": nft.IPv4, "6": nft.IPv6} {
 		l.Sets = append(l.Sets,
 			nft.Set{Name: "armed" + v, Type: t, Nets: true, Expires: true}, nft.Set{Name: "lan_armed" + v, Type: t, Nets: true, Expires: true},
-			nft.Set{Name: "clients" + v, Type: t, Nets: true},
-			nft.Set{Name: "local" + v, Type: t, Nets: true}, nft.Set{Name: "exempt" + v, Type: t, Nets: true},
-			nft.Set{Name: "doh" + v, Type: t}, nft.Set{Name: "given" + v, Type: t, Expires: true, Size: maxGiven})
+			nft.Set{Name: "clients" + v, Type: t, Nets: true, Elements: known["clients"+v]},
+			nft.Set{Name: "local" + v, Type: t, Nets: true, Elements: known["local"+v]}, nft.Set{Name: "exempt" + v, Type: t, Nets: true},
+			nft.Set{Name: "doh" + v, Type: t, Elements: known["doh"+v]}, nft.Set{Name: "given" + v, Type: t, Expires: true, Size: maxGiven})
 	}
 	l.Chains = []nft.Chain{
 		{Name: "out", Hook: nft.Output, Rules: bypassRules("", nft.Out("lo"), nft.Mark(bypassMark))},
@@ -135,22 +151,7 @@ func bypassRules(whose string, others ...nft.Match) (rules []nft.Rule) {
 func (b *bypass) open() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t, err := nft.Open(bypassLayout())
-	if err == nil {
-		for _, n := range localNets {
-			p := netip.MustParsePrefix(n)
-			err = errors.Join(err, t.Add(family("local", p.Addr()), nft.Element{Prefix: p}))
-		}
-		for _, a := range packet.PublicResolvers() {
-			err = errors.Join(err, t.Add(family("doh", a), nft.Element{Prefix: nft.Host(a)}))
-		}
-		for _, p := range b.clients {
-			err = errors.Join(err, t.Add(family("clients", p.Addr()), nft.Element{Prefix: p}))
-		}
-		if err != nil {
-			_ = t.Close()
-		}
-	}
+	t, err := nft.Open(bypassLayout(b.clients))
 	if err != nil {
 		b.why = err.Error()
 		b.log.Warn("what goes past the name server is not seen", "err", err)

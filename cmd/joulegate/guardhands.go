@@ -62,12 +62,16 @@ func (f *packetFilter) layout() nft.Layout {
 		out = append(out, nft.Rule{Match: []nft.Match{nft.To(set)}, Verdict: nft.Drop, Comment: "blocked"})
 		forward = append(forward, nft.Rule{Match: []nft.Match{nft.From(set)}, Verdict: nft.Drop, Comment: "blocked"}, nft.Rule{Match: []nft.Match{nft.To(set)}, Verdict: nft.Drop, Comment: "blocked"})
 	}
+	blocked := map[string][]nft.Element{}
+	for a, until := range f.blocked {
+		blocked[setOf(a)] = append(blocked[setOf(a)], nft.Element{Prefix: nft.Host(a), Timeout: max(time.Until(until), time.Millisecond)})
+	}
 	const early = -10 // before the usual filter, which may accept
 	return nft.Layout{
 		Table: f.table,
 		Sets: []nft.Set{
-			{Name: "blocked4", Type: nft.IPv4, Timeout: time.Hour, Size: policy.MaxReactions},
-			{Name: "blocked6", Type: nft.IPv6, Timeout: time.Hour, Size: policy.MaxReactions},
+			{Name: "blocked4", Type: nft.IPv4, Timeout: time.Hour, Size: policy.MaxReactions, Elements: blocked["blocked4"]},
+			{Name: "blocked6", Type: nft.IPv6, Timeout: time.Hour, Size: policy.MaxReactions, Elements: blocked["blocked6"]},
 		},
 		Chains: []nft.Chain{
 			{Name: "guard_in", Hook: nft.Input, Priority: early, Rules: in},
@@ -105,15 +109,11 @@ func (f *packetFilter) Block(a netip.Addr, d time.Duration) error {
 	return nil
 }
 
-// open makes the table, and blocks in it what was blocked before.
+// open makes the table, with what was blocked before in it.
 func (f *packetFilter) open() (err error) {
+	maps.DeleteFunc(f.blocked, func(_ netip.Addr, until time.Time) bool { return time.Until(until) < time.Millisecond })
 	if f.t, err = nft.Open(f.layout()); err != nil {
 		f.t = nil
-		return err
-	}
-	maps.DeleteFunc(f.blocked, func(_ netip.Addr, until time.Time) bool { return time.Until(until) <= 0 })
-	for a, until := range f.blocked {
-		err = errors.Join(err, f.t.Renew(setOf(a), nft.Element{Prefix: nft.Host(a), Timeout: time.Until(until)}))
 	}
 	return err
 }

@@ -58,6 +58,9 @@ type Set struct {
 	Timeout time.Duration // how long an element stays unless it says otherwise; 0: until it is removed
 	Expires bool          // elements may have a timeout of their own; implied by Timeout
 	Size    int           // most elements; 0: MaxElements
+	// Elements that it has from the first moment on, before any packet is
+	// looked at.
+	Elements []Element
 }
 
 // Hook is where a chain looks at packets.
@@ -218,8 +221,22 @@ func (t *Table) addSet(s Set, id uint32) error {
 	if s.Nets { // a prefix has a beginning and an end
 		n.Size = min(2*n.Size, math.MaxUint16*2)
 	}
+	all := s.Elements
+	s.Elements = nil
 	t.sets[s.Name] = &set{s, n}
-	return t.conn.AddSet(n, nil)
+	batches, err := t.sets[s.Name].encodeAll(all)
+	if err != nil {
+		return err
+	}
+	if err := t.conn.AddSet(n, nil); err != nil {
+		return err
+	}
+	for _, raw := range batches {
+		if err := t.conn.SetAddElements(n, raw); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *Table) addChain(c Chain) error {
@@ -379,20 +396,9 @@ func (t *Table) change(name string, all []Element, f func(*set, []nftables.SetEl
 	if s == nil {
 		return fmt.Errorf("table %s: no set %q", t.table.Name, name)
 	}
-	if len(all) > MaxElements {
-		return fmt.Errorf("set %s: %d elements at once, at most %d", name, len(all), MaxElements)
-	}
-	var batches [][]nftables.SetElement // all of them before the first is queued
-	for part := range slices.Chunk(all, batch) {
-		raw := make([]nftables.SetElement, 0, 2*len(part))
-		for _, e := range part {
-			k, err := s.encode(e)
-			if err != nil {
-				return fmt.Errorf("set %s: %w", name, err)
-			}
-			raw = append(raw, k...)
-		}
-		batches = append(batches, raw)
+	batches, err := s.encodeAll(all) // all of them before the first is queued
+	if err != nil {
+		return fmt.Errorf("set %s: %w", name, err)
 	}
 	for _, raw := range batches {
 		if err := f(s, raw); err != nil {
@@ -403,6 +409,25 @@ func (t *Table) change(name string, all []Element, f func(*set, []nftables.SetEl
 		return fmt.Errorf("set %s: %w", name, explain(err))
 	}
 	return nil
+}
+
+// encodeAll makes messages of elements.
+func (s *set) encodeAll(all []Element) (batches [][]nftables.SetElement, err error) {
+	if len(all) > MaxElements {
+		return nil, fmt.Errorf("%d elements at once, at most %d", len(all), MaxElements)
+	}
+	for part := range slices.Chunk(all, batch) {
+		raw := make([]nftables.SetElement, 0, 2*len(part))
+		for _, e := range part {
+			k, err := s.encode(e)
+			if err != nil {
+				return nil, err
+			}
+			raw = append(raw, k...)
+		}
+		batches = append(batches, raw)
+	}
+	return batches, nil
 }
 
 // encode makes one element of an address and two of a prefix: its first

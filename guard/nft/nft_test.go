@@ -126,6 +126,56 @@ func TestSetsDecideAboutRealPackets(t *testing.T) {
 	want("127.9.255.255", 0, true)
 }
 
+// TestElementsAreThereFromTheFirstMoment: a table that takes the place of
+// another one never lets through what its sets begin with.
+func TestElementsAreThereFromTheFirstMoment(t *testing.T) {
+	alone(t)
+	l := layout()
+	l.Sets[0].Elements = []Element{{Prefix: Host(netip.MustParseAddr("127.0.0.1")), Timeout: time.Minute}}
+	l.Sets[2].Elements = []Element{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("192.168.0.0/16")}}
+	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client, err := net.DialUDP("udp4", nil, server.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	tab := open(t, l)
+	stop, sent := make(chan struct{}), make(chan struct{})
+	go func() { // while tables come and go
+		defer close(sent)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_, _ = client.Write([]byte("x"))
+			}
+		}
+	}()
+	for range 20 {
+		tab = open(t, l)
+	}
+	close(stop)
+	<-sent
+	_ = server.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := server.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes came through", n)
+	}
+	for set, want := range map[string]int{"b4": 1, "b6": 0} {
+		if e, err := tab.List(set); err != nil || len(e) != want {
+			t.Errorf("%s holds %v, %v", set, e, err)
+		}
+	}
+	l.Sets[1].Elements = l.Sets[0].Elements
+	if _, err := Open(l); err == nil {
+		t.Error("an address of another version was taken")
+	}
+}
+
 func TestElementsExpire(t *testing.T) {
 	alone(t)
 	tab := open(t, layout())
