@@ -79,9 +79,12 @@ func refuse(code, format string, args ...any) error {
 
 // Outbox takes records on their way to the gateway's own chain.
 type Outbox interface {
+	// Keep returns when the readings that a record will commit to are durable.
+	// The same ones may come again.
+	Keep(leaves slot.Leaves) error
 	// Append returns after the records are durable, in order, or with an
 	// error and none of them. It is called by one goroutine.
-	Append(ctx context.Context, records []chain.Record, leaves []slot.Leaves) error
+	Append(ctx context.Context, records []chain.Record) error
 	// Unsent returns those of records, in order, that are not on the chain: a
 	// crash came between their being saved and being appended, or after both.
 	Unsent(records []chain.Record) ([]chain.Record, error)

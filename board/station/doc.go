@@ -12,7 +12,7 @@
 //	contacts ◄──read each tick───┘   └──────┬──────┘    └─► snapshot
 //	                                        │ records
 //	                                        ▼
-//	                                   scribe: Store.Save, Outbox.Append
+//	                                   scribe: Outbox.Keep, Store.Save, Outbox.Append
 //
 // The loop never waits for a bus or a disk: both have goroutines of their
 // own, so that an emergency stop is seen within a tick whatever they do.

@@ -103,21 +103,25 @@ func (s *Station) carryOut(ctx context.Context, j job) error {
 	if j.receipt != nil {
 		return j.receipt()
 	}
+	// Readings first: a state that is saved may be all that is left of their
+	// record, and does not hold them.
+	var records []chain.Record
+	for _, e := range j.entries {
+		records = append(records, e.record)
+		if e.leaves == nil {
+			continue
+		}
+		if err := s.cfg.Outbox.Keep(*e.leaves); err != nil {
+			return fmt.Errorf("keep readings of %s: %w", e.leaves.Meter, err)
+		}
+	}
 	if err := s.cfg.Store.Save(j.state); err != nil {
 		return fmt.Errorf("save station state: %w", err)
 	}
-	if len(j.entries) == 0 {
+	if len(records) == 0 {
 		return nil
 	}
-	var records []chain.Record
-	var leaves []slot.Leaves
-	for _, e := range j.entries {
-		records = append(records, e.record)
-		if e.leaves != nil {
-			leaves = append(leaves, *e.leaves)
-		}
-	}
-	if err := s.cfg.Outbox.Append(ctx, records, leaves); err != nil {
+	if err := s.cfg.Outbox.Append(ctx, records); err != nil {
 		return fmt.Errorf("append %d records: %w", len(records), err)
 	}
 	return nil

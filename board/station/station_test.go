@@ -154,7 +154,15 @@ func (w *world) Save(b []byte) error {
 	return w.land(func() { w.disk = bytes.Clone(b) })
 }
 
-func (w *world) Append(ctx context.Context, records []chain.Record, leaves []slot.Leaves) error {
+func (w *world) Keep(l slot.Leaves) error {
+	return w.land(func() {
+		if !slices.ContainsFunc(w.leaves, func(o slot.Leaves) bool { return o.Root == l.Root }) {
+			w.leaves = append(w.leaves, l)
+		}
+	})
+}
+
+func (w *world) Append(ctx context.Context, records []chain.Record) error {
 	w.mu.Lock()
 	closed := w.closedBox
 	w.mu.Unlock()
@@ -167,7 +175,6 @@ func (w *world) Append(ctx context.Context, records []chain.Record, leaves []slo
 	}
 	return w.land(func() {
 		w.records = append(w.records, records...)
-		w.leaves = append(w.leaves, leaves...)
 		for _, r := range records {
 			w.judge(r)
 		}
@@ -236,6 +243,9 @@ func (w *world) judge(r chain.Record) {
 		decode(&m)
 		if m.Page <= w.pages[m.Meter] {
 			return
+		}
+		if !slices.ContainsFunc(w.leaves, func(l slot.Leaves) bool { return l.Root == m.Root }) {
+			w.t.Errorf("page %d of %s was appended, and its readings are nowhere", m.Page, m.Meter)
 		}
 		if m.Page != w.pages[m.Meter]+1 || m.Import < w.meters[m.Meter].Import || (m.Page > 1 && m.Slot <= w.meters[m.Meter].Slot) {
 			w.t.Errorf("meter record %+v after %+v", m, w.meters[m.Meter])

@@ -430,11 +430,12 @@ func (h *hook) Active() (bool, error) {
 
 type nowhere struct{}
 
-func (nowhere) Append(context.Context, []chain.Record, []slot.Leaves) error { return nil }
-func (nowhere) Unsent(r []chain.Record) ([]chain.Record, error)             { return r, nil }
-func (nowhere) Load() ([]byte, error)                                       { return nil, nil }
-func (nowhere) Save([]byte) error                                           { return nil }
-func (nowhere) Publish(board.Snapshot)                                      {}
+func (nowhere) Append(context.Context, []chain.Record) error    { return nil }
+func (nowhere) Keep(slot.Leaves) error                          { return nil }
+func (nowhere) Unsent(r []chain.Record) ([]chain.Record, error) { return r, nil }
+func (nowhere) Load() ([]byte, error)                           { return nil, nil }
+func (nowhere) Save([]byte) error                               { return nil }
+func (nowhere) Publish(board.Snapshot)                          {}
 
 // TestRealLoop hangs the station's own loop, and then leaves it a relay that
 // does not open: in both cases nobody outside may believe that all is well.

@@ -68,17 +68,15 @@ func (o *outbox) Unsent(records []chain.Record) (unsent []chain.Record, err erro
 	return unsent, nil
 }
 
+// Keep implements station.Outbox.
+func (o *outbox) Keep(l slot.Leaves) error { return o.journal.PutReadings(l.Root, l.Data) }
+
 // Append implements station.Outbox.
-func (o *outbox) Append(ctx context.Context, records []chain.Record, leaves []slot.Leaves) error {
+func (o *outbox) Append(ctx context.Context, records []chain.Record) error {
 	select {
 	case <-o.open: // nothing is signed before the neighbours have been asked
 	case <-ctx.Done():
 		return ctx.Err()
-	}
-	for _, l := range leaves {
-		if err := o.journal.PutReadings(l.Root, l.Data); err != nil {
-			return err
-		}
 	}
 	blocks, err := o.journal.Append(records)
 	if err != nil {

@@ -275,7 +275,7 @@ func (g *gateway) offer(ctx context.Context) error {
 		if !ok || o.Side == lastSide && nearly(o.Wh, lastWh) {
 			continue // the offer that stands says the same
 		}
-		if err := g.outbox.Append(ctx, []chain.Record{chain.NewRecord(chain.KindOffer, o)}, nil); err != nil {
+		if err := g.outbox.Append(ctx, []chain.Record{chain.NewRecord(chain.KindOffer, o)}); err != nil {
 			g.log.Debug("offer not posted", "err", err)
 			continue
 		}

@@ -60,7 +60,7 @@ func (b backend) Correct(ctx context.Context, c chain.MeterCorrection) error {
 	if time.Since(time.UnixMilli(c.Slot.End(b.genesis.SlotSeconds))) > 30*24*time.Hour {
 		return panel.Refused("slot %d is more than 30 days ago", c.Slot)
 	}
-	return b.outbox.Append(ctx, []chain.Record{chain.NewRecord(chain.KindMeterCorrection, c)}, nil)
+	return b.outbox.Append(ctx, []chain.Record{chain.NewRecord(chain.KindMeterCorrection, c)})
 }
 
 // viewed is view for a reader that can fail.

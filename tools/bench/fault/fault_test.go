@@ -200,7 +200,7 @@ type gateway struct {
 }
 
 // Append implements station.Outbox: what a ledger holds at once.
-func (g *gateway) Append(_ context.Context, records []chain.Record, _ []slot.Leaves) error {
+func (g *gateway) Append(_ context.Context, records []chain.Record) error {
 	for _, r := range records {
 		var o chain.SessionOpen
 		if r.Kind != chain.KindSessionOpen {
@@ -220,6 +220,7 @@ func (g *gateway) Append(_ context.Context, records []chain.Record, _ []slot.Lea
 
 func (*gateway) Load() ([]byte, error)                           { return nil, nil }
 func (*gateway) Save([]byte) error                               { return nil }
+func (*gateway) Keep(slot.Leaves) error                          { return nil }
 func (*gateway) Unsent(r []chain.Record) ([]chain.Record, error) { return r, nil }
 func (*gateway) Publish(board.Snapshot)                          {}
 
