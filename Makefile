@@ -107,7 +107,7 @@ image: build build-here ## packages, and dist/joulegate-*-sd.img.gz for a Raspbe
 .PHONY: hil
 hil: ## the shipped programs on emulated hardware (as root: installs QEMU); RUN=estop V=1 shows one scenario
 	.ci/setup hil
-	$(GO) test -tags hil -count=1 -timeout 30m -parallel 2 $(if $(RUN),-run '(?i)$(RUN)') $(if $(V),-v) ./tools/hil $(if $(V),-hil.v)
+	$(GO) test -tags hil -count=1 -timeout 30m -parallel 2 -v $(if $(RUN),-run '(?i)$(RUN)') ./tools/hil $(if $(V),-hil.v)
 	$(if $(RUN),,$(MAKE) qemu-user)
 
 # The arithmetic of meters, money and the market, and what is stored and sent:

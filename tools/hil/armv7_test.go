@@ -13,6 +13,7 @@ func TestARMv7(t *testing.T) {
 	north, east := all[0], all[1]
 	east.reads()
 	id := east.charge(north.driver("anna", 50))
+	east.delivers()
 	east.stop()
 	if v := east.settled(id); v.Wh == 0 || v.Paid == 0 {
 		t.Errorf("nothing was billed: %+v", v)

@@ -177,6 +177,7 @@ func (l *lab) line(t testing.TB, house string) (net.Listener, error) {
 func (l *lab) boot(t testing.TB, cfg MachineConfig) *Machine {
 	t.Helper()
 	cfg.Kernel, cfg.Initrd = l.kernel(t, cfg.Arch), l.initrd(t, cfg.Arch)
+	cfg.Tree = l.once(t, "virt-"+cfg.Arch.Name+".dtb", func(path string) error { return DeviceTree(t.Context(), path, cfg.Arch) })
 	cfg.Dir = l.folder(t)
 	if *verbose {
 		cfg.Echo = os.Stderr

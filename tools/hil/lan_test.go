@@ -106,14 +106,19 @@ func (s *site) own(at *site) (p chain.Position) {
 	return p
 }
 
-// records waits until a gateway has signed so many more blocks of its own.
-func (s *site) records(n uint64) {
-	s.t.Helper()
-	from := s.own(s)
-	s.until(fmt.Sprintf("%d records after %s", n, from), func(context.Context) (bool, any) {
-		p := s.own(s)
-		return p.Epoch == from.Epoch && p.Number >= from.Number+n, p
-	})
+// record waits until every gateway has signed so many more blocks of its own.
+func record(all []*site, n uint64) {
+	all[0].t.Helper()
+	from := make([]chain.Position, len(all))
+	for i, s := range all {
+		from[i] = s.own(s)
+	}
+	for i, s := range all {
+		s.until(fmt.Sprintf("%d records after %s", n, from[i]), func(context.Context) (bool, any) {
+			p := s.own(s)
+			return p.Epoch == from[i].Epoch && p.Number >= from[i].Number+n, p
+		})
+	}
 }
 
 // agree compares the states of all ledgers at a height that all have reached,

@@ -23,11 +23,11 @@ import (
 
 // Base addresses of the PL061 of the machine virt (hw/arm/virt.c of QEMU).
 const (
-	gpioBase   = 0x09030000
-	gpioNode   = "pl061@9030000"
-	gpioData   = gpioBase + 0x3fc // GPIODATA with all lines unmasked (ARM DDI 0190, 3.3.1)
-	gpioDir    = gpioBase + 0x400 // GPIODIR, 1: output
-	guestRAMMB = 512
+	gpioBase = 0x09030000
+	gpioNode = "pl061@9030000"
+	gpioData = gpioBase + 0x3fc // GPIODATA with all lines unmasked (ARM DDI 0190, 3.3.1)
+	gpioDir  = gpioBase + 0x400 // GPIODIR, 1: output
+	guestRAM = "512"            // MB
 )
 
 // Pins of the board qemu-virt, as lines of the PL061.
@@ -54,6 +54,7 @@ type MachineConfig struct {
 	Arch   Arch
 	Kernel Kernel
 	Initrd string // file
+	Tree   string // file, made by DeviceTree
 	Dir    string // for sockets and for what the machine says
 	Name   string // of the machine, in its files
 	Disk   string // file with an ext4 file system, mounted at /data; empty: none
@@ -106,7 +107,7 @@ func Boot(ctx context.Context, cfg MachineConfig) (_ *Machine, err error) {
 		return nil, err
 	}
 	args := append(slices.Clone(cfg.Arch.QEMU[1:]),
-		"-m", strconv.Itoa(guestRAMMB), "-nodefaults", "-display", "none", "-no-reboot",
+		"-m", guestRAM, "-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", cfg.Kernel.Image, "-initrd", cfg.Initrd, "-append", "console="+cfg.Arch.UART+" "+kernelOptions,
 		"-serial", "stdio",
 		"-qmp", "unix:"+file(".qmp")+",server=on,wait=off",
@@ -128,12 +129,8 @@ func Boot(ctx context.Context, cfg MachineConfig) (_ *Machine, err error) {
 	if cfg.Watchdog {
 		args = append(args, "-device", "i6300esb", "-action", "watchdog=none")
 	}
-	dtb := file(".dtb")
-	if err := deviceTree(ctx, dtb, append([]string{cfg.Arch.QEMU[0]}, args...)); err != nil {
-		return nil, err
-	}
 	// Not bound to ctx: a scenario kills its machines itself, and when.
-	m.cmd = exec.Command(cfg.Arch.QEMU[0], append(args, "-dtb", dtb)...)
+	m.cmd = exec.Command(cfg.Arch.QEMU[0], append(args, "-dtb", cfg.Tree)...)
 	// It ends with the test at the latest, however that ends.
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, w, err := os.Pipe()
@@ -170,18 +167,12 @@ func chardev(id, addr string) string {
 	return "socket,id=" + id + ",host=" + host + ",port=" + port + ",reconnect=1"
 }
 
-// deviceTree writes the device tree of the machine that args describe, with
-// names for its pins and without the power button, which holds one of them.
-func deviceTree(ctx context.Context, path string, args []string) error {
-	dump := slices.Clone(args)
-	i := slices.Index(dump, "-M")
-	dump[i+1] += ",dumpdtb=" + path
-	// It ends before it would open any of these.
-	for _, drop := range []string{"-qmp", "-qtest", "-qtest-log", "-serial"} {
-		if i := slices.Index(dump, drop); i >= 0 {
-			dump = slices.Delete(dump, i, i+2)
-		}
-	}
+// DeviceTree writes the device tree of a machine, with names for its pins and
+// without the power button, which holds one of them. What is plugged into the
+// machine's PCI bus makes no difference to it.
+func DeviceTree(ctx context.Context, path string, a Arch) error {
+	dump := append(slices.Clone(a.QEMU), "-m", guestRAM, "-nodefaults", "-display", "none")
+	dump[slices.Index(dump, "-M")+1] += ",dumpdtb=" + path
 	for _, c := range [][]string{
 		dump,
 		append([]string{"fdtput", "-t", "s", path, "/" + gpioNode, "gpio-line-names"}, lineNames[:]...),

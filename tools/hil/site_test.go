@@ -349,7 +349,7 @@ func (s *site) count(line int) int {
 
 // pause is left between two questions: the processor that is asked has other
 // things to do as well.
-const pause = 50 * time.Millisecond
+const pause = 200 * time.Millisecond
 
 // until asks again and again.
 func (s *site) until(what string, f func(ctx context.Context) (bool, any)) {

@@ -49,6 +49,15 @@ func (s *site) charger() board.Charger {
 	return all[0]
 }
 
+// delivers waits until there is something to bill.
+func (s *site) delivers() {
+	s.t.Helper()
+	s.until("energy", func(ctx context.Context) (bool, any) {
+		all, err := s.client.Chargers(ctx)
+		return err == nil && len(all) == 1 && all[0].SessionWh >= 5, fmt.Sprintf("%+v %v", all, err)
+	})
+}
+
 // refuses fails if the charger is sold.
 func (s *site) refuses(w keys.Wallet, why string) {
 	s.t.Helper()
@@ -113,6 +122,7 @@ func TestCharge(t *testing.T) {
 	}
 	s.run("session", "start", "--wallet", "berta", "--kwh", "20", "--yes")
 	s.flows()
+	s.delivers()
 	s.run("charger", "stop", "1")
 	s.moves(Relay1, false)
 	if st := s.street.State(0); st.Charging != 0 {
@@ -149,7 +159,7 @@ func TestEStop(t *testing.T) {
 // TestMeterFaults: a line that is noisy is borne, one that is silent ends
 // charging, and one that was unplugged comes back.
 func TestMeterFaults(t *testing.T) {
-	s, anna := solo(t, MachineConfig{}, nil)
+	s, anna := solo(t, MachineConfig{}, func(c *config.Config) { c.Timing.StaleOff = config.Duration(10 * time.Second) })
 	s.charge(anna)
 	if err := s.street.SetFaults(0, slave.Faults{slave.Late: 0.02, slave.CRC: 0.05, slave.Split: 0.05}); err != nil {
 		t.Fatal(err)

@@ -46,9 +46,7 @@ func TestThreeGuests(t *testing.T) {
 	for i, s := range all {
 		frozen[i] = s.height()
 	}
-	for _, s := range all {
-		s.records(2)
-	}
+	record(all, 2)
 	east.flows()
 	for i, s := range all {
 		if h := s.height(); h != frozen[i] {
