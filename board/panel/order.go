@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/joulegate/joulegate/chain"
-	"github.com/joulegate/joulegate/chain/keys"
 	"github.com/joulegate/joulegate/chain/ledger"
 )
 
@@ -28,8 +27,10 @@ func Order(ctx context.Context, b Backend, signer ed25519.PrivateKey, kind chain
 	if err != nil {
 		return TxResult{}, err
 	}
+	var who chain.Key
+	copy(who[:], signer.Public().(ed25519.PublicKey))
 	for late := time.After(turnLimit); ; {
-		nonce, err := b.Nonce(ctx, keys.Public(signer))
+		nonce, err := b.Nonce(ctx, who)
 		if err != nil {
 			return TxResult{}, err
 		}

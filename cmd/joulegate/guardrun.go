@@ -43,7 +43,7 @@ func (g *gateway) newWarden() (*warden.Warden, error) {
 	w, err := warden.New(warden.Config{
 		Start: func() *exec.Cmd { return itself("guard", "sensors") },
 		Setup: setup, Charging: g.charging, Memory: setup.Memory, Heartbeat: c.Heartbeat.D(), Store: guardStore{g.journal},
-		Append: g.outbox.Append,
+		Append: func(ctx context.Context, records []chain.Record) error { return g.outbox.Append(ctx, records) }, // there is none yet
 		Tell:   g.tellFinding,
 		Silent: func(k chain.Key) string {
 			if !g.roster.active(k) {
