@@ -51,16 +51,15 @@ const kernelOptions = "quiet loglevel=4 panic=-1 init_on_alloc=0 lsm= audit=0 ha
 
 // MachineConfig describes a machine.
 type MachineConfig struct {
-	Arch   Arch
-	Kernel Kernel
-	Initrd string // file
-	Tree   string // file, made by DeviceTree
-	Dir    string // for sockets and for what the machine says
-	Name   string // of the machine, in its files
-	Disk   string // file with an ext4 file system, mounted at /data; empty: none
-	// USB and PCI are addresses of listeners of RTU frames: /dev/ttyUSB0 and
-	// /dev/ttyS0 of the guest.
-	USB, PCI string
+	Arch     Arch
+	Kernel   Kernel
+	Initrd   string // file
+	Tree     string // file, made by DeviceTree
+	Dir      string // for sockets and for what the machine says
+	Name     string // of the machine, in its files
+	Disk     string // file with an ext4 file system, mounted at /data; empty: none
+	Line     string // address of a listener of RTU frames: /dev/ttyUSB0, an FTDI adapter; empty: none
+	UART     bool   // the line is /dev/ttyS0 instead, a UART on the PCI bus
 	LAN      string // socket of a Hub; empty: no network
 	MAC      [6]byte
 	Watchdog bool // an i6300esb whose alarm is seen by AwaitEvent("WATCHDOG"), and does nothing
@@ -113,11 +112,12 @@ func Boot(ctx context.Context, cfg MachineConfig) (_ *Machine, err error) {
 		"-qmp", "unix:"+file(".qmp")+",server=on,wait=off",
 		"-qtest", "unix:"+file(".qtest")+",server=on,wait=off", "-qtest-log", "none",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=port,server=on,wait=off,path="+file(".port"), "-device", "virtserialport,chardev=port,name=hil")
-	if cfg.USB != "" {
-		args = append(args, "-device", "qemu-xhci", "-chardev", chardev("usb", cfg.USB), "-device", "usb-serial,id=ftdi,chardev=usb,always-plugged=on")
-	}
-	if cfg.PCI != "" {
-		args = append(args, "-chardev", chardev("pci", cfg.PCI), "-device", "pci-serial,chardev=pci")
+	switch {
+	case cfg.Line == "":
+	case cfg.UART:
+		args = append(args, "-chardev", chardev("line", cfg.Line), "-device", "pci-serial,chardev=line")
+	default:
+		args = append(args, "-device", "qemu-xhci", "-chardev", chardev("line", cfg.Line), "-device", "usb-serial,id=ftdi,chardev=line,always-plugged=on")
 	}
 	if cfg.Disk != "" {
 		args = append(args, "-drive", "if=none,id=disk,format=raw,file="+cfg.Disk, "-device", "virtio-blk-pci,drive=disk")
@@ -162,9 +162,12 @@ func Boot(ctx context.Context, cfg MachineConfig) (_ *Machine, err error) {
 	return m, nil
 }
 
+// chardev leads to a listener. A UART gives its first byte away alone; without
+// nodelay the others would wait 40 ms for an acknowledgement, which ends a
+// frame.
 func chardev(id, addr string) string {
 	host, port, _ := net.SplitHostPort(addr)
-	return "socket,id=" + id + ",host=" + host + ",port=" + port + ",reconnect=1"
+	return "socket,id=" + id + ",host=" + host + ",port=" + port + ",reconnect=1,nodelay=on"
 }
 
 // DeviceTree writes the device tree of a machine, with names for its pins and
@@ -428,7 +431,7 @@ func (m *Machine) Unplug(ctx context.Context) error {
 
 // Plug puts the USB adapter back in.
 func (m *Machine) Plug() error {
-	_, err := m.qmp.do("device_add", map[string]any{"driver": "usb-serial", "id": "ftdi", "chardev": "usb", "always-plugged": true})
+	_, err := m.qmp.do("device_add", map[string]any{"driver": "usb-serial", "id": "ftdi", "chardev": "line", "always-plugged": true})
 	return err
 }
 

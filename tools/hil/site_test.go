@@ -96,7 +96,7 @@ func build(t *testing.T, st *street.Street, i int, cfg MachineConfig) *site {
 	}
 	s.client = panel.Dial(s.control())
 	t.Cleanup(s.client.Close)
-	cfg.USB, cfg.Name, cfg.MAC = h.Line, h.Name, [6]byte{2, 0, 0, 0, 0, byte(i + 1)}
+	cfg.Line, cfg.Name, cfg.MAC = h.Line, h.Name, [6]byte{2, 0, 0, 0, 0, byte(i + 1)}
 	cfg.OnOutput = func(line int, high bool, at time.Time) { s.edges <- edge{line, high, at} }
 	s.cfg = cfg
 	s.yaml = s.configure(h)
@@ -163,7 +163,11 @@ func (s *site) configure(h street.House) config.Config {
 	c := config.Default()
 	c.Name = h.Name
 	c.Board = "qemu-virt"
-	c.Lines = []config.Line{{ID: "rs485", Device: "/dev/ttyUSB0", Baud: street.Baud, Framing: "8N1", Timeout: config.Duration(500 * time.Millisecond)}}
+	device := "/dev/ttyUSB0"
+	if s.cfg.UART {
+		device = "/dev/ttyS0"
+	}
+	c.Lines = []config.Line{{ID: "rs485", Device: device, Baud: street.Baud, Framing: "8N1", Timeout: config.Duration(500 * time.Millisecond)}}
 	c.Meters = nil
 	var evse config.EVSE
 	for _, d := range h.Devices {

@@ -138,9 +138,9 @@ func TestCharge(t *testing.T) {
 }
 
 // TestEStop: from the contact outside to the relay outside, through an
-// emulated processor.
+// emulated processor. The meters are at a UART, not at a USB adapter.
 func TestEStop(t *testing.T) {
-	s, anna := solo(t, MachineConfig{}, nil)
+	s, anna := solo(t, MachineConfig{UART: true}, nil)
 	for range 3 {
 		s.charge(anna)
 		pressed := time.Now()
