@@ -54,6 +54,10 @@ func (e *Engine) Verify(ctx context.Context, progress func(height, of int64)) (R
 		r, err = v.run(ctx, c, c.height, st)
 		return err
 	})
+	// What cannot be read is a finding, not a failure.
+	if bad := (storeError{}); errors.As(err, &bad) {
+		r.Violations, err = append(r.Violations, fmt.Sprintf("store ledger: %v", damaged(e.cfg.Home, bad.err))), nil
+	}
 	return r, err
 }
 
