@@ -61,6 +61,7 @@ func (o *Once) take(client, txn string, exp, now time.Time) error {
 	if left >= maxRemembered {
 		return errFull
 	}
+	exp = exp.Add(time.Second - 1).Truncate(time.Second) // the disk has whole seconds: not forgotten before it expires
 	changes[key] = binary.BigEndian.AppendUint64(nil, uint64(exp.Unix()))
 	if o.store != nil {
 		if err := o.store.Update(changes); err != nil {

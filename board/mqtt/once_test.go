@@ -41,6 +41,11 @@ func TestCommandsAreCarriedOutOnce(t *testing.T) {
 	wants(s, "again, with more time", "anna", command("a", time.Hour), "replayed")
 	wants(s, "another's", "bert", command("a", time.Minute), "")
 
+	half := inbound{payload: fmt.Appendf(nil, `{"txn":"half","exp":%q}`, now.Add(1500*time.Millisecond).UTC().Format(time.RFC3339Nano))}
+	wants(s, "until half a second", "anna", half, "")
+	s, now = begin(), now.Add(1200*time.Millisecond)
+	wants(s, "in its last moment, after a crash", "anna", half, "replayed")
+
 	store.fail = errors.New("no space left on device")
 	wants(s, "on a full disk", "anna", command("b", time.Minute), "unavailable")
 	store.fail = nil

@@ -44,8 +44,8 @@
 //     it does not come the fence is open itself, and the next one differs from
 //     it too or, where the device is known to answer few reads, is the same
 //     again: its answer settles what came before the first of them, and one
-//     more fence settles the others. So a late answer never meets a request that it fits, whatever
-//     the delay; the silence only spares collisions.
+//     more fence settles the others. So a late answer never meets a request
+//     that it fits, whatever the delay; the silence only spares collisions.
 //   - An answer that fits is compared with all frames of the last time-out.
 //     New bytes cannot be a copy, so they are the answer; and, by property 1,
 //     nothing older can follow. If a frame for another request had the same
