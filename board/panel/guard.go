@@ -181,14 +181,13 @@ func (s *Server) guardReport(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !s.verify.TryLock() {
-		return Unavailable("a verification, bundle or report is being made already")
-	}
-	defer s.verify.Unlock()
-	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
-	defer cancel()
-	rep, err := s.cfg.Backend.GuardReport(ctx, from, to)
-	if err != nil {
+	var rep report.Report
+	if err := s.alone(func() error {
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		defer cancel()
+		rep, err = s.cfg.Backend.GuardReport(ctx, from, to)
+		return err
+	}); err != nil {
 		return err
 	}
 	b := rep.HTML()

@@ -516,38 +516,47 @@ type verifyLine struct {
 // ledgerVerify answers with one JSON document per line, so that a person who
 // waits sees how far it is.
 func (s *Server) ledgerVerify(w http.ResponseWriter, r *http.Request) error {
-	if !s.verify.TryLock() {
-		return Unavailable("a verification is running already")
-	}
-	defer s.verify.Unlock()
-	out := newStream(w, "application/x-ndjson")
+	var out stream
 	line := func(l verifyLine) {
 		b, _ := json.Marshal(l)        // plain structs
 		_ = out.write(append(b, '\n')) // if nobody reads, the context ends it
 	}
-	var last time.Time
-	report, err := s.cfg.Backend.LedgerVerify(r.Context(), func(p VerifyProgress) {
-		if time.Since(last) >= 200*time.Millisecond {
-			last = time.Now()
-			line(verifyLine{Progress: &p})
+	var end verifyLine
+	if err := s.alone(func() error {
+		out = newStream(w, "application/x-ndjson")
+		var last time.Time
+		report, err := s.cfg.Backend.LedgerVerify(r.Context(), func(p VerifyProgress) {
+			if time.Since(last) >= 200*time.Millisecond {
+				last = time.Now()
+				line(verifyLine{Progress: &p})
+			}
+		})
+		if end.Report = &report; err != nil {
+			e, _ := asError(err)
+			end = verifyLine{Error: e}
 		}
-	})
-	if err != nil {
-		e, _ := asError(err)
-		line(verifyLine{Error: e})
 		return nil
+	}); err != nil {
+		return err
 	}
-	line(verifyLine{Report: &report})
+	line(end)
 	return nil
+}
+
+// alone does one long piece of work at a time: each takes a processor and
+// reads the whole chain or journal. What tells the client that the work is
+// done is sent after it, because the client may ask for the next at once.
+func (s *Server) alone(work func() error) error {
+	if !s.working.TryLock() {
+		return Unavailable("another verification, bundle, report or backup is being made: try again when it is done")
+	}
+	defer s.working.Unlock()
+	return work()
 }
 
 // bundle answers with the bytes of a bundle. If it cannot be finished the
 // connection breaks, so that nobody takes half of it for a whole.
 func (s *Server) bundle(w http.ResponseWriter, r *http.Request) error {
-	if !s.verify.TryLock() {
-		return Unavailable("a verification or bundle is being made already")
-	}
-	defer s.verify.Unlock()
 	var q BundleQuery
 	var err error
 	if id := r.URL.Query().Get("session"); id != "" {
@@ -561,16 +570,16 @@ func (s *Server) bundle(w http.ResponseWriter, r *http.Request) error {
 	if q.To, err = timeOf(r, "to"); err != nil {
 		return err
 	}
-	return s.whole(w, "bundle", func(out io.Writer) error { return s.cfg.Backend.Bundle(r.Context(), q, out) })
+	return s.alone(func() error {
+		return s.whole(w, "bundle", func(out io.Writer) error { return s.cfg.Backend.Bundle(r.Context(), q, out) })
+	})
 }
 
 // stores answers with what a backup holds of journal and ledger.
 func (s *Server) stores(w http.ResponseWriter, r *http.Request) error {
-	if !s.verify.TryLock() {
-		return Unavailable("a verification, bundle or backup is being made already")
-	}
-	defer s.verify.Unlock()
-	return s.whole(w, "copy of the stores", func(out io.Writer) error { return s.cfg.Backend.Stores(r.Context(), out) })
+	return s.alone(func() error {
+		return s.whole(w, "copy of the stores", func(out io.Writer) error { return s.cfg.Backend.Stores(r.Context(), out) })
+	})
 }
 
 // whole breaks the connection when an answer has begun and cannot be finished.

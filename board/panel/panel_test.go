@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -686,7 +688,7 @@ func TestVerifyShowsProgress(t *testing.T) {
 	if p := <-seen; p != (VerifyProgress{10, 57}) { // arrives while it still runs
 		t.Errorf("progress %+v", p)
 	}
-	if _, err := control.LedgerVerify(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "running already") {
+	if _, err := control.LedgerVerify(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "being made: try again") {
 		t.Errorf("a second verification at the same time: %v", err)
 	}
 	close(f.begin)
@@ -995,3 +997,44 @@ type recorder struct {
 func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) WriteHeader(s int)           { r.status = s }
 func (r *recorder) Write(b []byte) (int, error) { r.body = append(r.body, b...); return len(b), nil }
+
+// asksAgain is a client that asks for the next long piece of work the moment
+// it sees the end of an answer.
+type asksAgain struct {
+	*httptest.ResponseRecorder
+	end string
+	ask func()
+}
+
+func (a *asksAgain) Write(b []byte) (int, error) {
+	if a.end != "" && strings.Contains(string(b), a.end) {
+		a.end = ""
+		a.ask()
+	}
+	return a.ResponseRecorder.Write(b)
+}
+
+func (a *asksAgain) SetReadDeadline(time.Time) error  { return nil }
+func (a *asksAgain) SetWriteDeadline(time.Time) error { return nil }
+
+// A client that has its answer may ask for the next: the gateway must not
+// tell it that the work which it just received is still going on.
+func TestLongWorkInTurn(t *testing.T) {
+	s := &Server{cfg: Config{Backend: &fake{}}, log: slog.New(slog.DiscardHandler)}
+	for _, c := range []struct {
+		path, end string
+		serve     func(http.ResponseWriter, *http.Request) error
+	}{
+		{"/guard/report", "</html>", s.guardReport},
+		{"/guard/report?format=json", "}", s.guardReport},
+		{"/ledger/verify", `"report":`, s.ledgerVerify},
+	} {
+		asked, again := false, error(nil)
+		w := &asksAgain{httptest.NewRecorder(), c.end, func() {
+			asked, again = true, s.alone(func() error { return nil })
+		}}
+		if err := c.serve(w, httptest.NewRequest(http.MethodGet, c.path, nil)); err != nil || !asked || again != nil {
+			t.Errorf("%s: %v; asked again: %v, %v", c.path, err, asked, again)
+		}
+	}
+}

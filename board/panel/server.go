@@ -58,7 +58,7 @@ type Server struct {
 	tcp      net.Listener // nil: none
 	control  net.Listener // nil: none
 	watchers chan struct{}
-	verify   sync.Mutex // one verification at a time: it takes a core
+	working  sync.Mutex // see alone
 	page     pages
 	codes    codes // to give the guard orders
 	signIns  codes // to change settings
