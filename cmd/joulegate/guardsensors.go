@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -52,6 +53,7 @@ func newGuardSensorsCmd() *cobra.Command {
 			}
 			// The first one to be taken when memory runs out, before the station.
 			_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+			yield()
 			in := bufio.NewReader(cmd.InOrStdin())
 			var c sensorsSetup
 			if err := pipe.Read(in, &c); err != nil {
@@ -63,6 +65,23 @@ func newGuardSensorsCmd() *cobra.Command {
 			_ = unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: 4 * c.Memory, Max: 4 * c.Memory})
 			return runSensors(cmd.Context(), c, in, os.NewFile(3, "findings"), log)
 		},
+	}
+}
+
+// sensorsNice is the niceness of the sensors: a third of the processor time of
+// the station where there is not enough for both. A relay opens when the
+// control loop has to wait for a second; what is seen may come later.
+const sensorsNice = 5
+
+// yield gives every thread of this process, and those that they start,
+// sensorsNice. It needs no permission, and where it fails nothing is lost but
+// time.
+func yield() {
+	threads, _ := os.ReadDir("/proc/self/task")
+	for _, t := range threads {
+		if tid, err := strconv.Atoi(t.Name()); err == nil {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, tid, sensorsNice)
+		}
 	}
 }
 
