@@ -83,7 +83,8 @@ type Outbox interface {
 	// The same ones may come again.
 	Keep(leaves slot.Leaves) error
 	// Append returns after the records are durable, in order, or with an
-	// error and none of them. It is called by one goroutine.
+	// error and none of them. The station calls it from one goroutine; others
+	// may append records of their own at the same time.
 	Append(ctx context.Context, records []chain.Record) error
 	// Unsent returns those of records, in order, that are not on the chain: a
 	// crash came between their being saved and being appended, or after both.
