@@ -14,7 +14,7 @@
 // Two parts, which meet only through the protocol:
 //
 //	Publish... ──► latest value per topic ─┐              ┌─ Broker (embedded,
-//	Event      ──► bounded ring ───────────┴─► paho ──────┤  loopback, deny by default)
+//	Event      ──► Spool, on disk ─────────┴─► paho ──────┤  loopback, deny by default)
 //	   never blocks                           one sender  └─ or any broker by URL
 //
 // # What is lost, and what is not
@@ -22,8 +22,8 @@
 // State topics hold the latest value: a newer value replaces an older one
 // that was not sent yet, and after every reconnect all of them are sent again,
 // so that a broker that forgot its retained messages is whole within a second.
-// Events are kept in a ring of MaxEvents; when it is full the oldest goes, the
-// loss is counted, and the gap shows in seq. A broker that is slow, full,
+// Events wait on disk until the broker has them; of more than MaxEvents the
+// oldest goes, the loss is counted, and the gap shows in seq. A broker that is slow, full,
 // absent or hostile never delays the caller.
 //
 // # Who may do what
