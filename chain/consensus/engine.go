@@ -286,13 +286,10 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		return errors.New("consensus: Run called twice")
 	}
 	defer func() { err = errors.Join(err, e.close()) }()
-	if wait := time.Until(e.doc.GenesisTime); wait > 0 {
-		e.log.Info("waiting for the genesis time", "seconds", int(wait.Seconds()))
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
+	if behind := time.Until(e.doc.GenesisTime); behind > 0 {
+		// CometBFT's node would wait. The clock may never be set, or be set a
+		// second later, and block time runs on from the genesis time anyway.
+		e.log.Warn("the clock is before the microgrid's founding: set it", "founded", e.doc.GenesisTime, "behind", behind.Round(time.Second))
 	}
 	if e.Halted() != nil {
 		<-ctx.Done() // it serves those who read

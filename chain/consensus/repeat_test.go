@@ -119,3 +119,20 @@ func TestClockSetBack(t *testing.T) {
 	n.start()
 	n.submit(w.mint(0, "driver", 5_000))
 }
+
+// TestClockBeforeFounding: computers without a battery start in the past, and
+// some of them are never told the time. The ledger runs, and a start later
+// goes on.
+func TestClockBeforeFounding(t *testing.T) {
+	t.Parallel()
+	w := foundedAt(t, 2, time.Now().Add(365*24*time.Hour))
+	for _, n := range w.nodes {
+		n.start()
+	}
+	w.nodes[0].submit(w.mint(0, "driver", 5_000))
+	w.nodes[0].stop()
+	w.nodes[0].start()
+	r := w.nodes[0].submit(w.mint(0, "driver", 5_000))
+	w.nodes[1].reach(r.Height)
+	agree(t, w.nodes...)
+}

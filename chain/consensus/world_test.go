@@ -72,6 +72,11 @@ type gateway struct {
 
 func newWorld(t testing.TB, founders int) *world {
 	t.Helper()
+	return foundedAt(t, founders, time.Now().Add(-time.Second))
+}
+
+func foundedAt(t testing.TB, founders int, at time.Time) *world {
+	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), timing: quick}
 	w.genesis = filepath.Join(w.dir, "genesis.json")
 	g := testGenesis()
@@ -79,7 +84,7 @@ func newWorld(t testing.TB, founders int) *world {
 		n := w.newGateway(fmt.Sprintf("house%d", i+1))
 		g.Members = append(g.Members, chain.Founder{Member: n.member, Node: "root"})
 	}
-	if _, err := WriteGenesis(w.genesis, g, time.Now().Add(-time.Second)); err != nil {
+	if _, err := WriteGenesis(w.genesis, g, at); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
