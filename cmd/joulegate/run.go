@@ -199,7 +199,7 @@ func (g *gateway) resumeMeters() func(id string) poll.State {
 	if err != nil {
 		g.log.Warn("meter state is damaged; the meters start anew", "err", err)
 	}
-	away := time.Since(time.UnixMilli(all.Wall))
+	away := awaySince(time.UnixMilli(all.Wall), time.Now())
 	return func(id string) poll.State {
 		s, ok := all.Meters[id]
 		if !ok {
@@ -207,4 +207,18 @@ func (g *gateway) resumeMeters() func(id string) poll.State {
 		}
 		return poll.Resume(s.Page, s.Bases, s.Who, away)
 	}
+}
+
+// awayUnknown is for how long a gateway takes it to have been away whose clock
+// does not know: long enough for any holiday, and a register that jumps wildly
+// is still seen.
+const awayUnknown = 31 * 24 * time.Hour
+
+// awaySince is how long a gateway was away that has saved its meters before
+// now. A clock that says "not yet" is not set, or was set back.
+func awaySince(saved, now time.Time) time.Duration {
+	if now.Before(saved) {
+		return awayUnknown
+	}
+	return now.Sub(saved)
 }
