@@ -283,16 +283,44 @@ func TestDiskFull(t *testing.T) {
 	})
 }
 
-// TestClockJump: no RTC, NTP late, somebody's hand. A step back changes
-// nothing. A step ahead by a day ends the session where a gateway is alone and
-// its clock is the ledger's, and that in order: the current has gone before
-// the relay opens, and nothing closes it again. In between the contact works.
+// TestClockJump: no RTC, NTP late, somebody's hand. A step back ends nothing:
+// the ledger goes on, and so does the session, though the gateway starts anew
+// where the ledger was waiting for its next block. A step ahead by a day ends
+// the session where a gateway is alone and its clock is the ledger's, and that
+// in order: the current has gone before the relay opens, and nothing closes it
+// again. In between the contact works. Booted without a clock, the ledger runs
+// and nobody is sold anything until the time is told.
 func TestClockJump(t *testing.T) {
-	s, anna := solo(t, MachineConfig{}, nil)
-	s.charge(anna)
-	s.do(wire.Request{Op: wire.Clock, Number: time.Now().Add(-3 * time.Hour).UnixNano()})
-	s.requests(100, "after a step back", func() { s.stays(Relay1, true, "a step back") })
-	s.do(wire.Request{Op: wire.Clock, Number: time.Now().Add(26 * time.Hour).UnixNano()})
+	s, anna := solo(t, MachineConfig{}, func(c *config.Config) {
+		c.Ledger.TimeoutCommit = config.Duration(3 * time.Second) // so that the worst moment is not missed
+	})
+	clock := func(at time.Time) { s.do(wire.Request{Op: wire.Clock, Number: at.UnixNano()}) }
+	id := s.charge(anna)
+	closed := s.count(Relay1)
+	// The worst moment is the pause after a block without payments, if
+	// somebody pays in it.
+	s.until("block without payments", func(ctx context.Context) (bool, any) {
+		v, err := s.client.LedgerStatus(ctx)
+		return err == nil && len(v.Blocks) > 0 && v.Blocks[0].Txs == 0, fmt.Sprintf("%+v %v", v, err)
+	})
+	clock(time.Now().Add(-3 * time.Hour))
+	s.driver("berta", 5)
+	s.requests(50, "after a step back", func() {})
+	s.flows()
+	if v := s.session(id); !v.State.Open() {
+		t.Errorf("a step back ended the session: %+v", v)
+	}
+	switch n := s.count(Relay1) - closed; n {
+	case 0:
+	case 2:
+		s.hear(wire.Notify) // it has started anew
+		t.Log("the gateway started anew after the step back")
+	default:
+		t.Errorf("%s moved %d times after a step back", lineNames[Relay1], n)
+	}
+
+	const ahead = 26 * time.Hour
+	clock(time.Now().Add(ahead))
 	pressed := time.Now()
 	if err := s.m.Input(In1, true); err != nil {
 		t.Fatal(err)
@@ -302,5 +330,22 @@ func TestClockJump(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.requests(100, "after a step ahead", func() { s.stays(Relay1, false, "a step ahead") })
+	id = s.charge(anna)
+	s.stop()
+	s.settled(id)
+
+	s.fail()
+	s.boot()
+	clock(time.Unix(3600, 0))
+	s.start()
+	s.driver("carl", 5)
+	s.reads()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if _, err := s.client.Quote(ctx, panel.QuoteRequest{Connector: 1, Driver: anna.Public(), MaxWh: 1000}); err == nil || !strings.Contains(err.Error(), "it is not set") {
+		t.Errorf("a price is offered in 1970: %v", err)
+	}
+	s.stays(Relay1, false, "without a clock")
+	clock(time.Now().Add(ahead))
 	s.charge(anna)
 }
