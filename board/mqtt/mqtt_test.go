@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -549,6 +551,44 @@ func TestBadBrokersDoNotBlock(t *testing.T) {
 			stop()
 			waitFor(t, "goroutines ended", func() bool { return runtime.NumGoroutine() <= before+2 })
 		})
+	}
+}
+
+// TestBrokerThatCutsIsToldOfOnce: whoever has a wrong certificate, or comes from
+// a wrong network, is cut off at one moment or another, each time on another
+// port. That is one fault, or two, however often it is tried.
+func TestBrokerThatCutsIsToldOfOnce(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var tries atomic.Int64
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			if tries.Add(1)%2 == 0 { // once the gateway has said who it is, or before
+				_, _ = c.Read(make([]byte, 100))
+			}
+			_ = c.(*net.TCPConn).SetLinger(0) // RST
+			c.Close()
+		}
+	}()
+	var log bytes.Buffer
+	s, err := New(Config{
+		Gateway: "house1", URL: "tcp://" + ln.Addr().String(), Log: slog.New(slog.NewTextHandler(&log, nil)), Backoff: Backoff{First: time.Millisecond, Most: 20 * time.Millisecond},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, s)
+	waitFor(t, "many tries", func() bool { return tries.Load() > 30 })
+	stop()
+	if n := strings.Count(log.String(), "level=WARN"); n == 0 || n > 6 { // dialled, read or written; reset or closed
+		t.Errorf("%d tries are told of %d times:\n%s", tries.Load(), n, log.String())
 	}
 }
 

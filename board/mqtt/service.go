@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -369,7 +370,7 @@ func (s *Service) keep(ctx context.Context) {
 	if s.discovery != nil {
 		workers.Go(func() { s.welcome(ctx) })
 	}
-	told := ""
+	told := map[string]bool{} // a broker that stays away is told of once, for each reason
 	for wait := s.backoff.First; ; wait = min(2*wait, s.backoff.Most) {
 		since := time.Now()
 		err := s.connection(ctx)
@@ -378,10 +379,14 @@ func (s *Service) keep(ctx context.Context) {
 		}
 		if time.Since(since) >= s.backoff.Most {
 			wait = s.backoff.First
+			clear(told)
 		}
 		level := slog.LevelDebug
-		if text := err.Error(); text != told { // a broker that stays away is told of once
-			told, level = text, slog.LevelWarn
+		if text := ownPort.ReplaceAllString(err.Error(), "->"); !told[text] {
+			if len(told) >= maxTold {
+				clear(told)
+			}
+			told[text], level = true, slog.LevelWarn
 		}
 		s.log.Log(ctx, level, "mqtt broker not connected", "err", err, "again_within", wait)
 		select {
@@ -391,6 +396,13 @@ func (s *Service) keep(ctx context.Context) {
 		}
 	}
 }
+
+// ownPort is this end's port in an error of the network, which is another one
+// each time.
+var ownPort = regexp.MustCompile(`:\d+->`)
+
+// maxTold bounds what is remembered of a broker's faults.
+const maxTold = 16
 
 // connection is one connection, from its dialling until it is lost or ctx
 // ends. It returns when nothing of it is left.
