@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -296,11 +297,25 @@ type rig struct {
 	*Updater
 	store    Store
 	source   memory
+	mu       sync.Mutex // of busy
 	busy     string
 	bad      string
 	need     uint32
 	restarts int
 	notes    []string
+}
+
+// charge changes why an update has to wait.
+func (r *rig) charge(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.busy = why
+}
+
+func (r *rig) charging() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.busy
 }
 
 func newRig(t *testing.T, s Store, auto string, choice Choice, self Program) *rig {
@@ -311,7 +326,7 @@ func newRig(t *testing.T, s Store, auto string, choice Choice, self Program) *ri
 	u, err := New(Config{
 		Store: s, Slots: Programs{s}, Source: r.source, Keys: []chain.Key{k1, k2}, Threshold: 2, Auto: auto, Channel: "stable",
 		Self: self, Place: choice.Place, Trial: choice.Trial, Arches: []string{"arm64"}, Device: k1, Patience: time.Minute,
-		Needs: func() (uint32, error) { return r.need, nil }, Busy: func() string { return r.busy }, Well: func([]string) string { return r.bad },
+		Needs: func() (uint32, error) { return r.need, nil }, Busy: r.charging, Well: func([]string) string { return r.bad },
 		Restart: func() { r.restarts++ }, Note: func(code string, _ int, _ string) { r.notes = append(r.notes, code) },
 		Free: func() (uint64, error) { return 1 << 30, nil },
 		Now:  func() time.Time { return epoch }, Log: slog.New(slog.DiscardHandler),
@@ -604,6 +619,7 @@ func TestWaits(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- g.Run(ctx) }()
 		time.Sleep(time.Hour) // it looks by itself
+		synctest.Wait()
 		if st := g.Status(); st.Phase != board.UpdateWaiting || st.Wait != g.busy || g.restarts != 0 {
 			t.Fatalf("%+v", st)
 		}
@@ -611,8 +627,9 @@ func TestWaits(t *testing.T) {
 			t.Fatalf("a restart while it waits: %+v", c)
 		}
 		delete(g.source, "joulegate-linux-arm64")
-		g.busy = ""
+		g.charge("")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if g.restarts != 1 {
 			t.Fatalf("%+v", g.Status())
 		}
