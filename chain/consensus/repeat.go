@@ -55,7 +55,7 @@ type position struct {
 	height int64
 	round  int32
 	step   cstypes.RoundStepType
-	parts  uint32
+	parts  string // which are here, as bits
 }
 
 func (r *repeater) run(ctx context.Context) error {
@@ -79,9 +79,9 @@ func (r *repeater) run(ctx context.Context) error {
 
 func (r *repeater) look() {
 	rs := r.cons.GetRoundState()
-	now := position{rs.Height, rs.Round, rs.Step, 0}
+	now := position{rs.Height, rs.Round, rs.Step, ""}
 	if rs.ProposalBlockParts != nil {
-		now.parts = rs.ProposalBlockParts.Count()
+		now.parts = string(rs.ProposalBlockParts.BitArray().Bytes()) // Count takes no lock
 	}
 	still := now == r.last
 	if !still {

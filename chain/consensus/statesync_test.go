@@ -24,10 +24,11 @@ import (
 
 // ask lets one gateway of a world ask another as if over the wire.
 func (n *gateway) ask(ctx context.Context, req []byte) ([]byte, error) {
-	if n.eng == nil || n.cancel == nil {
+	eng := n.up.Load()
+	if eng == nil {
 		return nil, errors.New("not running")
 	}
-	b, err := n.eng.Serve(ctx, req)
+	b, err := eng.Serve(ctx, req)
 	return bytes.Clone(b), err
 }
 

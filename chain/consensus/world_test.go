@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,6 +67,7 @@ type gateway struct {
 	addr   peer.AddrInfo // empty until the first start
 	host   host.Host
 	eng    *Engine
+	up     atomic.Pointer[Engine] // what runs, for the others
 	cancel context.CancelFunc
 	done   chan error
 }
@@ -183,7 +185,9 @@ func (n *gateway) open() *gateway {
 func (n *gateway) run() *gateway {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel, n.done = cancel, make(chan error, 1)
-	go func() { n.done <- n.eng.Run(ctx) }()
+	eng := n.eng
+	n.up.Store(eng)
+	go func() { n.done <- eng.Run(ctx) }()
 	return n
 }
 
@@ -193,6 +197,7 @@ func (n *gateway) stop() {
 	if n.cancel == nil {
 		return
 	}
+	n.up.Store(nil)
 	n.cancel()
 	n.cancel = nil
 	select {
