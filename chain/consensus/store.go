@@ -30,6 +30,22 @@ type stores struct {
 	ledger   *treeDB // the application's tree
 }
 
+// storeOptions are those of every database of the ledger.
+func storeOptions(readOnly bool) *opt.Options {
+	return &opt.Options{
+		BlockCacheCapacity:     dbBlockCache,
+		WriteBuffer:            dbWriteBuffer,
+		OpenFilesCacheCapacity: dbOpenFiles,
+		ReadOnly:               readOnly,
+		ErrorIfMissing:         readOnly,
+		Strict:                 opt.DefaultStrict,
+		// What is longer than the buffer would be a transaction, and goleveldb
+		// keeps its write lock when one cannot begin because the disk is full
+		// or failing: from then on every write hangs, and so does Close.
+		DisableLargeBatchTransaction: true,
+	}
+}
+
 func openStores(home string, readOnly bool) (*stores, error) {
 	return openStoresIn(dataDir(home), readOnly)
 }
@@ -45,16 +61,7 @@ func openStoresIn(dir string, readOnly bool) (*stores, error) {
 	if err := checkFormat(dir, readOnly); err != nil {
 		return nil, err
 	}
-	o := func() *opt.Options {
-		return &opt.Options{
-			BlockCacheCapacity:     dbBlockCache,
-			WriteBuffer:            dbWriteBuffer,
-			OpenFilesCacheCapacity: dbOpenFiles,
-			ReadOnly:               readOnly,
-			ErrorIfMissing:         readOnly,
-			Strict:                 opt.DefaultStrict,
-		}
-	}
+	o := func() *opt.Options { return storeOptions(readOnly) }
 	if !readOnly {
 		for _, name := range []string{"blockstore", "state", "evidence", "ledger"} {
 			if err := clearUnborn(filepath.Join(dir, name+".db")); err != nil {

@@ -14,7 +14,6 @@ import (
 	iavldb "github.com/cosmos/iavl/db"
 	"github.com/joulegate/joulegate/tools/sim/powercut"
 	"github.com/syndtr/goleveldb/leveldb"
-	"github.com/syndtr/goleveldb/leveldb/opt"
 )
 
 var (
@@ -29,9 +28,9 @@ func onDisk(d *powercut.Disk) (*treeDB, func(), error) {
 	if err := unborn(d); err != nil {
 		return nil, nil, err
 	}
-	raw, err := leveldb.Open(d, &opt.Options{
-		WriteBuffer: 16 << 10, CompactionTableSize: 16 << 10, CompactionTotalSize: 64 << 10, OpenFilesCacheCapacity: dbOpenFiles, Strict: opt.DefaultStrict,
-	})
+	o := storeOptions(false)
+	o.WriteBuffer, o.CompactionTableSize, o.CompactionTotalSize = 16<<10, 16<<10, 64<<10
+	raw, err := leveldb.Open(d, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -194,4 +193,41 @@ func (s *torture) check(disk *powercut.Disk, all map[int64]committedState) (foun
 		return 0, fmt.Errorf("version %d has %d entries, %d were committed", found, n, len(want.entries))
 	}
 	return found, nil
+}
+
+// TestFailingDiskHangsNobody: a change that is longer than the write buffer
+// fails with the disk, and so do the next one and the end; none waits.
+func TestFailingDiskHangsNobody(t *testing.T) {
+	disk := powercut.New(powercut.Torn, 1)
+	db, closeDB, err := onDisk(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(value []byte) error {
+		b := db.NewBatch()
+		defer b.Close()
+		if err := b.Set([]byte("key"), value); err != nil {
+			return err
+		}
+		return b.WriteSync()
+	}
+	if err := write([]byte("the buffer is not empty")); err != nil {
+		t.Fatal(err)
+	}
+	disk.CutAfter(0)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for range 2 {
+			if write(make([]byte, 64<<10)) == nil {
+				t.Error("a write is acknowledged that went nowhere")
+			}
+		}
+		closeDB()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the store hangs")
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/joulegate/joulegate/chain"
 	"github.com/syndtr/goleveldb/leveldb"
 	leveldberrors "github.com/syndtr/goleveldb/leveldb/errors"
+	"github.com/syndtr/goleveldb/leveldb/opt"
 )
 
 // Limits. What happens beyond each is said with it.
@@ -150,19 +151,24 @@ func Open(dir string, cfg Config) (*Journal, error) {
 
 const dbName = "blocks"
 
+// storeOptions are the database's. What is longer than the write buffer would
+// be a transaction, and goleveldb keeps its write lock when one cannot begin
+// because the disk is full or failing: every later write would hang.
+func storeOptions() *opt.Options { return &opt.Options{DisableLargeBatchTransaction: true} }
+
 // remedy is what a person does about damage that checksums have found and
 // that cannot be mended.
 const remedy = "move the folder away and start again: neighbours give back what they have"
 
 func openDB(dir string) (db dbm.DB, repaired bool, err error) {
 	path := filepath.Join(dir, dbName+".db")
-	db, err = dbm.NewGoLevelDB(dbName, dir)
+	db, err = dbm.NewGoLevelDBWithOpts(dbName, dir, storeOptions())
 	if leveldberrors.IsCorrupted(err) {
 		var raw *leveldb.DB
-		if raw, err = leveldb.RecoverFile(path, nil); err == nil {
+		if raw, err = leveldb.RecoverFile(path, storeOptions()); err == nil {
 			if err = raw.Close(); err == nil {
 				repaired = true
-				db, err = dbm.NewGoLevelDB(dbName, dir)
+				db, err = dbm.NewGoLevelDBWithOpts(dbName, dir, storeOptions())
 			}
 		}
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/joulegate/joulegate/tools/sim/powercut"
 	"github.com/syndtr/goleveldb/leveldb"
 	leveldberrors "github.com/syndtr/goleveldb/leveldb/errors"
-	"github.com/syndtr/goleveldb/leveldb/opt"
 )
 
 var (
@@ -25,7 +24,8 @@ var (
 // power. Its buffers are small, so that files are begun, merged and removed
 // all the time.
 func onDisk(d *powercut.Disk) (db dbm.DB, repaired bool, err error) {
-	o := &opt.Options{WriteBuffer: 8 << 10, CompactionTableSize: 8 << 10, CompactionTotalSize: 32 << 10, OpenFilesCacheCapacity: 8}
+	o := storeOptions()
+	o.WriteBuffer, o.CompactionTableSize, o.CompactionTotalSize, o.OpenFilesCacheCapacity = 8<<10, 8<<10, 32<<10, 8
 	raw, err := leveldb.Open(d, o)
 	if leveldberrors.IsCorrupted(err) {
 		repaired = true

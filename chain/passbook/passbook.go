@@ -202,6 +202,7 @@ func (b *Book) open() (err error) {
 	db, err := dbm.NewGoLevelDBWithOpts("statements", b.cfg.Dir, &opt.Options{
 		BlockCacheCapacity: cacheBytes, WriteBuffer: bufferBytes, OpenFilesCacheCapacity: openFiles,
 		ReadOnly: b.cfg.ReadOnly, ErrorIfMissing: b.cfg.ReadOnly, Strict: opt.DefaultStrict,
+		DisableLargeBatchTransaction: true, // one that cannot begin leaves goleveldb's write lock held for ever
 	})
 	if err != nil {
 		return fmt.Errorf("open %s: %w: %w", b.cfg.Dir, ErrDamaged, err)

@@ -77,7 +77,7 @@ func readStores(r io.Reader, dir string) (err error) {
 		}
 	}()
 	for _, name := range storeNames { // an empty one has no entries to tell of it
-		if open[name], err = leveldb.OpenFile(filepath.Join(dir, filepath.FromSlash(name)), &opt.Options{WriteBuffer: storesBatch}); err != nil {
+		if open[name], err = leveldb.OpenFile(filepath.Join(dir, filepath.FromSlash(name)), &opt.Options{WriteBuffer: storesBatch, DisableLargeBatchTransaction: true}); err != nil {
 			return err
 		}
 	}
